@@ -1,0 +1,1 @@
+"""Signals to codes and back, and how each codec is trained."""

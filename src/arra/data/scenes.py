@@ -1,0 +1,315 @@
+"""Digit scenes: real handwritten digits, coloured and placed on a canvas by a caption.
+
+A scene is a pure function of (configuration, split, seed, index), so that any number of them exists
+without a file, workers need no coordination, and the truth of every picture is known. The digits
+are scikit-learn's (8 x 8 pixels, 1 797 of them); they are split by image, so that no handwritten digit
+of a test scene was ever part of a training scene. Some pairs of digit and colour (`HELD_OUT`) never
+occur in training: prompts of them test composition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from arra.errors import InputError
+
+Split = Literal["train", "validation", "test"]
+Combinations = Literal["seen", "heldout", "all"]
+
+INKS: dict[str, tuple[int, int, int]] = {
+    "red": (235, 50, 45),
+    "yellow": (250, 220, 50),
+    "green": (60, 190, 75),
+    "blue": (60, 120, 245),
+    "purple": (185, 70, 215),
+    "white": (245, 245, 245),
+}
+GROUNDS: dict[str, tuple[int, int, int]] = {
+    "black": (12, 12, 14),
+    "navy": (22, 28, 72),
+    "grey": (72, 74, 80),
+}
+RELATIONS = ("left of", "right of", "above", "below")
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+# One colour per digit is held out; every digit and every colour is still seen in training.
+HELD_OUT = frozenset((digit, tuple(INKS)[digit % len(INKS)]) for digit in range(10))
+ALL_PAIRS = tuple(product(range(10), INKS))
+
+_STREAM = {"train": 1, "validation": 2, "test": 3}
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """What scenes look like. Lengths are in pixels."""
+
+    size: int = 24
+    """Side of the square canvas."""
+    digit: int = 12
+    """Side of the square that one digit fills."""
+    step: int = 4
+    """Digits are placed with their corner on multiples of this."""
+    most: int = 3
+    """Largest number of digits in a scene (1 to 3)."""
+    counts: tuple[float, ...] = (0.3, 0.5, 0.2)
+    """How often scenes have one, two and three digits."""
+    ground_named: float = 0.5
+    """Share of captions that name the background; the others leave it open."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.most <= 3:
+            raise InputError(f"SceneConfig.most: {self.most}, expected 1, 2 or 3")
+        if self.step < 1 or self.digit < 4 or self.size < self.digit:
+            raise InputError("SceneConfig: expected size >= digit >= 4 pixels and step >= 1")
+        if self.most > 1 and self.size < 2 * self.digit:
+            raise InputError(
+                f"SceneConfig.size: {self.size} has no room for two digits of {self.digit} pixels"
+            )
+        if len(self.counts) < self.most or min(self.counts) < 0 or sum(self.counts) <= 0:
+            raise InputError("SceneConfig.counts: expected a weight for each number of digits")
+
+
+@dataclass(frozen=True)
+class SceneDigit:
+    """One digit of a scene: what it is, its ink, its corner in pixels, and which scan it was."""
+
+    value: int
+    colour: str
+    row: int
+    column: int
+    scan: int = -1
+
+
+@dataclass(frozen=True)
+class Relation:
+    """`first` stands `kind` (left of, right of, above, below) `second`; both index the digits."""
+
+    first: int
+    kind: str
+    second: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A caption and the truth about the picture that belongs to it."""
+
+    caption: str
+    digits: tuple[SceneDigit, ...]
+    relations: tuple[Relation, ...]
+    ground: str
+    ground_named: bool
+    picture: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """(size, size, 3) uint8, or None where only the prompt was asked for."""
+
+
+@cache
+def _scans() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return data.images.astype(np.float32) / 16.0, data.target.astype(np.int64)
+
+
+@cache
+def scans_of(split: Split) -> tuple[np.ndarray, ...]:
+    """Indices of the digit scans that belong to `split`, one array for each digit value.
+
+    Of each value 70 % go to training, 12 % to validation and the rest to the test.
+    """
+    if split not in _STREAM:
+        raise InputError(f"split: {split!r}, expected one of {', '.join(_STREAM)}")
+    _, labels = _scans()
+    order = np.random.default_rng(20250307).permutation(len(labels))
+    parts = []
+    for value in range(10):
+        mine = order[labels[order] == value]
+        first, second = int(0.70 * len(mine)), int(0.82 * len(mine))
+        bounds = {"train": (0, first), "validation": (first, second), "test": (second, None)}
+        parts.append(np.sort(mine[slice(*bounds[split])]))
+    return tuple(parts)
+
+
+@cache
+def _masks(side: int) -> np.ndarray:
+    """(1797, side, side) float32 in [0, 1]: how much ink each pixel of each scan has."""
+    images, _ = _scans()
+    big = [
+        np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+        for image in images
+    ]
+    # A firmer stroke: small digits with soft edges are hard to read for people and networks alike.
+    return np.clip((np.stack(big) - 0.15) / 0.6, 0.0, 1.0)
+
+
+def _holds(kind: str, a: tuple[int, int], b: tuple[int, int], digit: int, step: int) -> bool:
+    """Whether a digit at corner `a` (row, column) stands `kind` a digit at corner `b`."""
+    (ra, ca), (rb, cb) = a, b
+    if kind == "left of":
+        return ca + digit <= cb and abs(ra - rb) <= step
+    if kind == "right of":
+        return _holds("left of", b, a, digit, step)
+    if kind == "above":
+        return ra + digit <= rb and abs(ca - cb) <= step
+    return _holds("above", b, a, digit, step)
+
+
+def _apart(a: tuple[int, int], b: tuple[int, int], digit: int) -> bool:
+    return abs(a[0] - b[0]) >= digit or abs(a[1] - b[1]) >= digit
+
+
+@cache
+def _placements(config: SceneConfig, kinds: tuple[tuple[int, str, int], ...]) -> np.ndarray:
+    """All placements (n, digits, 2) of corners in which every relation of `kinds` holds."""
+    corners = range(0, config.size - config.digit + 1, config.step)
+    spots = list(product(corners, corners))
+    found = [(spot,) for spot in spots]
+    for _ in range(len(kinds)):
+        found = [
+            (*placed, spot)
+            for placed in found
+            for spot in spots
+            if all(_apart(spot, other, config.digit) for other in placed)
+        ]
+    fits = [
+        placed
+        for placed in found
+        if all(_holds(k, placed[i], placed[j], config.digit, config.step) for i, k, j in kinds)
+    ]
+    return np.asarray(fits, dtype=np.int64)
+
+
+def _phrase(digit: SceneDigit, rng: np.random.Generator, article: str = "a") -> str:
+    name = WORDS[digit.value] if rng.random() < 0.25 else str(digit.value)
+    return f"{article} {digit.colour} {name}"
+
+
+_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+def _caption(
+    digits: tuple[SceneDigit, ...],
+    relations: tuple[Relation, ...],
+    ground: str | None,
+    rng: np.random.Generator,
+) -> str:
+    """One of several phrasings of the scene."""
+    first = _phrase(digits[0], rng)
+    if not relations:
+        text = first
+    else:
+        kind, second = relations[0].kind, _phrase(digits[1], rng)
+        form = rng.integers(3)
+        if form == 0:
+            text = f"{first} {kind} {second}"
+        elif form == 1:
+            text = f"{second} {_OPPOSITE[kind]} {first}"
+        else:
+            text = f"{first} and {second} , the {digits[0].colour} one {kind} the other"
+        if digits[0].colour == digits[1].colour and form == 2:
+            text = f"{first} {kind} {second}"
+    for relation in relations[1:]:
+        anchor = digits[relation.second]
+        text += f" , {_phrase(digits[relation.first], rng)} {relation.kind} "
+        text += f"the {anchor.colour} {anchor.value}"
+    if ground is not None:
+        text += f" on {ground}"
+    return text
+
+
+class DigitScenes:
+    """An endless sequence of scenes: `scenes[i]` is the same scene on every machine.
+
+    `combinations` says which pairs of digit and colour occur: those of training ("seen"), only the
+    pairs that training never shows ("heldout"), or "all".
+    """
+
+    def __init__(
+        self,
+        config: SceneConfig | None = None,
+        split: Split = "train",
+        seed: int = 0,
+        combinations: Combinations = "seen",
+    ):
+        self.config = config or SceneConfig()
+        self.split, self.seed, self.combinations = split, seed, combinations
+        self._by_value = scans_of(split)
+        if combinations not in ("seen", "heldout", "all"):
+            raise InputError(f"combinations: {combinations!r}, expected seen, heldout or all")
+        wanted = {"seen": False, "heldout": True}.get(combinations)
+        self._pairs = [
+            pair for pair in ALL_PAIRS if wanted is None or (pair in HELD_OUT) == wanted
+        ]
+        counts = np.asarray(self.config.counts[: self.config.most], dtype=np.float64)
+        self._bounds = np.cumsum(counts / counts.sum())
+
+    def __getitem__(self, index: int) -> Scene:
+        return self._make(index, draw=True)
+
+    def prompt(self, index: int) -> Scene:
+        """Scene `index` without its picture."""
+        return self._make(index, draw=False)
+
+    def pictures(self, start: int, stop: int) -> tuple[np.ndarray, list[Scene]]:
+        """Pictures (n, size, size, 3) uint8 of the scenes `start` to `stop`, and the scenes."""
+        scenes = [self.prompt(index) for index in range(start, stop)]
+        side = self.config.size
+        out = np.empty((len(scenes), side, side, 3), dtype=np.uint8)
+        for picture, scene in zip(out, scenes, strict=True):
+            picture[:] = draw(scene, self.config)
+        return out, scenes
+
+    def _make(self, index: int, draw: bool) -> Scene:
+        rng = np.random.default_rng([_STREAM[self.split], self.seed, index])
+        number = int(np.searchsorted(self._bounds, rng.random(), side="right")) + 1
+        number = min(number, self.config.most)
+        chosen = rng.choice(len(self._pairs), size=number, replace=False)
+        kinds = []
+        for newcomer in range(1, number):
+            kind = RELATIONS[rng.integers(4)]
+            kinds.append((0, kind, 1) if newcomer == 1 else (2, kind, int(rng.integers(2))))
+        places = _placements(self.config, tuple(kinds))
+        while len(places) == 0:  # three digits in a row or column need a larger canvas
+            kinds[-1] = (2, RELATIONS[rng.integers(4)], int(rng.integers(2)))
+            places = _placements(self.config, tuple(kinds))
+        corners = places[rng.integers(len(places))]
+        digits = []
+        for pair, (row, column) in zip(chosen, corners, strict=True):
+            value, colour = self._pairs[pair]
+            scans = self._by_value[value]
+            scan = int(scans[rng.integers(len(scans))])
+            digits.append(SceneDigit(value, colour, int(row), int(column), scan))
+        relations = tuple(Relation(*kind) for kind in kinds)
+        ground = tuple(GROUNDS)[rng.integers(len(GROUNDS))]
+        named = bool(rng.random() < self.config.ground_named)
+        caption = _caption(tuple(digits), relations, ground if named else None, rng)
+        scene = Scene(caption, tuple(digits), relations, ground, named)
+        return _with_picture(scene, self.config) if draw else scene
+
+
+def _with_picture(scene: Scene, config: SceneConfig) -> Scene:
+    return Scene(
+        scene.caption,
+        scene.digits,
+        scene.relations,
+        scene.ground,
+        scene.ground_named,
+        draw(scene, config),
+    )
+
+
+def draw(scene: Scene, config: SceneConfig) -> np.ndarray:
+    """The picture (size, size, 3) uint8 of a scene."""
+    canvas = np.empty((config.size, config.size, 3), dtype=np.float32)
+    canvas[:] = GROUNDS[scene.ground]
+    masks = _masks(config.digit)
+    for digit in scene.digits:
+        rows = slice(digit.row, digit.row + config.digit)
+        columns = slice(digit.column, digit.column + config.digit)
+        ink = masks[digit.scan][..., None]
+        canvas[rows, columns] += ink * (np.float32(INKS[digit.colour]) - canvas[rows, columns])
+    return np.rint(canvas).astype(np.uint8)

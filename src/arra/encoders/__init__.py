@@ -1,0 +1,1 @@
+"""Frozen representation encoders, whose features hidden states are aligned with."""

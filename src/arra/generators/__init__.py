@@ -1,0 +1,1 @@
+"""Order, network and head together: what can be trained and sampled."""

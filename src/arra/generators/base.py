@@ -1,0 +1,76 @@
+"""What a generator is, and the two records that training passes around: batch and output."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from arra.networks.part import Part
+from arra.registry import Registry, generators
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training sequences. B samples lie in R rows of T positions (R = B unless rows are packed)."""
+
+    tokens: Tensor
+    """(R, T) int64."""
+    segment: Tensor
+    """(R, T) int64: which sample (0 to B - 1) a position belongs to; -1 is padding."""
+    position: Tensor
+    """(R, T) int64: the position within its own sample, for rotary embeddings."""
+    target: Tensor
+    """(R, T) int64: the token that the output here should predict; -100 is none."""
+    image: Tensor
+    """(R, T) bool: the output here predicts image content (these are ARRA's HYBNEXT positions)."""
+    place: Tensor
+    """(R, T) int64: which place of the picture, in raster order, is predicted here; -1 is none."""
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """Encoder features by aggregation: "cls", "mean" (B, D), "patches" (B, N, D)."""
+
+    @property
+    def samples(self) -> int:
+        """B, the number of samples."""
+        return int(self.segment.max()) + 1
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device."""
+        moved = {
+            f.name: getattr(self, f.name).to(device, non_blocking=True)
+            for f in fields(self)
+            if f.name != "features"
+        }
+        features = {name: x.to(device, non_blocking=True) for name, x in self.features.items()}
+        return replace(self, **moved, features=features)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a generator's forward gives; objectives read nothing else."""
+
+    logits: Tensor
+    """(M, V) at the M positions with a target, in row-major order of the batch."""
+    targets: Tensor
+    """(M,) their targets."""
+    hidden: dict[int, Tensor]
+    """layer -> (R, T, D): output of decoder block `layer` (1 = first block), before the final norm."""
+
+
+class Generator(Part):
+    """An order, a network and a head: what can be trained and sampled."""
+
+    registry: ClassVar[Registry] = generators
+
+    width: int
+    """D, the width of the hidden states."""
+    depth: int
+    """Number of decoder blocks."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Output:
+        """Logits at supervised positions, and the hidden states after the blocks in `layers`."""

@@ -1,0 +1,1 @@
+"""Measures of generated pictures; each names the encoder that it used."""

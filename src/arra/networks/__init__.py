@@ -1,0 +1,1 @@
+"""Blocks, caches and the wrapper of Hugging Face causal language models."""

@@ -1,0 +1,122 @@
+"""`Part`: a module with a configuration that saves to, loads from and is identified by its content."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from arra.errors import InputError
+from arra.files import atomic_folder, read_json, write_json
+from arra.registry import Registry
+
+
+class Part(nn.Module, ModelHubMixin):
+    """A module built from one frozen dataclass, `cls.Config`, kept as `self.config`.
+
+    A part is saved as a folder with `config.json` (registry, registered name, configuration) and
+    `model.safetensors`. Subclasses take the configuration as the only argument of `__init__`,
+    register themselves in `cls.registry` and offer `tiny()` for the contract tests.
+    """
+
+    registry: ClassVar[Registry]
+    registered_name: ClassVar[str]
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any):
+        super().__init__()
+        if not isinstance(config, self.Config):
+            raise TypeError(f"{type(self).__name__} takes a {self.Config.__qualname__}")
+        self.config = config
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """A small instance with random weights, for tests."""
+        return cls(cls.Config())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        for tensor in self.state_dict().values():
+            return tensor.device
+        return torch.device("cpu")
+
+    def fingerprint(self) -> str:
+        """Hex digest of name, configuration and weights: equal parts, equal fingerprints."""
+        digest = hashlib.sha256(self.registered_name.encode())
+        settings = dataclasses.asdict(self.config)
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            flat = tensor.detach().cpu().contiguous()
+            digest.update(f"{name}{flat.dtype}{tuple(flat.shape)}".encode())
+            digest.update(flat.reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write the part to a folder, whole or not at all."""
+        with atomic_folder(save_directory) as folder:
+            self._save_pretrained(folder)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_json(
+            save_directory / "config.json",
+            {"kind": self.registry.kind, "name": self.registered_name, "config": self.config},
+        )
+        # clone: tensors that share memory (tied weights, views) cannot be written as they are
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in self.state_dict().items()}
+        save_file(state, str(save_directory / "model.safetensors"))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load a part from a folder, or from a Hugging Face repository name.
+
+        Called on a room's base class (say `Codec`) it gives whichever registered class was saved.
+        Raises `InputError` when the folder holds another kind of part or does not fit its weights.
+        """
+        folder = Path(source)
+        if not folder.is_dir():
+            if folder.is_absolute() or str(source).count("/") != 1:
+                raise InputError(f"{source}: no such folder, nor a repository name (owner/name)")
+            folder = Path(snapshot_download(str(source), **kwargs))
+        saved = read_json(folder / "config.json")
+        if not isinstance(saved, dict) or saved.get("kind") != cls.registry.kind:
+            found = saved.get("kind") if isinstance(saved, dict) else None
+            raise InputError(f"{folder}: holds {found!r}, expected a {cls.registry.kind}")
+        actual = cls.registry[saved["name"]]
+        if not issubclass(actual, cls):
+            raise InputError(f"{folder}: holds a {saved['name']}, expected {cls.registered_name}")
+        part = actual(config_from_plain(actual.Config, saved["config"], where=folder))
+        try:
+            part.load_state_dict(load_file(str(folder / "model.safetensors")))
+        except (RuntimeError, OSError) as error:
+            raise InputError(f"{folder}: the weights do not fit the configuration: {error}") from error
+        return part.eval()
+
+
+def config_from_plain(config_class: type, values: dict[str, Any], where: str | Path) -> Any:
+    """A configuration dataclass from JSON values; nested dataclasses and tuples are restored.
+
+    Raises `InputError` naming the field that is unknown.
+    """
+    import typing
+
+    hints = typing.get_type_hints(config_class)
+    known = {f.name for f in dataclasses.fields(config_class)}
+    if unknown := sorted(set(values) - known):
+        raise InputError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    restored = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            value = config_from_plain(hint, value, where)  # type: ignore[arg-type]
+        elif isinstance(value, list) and typing.get_origin(hint) is tuple:
+            value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        restored[name] = value
+    return config_class(**restored)

@@ -1,0 +1,1 @@
+"""Losses over the named outputs of a generator."""

@@ -1,0 +1,31 @@
+"""What an objective is: a named, weighted loss over a generator's output and its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from arra.generators.base import Batch, Output
+
+
+class Objective(nn.Module):
+    """One scalar loss. Objectives add up: the total is the sum of weight(step) * forward(...).
+
+    An objective with weight 0 is not evaluated at all, so that it changes nothing, bit for bit.
+    """
+
+    name: str
+    """Under which name the loss is logged."""
+    layers: Sequence[int] = ()
+    """Which hidden states the objective reads (blocks counted from 1)."""
+    registered_name: ClassVar[str]
+
+    def weight(self, step: int) -> float:
+        """The weight at training step `step` (from 0)."""
+        raise NotImplementedError
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        """The unweighted loss, a scalar."""
+        raise NotImplementedError

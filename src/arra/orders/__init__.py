@@ -1,0 +1,1 @@
+"""Layouts: in which order a signal is generated, and what sees what."""

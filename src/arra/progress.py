@@ -1,0 +1,66 @@
+"""Progress with time left for every long piece of work, on a terminal and in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_console = Console(stderr=True)
+
+
+class Task:
+    """One piece of work of `total` units; call `advance` as it goes."""
+
+    def __init__(self, label: str, total: int, quiet: bool = False):
+        self.label, self.total, self.done, self.note = label, total, 0, ""
+        self._quiet = quiet
+        self._start = self._printed = time.monotonic()
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Report `units` more done; `note` (such as the loss) is shown beside the bar."""
+        self.done += units
+        self.note = note or self.note
+        self._show()
+
+    def _show(self) -> None:
+        # A log gets a line every ten seconds, not a bar that redraws itself.
+        now = time.monotonic()
+        if self._quiet or (now - self._printed < 10 and self.done < self.total):
+            return
+        self._printed = now
+        elapsed = now - self._start
+        left = elapsed / max(self.done, 1) * (self.total - self.done)
+        line = f"{self.label}: {self.done}/{self.total}, {elapsed:.0f} s, {left:.0f} s left"
+        print(f"{line}  {self.note}".rstrip(), file=sys.stderr, flush=True)
+
+
+class _Bar(Task):
+    def __init__(self, label: str, total: int, progress: Progress):
+        super().__init__(label, total)
+        self._progress = progress
+        self._task = progress.add_task(label, total=total, note="")
+
+    def _show(self) -> None:
+        self._progress.update(self._task, completed=self.done, note=self.note)
+
+
+@contextmanager
+def track(label: str, total: int, quiet: bool = False) -> Iterator[Task]:
+    """Show progress of `total` units under `label`: a bar on a terminal, lines elsewhere."""
+    if quiet or not _console.is_terminal:
+        yield Task(label, total, quiet)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=_console) as progress:
+        yield _Bar(label, total, progress)
