@@ -96,7 +96,9 @@ class Part(nn.Module, ModelHubMixin):
         try:
             part.load_state_dict(load_file(str(folder / "model.safetensors")))
         except (RuntimeError, OSError) as error:
-            raise InputError(f"{folder}: the weights do not fit the configuration: {error}") from error
+            raise InputError(
+                f"{folder}: the weights do not fit the configuration: {error}"
+            ) from error
         return part.eval()
 
 
@@ -110,7 +112,9 @@ def config_from_plain(config_class: type, values: dict[str, Any], where: str | P
     hints = typing.get_type_hints(config_class)
     known = {f.name for f in dataclasses.fields(config_class)}
     if unknown := sorted(set(values) - known):
-        raise InputError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        raise InputError(
+            f"{where}: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}"
+        )
     restored = {}
     for name, value in values.items():
         hint = hints[name]
