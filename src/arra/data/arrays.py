@@ -103,7 +103,7 @@ class ArrayPictures(_Blocks):
         shape = pictures.shape
         if pictures.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
             raise InputError(
-                f"pictures: {pictures.dtype} {shape}, expected uint8 (N, S, S, 3) square RGB pictures"
+                f"pictures: {pictures.dtype} {shape}, expected uint8 (N, S, S, 3): square, RGB"
             )
         if len(captions) != len(pictures):
             raise InputError(f"captions: {len(captions)} of them for {len(pictures)} pictures")

@@ -108,7 +108,7 @@ def _record(form: ShardForm, blocks: Sequence[RowBlock]) -> pa.RecordBatch:
 def write_shard(path: Path, form: ShardForm, blocks: Iterable[RowBlock]) -> int:
     """Write a shard, whole or not at all, and return its number of rows.
 
-    The bytes depend on the rows alone, not on how they are divided into blocks of equal total.
+    The same blocks give the same bytes.
     """
     rows = 0
     # A plain Python file: what goes wrong on the disk arrives as OSError with its number.
@@ -157,7 +157,7 @@ def _view(column: pa.FixedSizeListArray) -> np.ndarray:
 
 
 def open_shard(path: Path, form: ShardForm) -> list[Record]:
-    """Map a shard into memory. Raises `InputError` when it is missing, damaged or of another form."""
+    """Map a shard into memory; `InputError` when it is missing, damaged or of another form."""
     try:
         with pa.memory_map(str(path)) as source:
             reader = pa.ipc.open_file(source)

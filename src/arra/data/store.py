@@ -112,9 +112,7 @@ class Provenance:
         plain = read_json(path)
         if not isinstance(plain, dict) or plain.get("format") != FORMAT:
             found = plain.get("format") if isinstance(plain, dict) else None
-            raise InputError(
-                f"{path}: format {found!r}, this version of arra reads format {FORMAT}"
-            )
+            raise InputError(f"{path}: format {found!r}, this arra reads format {FORMAT}")
         try:
             settings = settings_from_plain(plain["settings"])
             shapes = {k: tuple(map(int, v)) for k, v in plain["feature_shapes"].items()}
@@ -311,7 +309,7 @@ class PreparedStore:
         changed = [path.name for path, digest in paths if sha256_of_file(path) != digest]
         if changed:
             raise ProvenanceError(
-                f"{self.folder}: changed since it was made: {', '.join(changed)}; call prepare again"
+                f"{self.folder}: changed since it was made: {', '.join(changed)}; prepare it again"
             )
 
 

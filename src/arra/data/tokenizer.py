@@ -44,9 +44,7 @@ def train_text_tokenizer(
     if kind not in least:
         raise InputError(f"kind: {kind!r}, expected 'word' or 'bpe'")
     if vocabulary < least[kind]:
-        raise InputError(
-            f"vocabulary: {vocabulary}, a {kind} tokenizer needs {least[kind]} or more"
-        )
+        raise InputError(f"vocabulary: {vocabulary}, {kind} needs {least[kind]} or more")
     if isinstance(captions, str):
         raise InputError("captions: a single string, expected several")
     backend = (
