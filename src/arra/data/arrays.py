@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -126,7 +127,8 @@ class ArrayPictures(_Blocks):
     def identity(self) -> dict[str, Any]:
         """The hash of all pictures, captions and keys."""
         digest = hashlib.sha256(np.ascontiguousarray(self._pictures).data)
-        digest.update(sha256_of_json([self._captions, self._keys]).encode())
+        # Escaped JSON: captions that are not Unicode are bad rows, and must not stop the others.
+        digest.update(json.dumps([self._captions, self._keys]).encode())
         return {"kind": "arrays", "side": self.side, "sha256": digest.hexdigest()}
 
 

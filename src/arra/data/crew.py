@@ -42,11 +42,11 @@ def _work(connection: Connection, job: Job) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone
     except Exception as error:
-        name = type(error).__name__
-        if isinstance(error, ArraError) and hasattr(errors, name):
-            connection.send(("error", (name, str(error))))
-        else:
-            connection.send(("error", ("ArraError", f"a worker failed\n{traceback.format_exc()}")))
+        name, text = type(error).__name__, str(error)
+        if not (isinstance(error, ArraError) and hasattr(errors, name)):
+            name, text = "ArraError", f"a worker failed\n{traceback.format_exc()}"
+        with suppress(OSError):  # the parent may be gone too
+            connection.send(("error", (name, text)))
 
 
 class _Worker:

@@ -39,6 +39,13 @@ class BadEntry:
     reason: str
     detail: str = ""
 
+    @classmethod
+    def of(cls, row: int | None, error: Any) -> BadEntry:
+        """From the error that a source raises: its `name`, its `reason`, its `detail` if any."""
+        parts = (error.name, error.reason, getattr(error, "detail", ""))
+        # What is not Unicode (a file name of another age) is escaped: the report is UTF-8.
+        return cls(row, *(str(p).encode("utf-8", "backslashreplace").decode() for p in parts))
+
 
 @dataclass(frozen=True)
 class ShardResult:
@@ -229,8 +236,7 @@ class Maker:
                 # Only a bad row has these two; any other error is not the fault of one row.
                 if not (hasattr(error, "name") and hasattr(error, "reason")):
                     raise
-                detail = str(getattr(error, "detail", ""))
-                bad.append(BadEntry(index, str(error.name), str(error.reason), detail))
+                bad.append(BadEntry.of(index, error))
                 continue
             yield index, row.key, np.asarray(self._fitted(row.image)), row.caption
 

@@ -46,7 +46,7 @@ from arra.data.store import (
     codec_identity,
 )
 from arra.data.tokenizer import CaptionEncoder, tokenizer_fingerprint
-from arra.data.workplace import claim, locked
+from arra.data.workplace import claim, locked, sweep
 from arra.encoders.base import Encoder
 from arra.errors import InputError
 from arra.files import atomic_folder, sha256_of_json, to_plain, write_json
@@ -167,7 +167,7 @@ def _checked_kinds(
 def _check_numbers(size: int, shard_rows: int, batch: int, codec: Codec) -> None:
     if size < 1 or size % codec.downsample:
         raise InputError(
-            f"size: {size} pixels, expected a multiple of {codec.downsample}, the codec's pixels a code"
+            f"size: {size} pixels, expected a multiple of {codec.downsample} (pixels a code)"
         )
     if shard_rows < 1 or batch < 1:
         raise InputError(f"shard_rows={shard_rows}, batch={batch}: expected 1 or more")
@@ -252,10 +252,7 @@ def _make(
 
 def _problems(source: Source) -> list[BadEntry]:
     """What the source found wrong when it listed its rows; these have no index."""
-    return [
-        BadEntry(None, str(bad.name), str(bad.reason), str(getattr(bad, "detail", "")))
-        for bad in getattr(source, "problems", ())
-    ]
+    return [BadEntry.of(None, problem) for problem in getattr(source, "problems", ())]
 
 
 def _all_bad(problems: list[BadEntry], results: Any) -> list[BadEntry]:
@@ -291,5 +288,6 @@ def _finish(job: Job, results: list[ShardResult]) -> None:
         bad_rows=len(bad),
         shards=tuple(result.entry for result in results),
     )
+    sweep(job.folder)  # of workers that died
     write_json(job.folder / MANIFEST, provenance)
     (job.folder / WORK / "settings.json").unlink()

@@ -120,6 +120,7 @@ class Provenance:
             entries = tuple(_entry(shard) for shard in plain["shards"])
             values = {**plain, "settings": settings, "feature_shapes": shapes, "shards": entries}
             made = cls(**{**values, "codes_shape": (h, w)})
+            made.form()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: not the provenance of a store ({error!r})") from error
         positive = all(size > 0 for shape in [*shapes.values(), (h, w)] for size in shape)

@@ -1,4 +1,4 @@
-"""The folder of a store while it is being made: whose it is, and what an interruption left there."""
+"""The folder of a store while it is made: whose it is, and what an interruption left there."""
 
 from __future__ import annotations
 
@@ -94,6 +94,11 @@ def claim(job: Job, overwrite: bool) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
     elif (folder / MANIFEST).is_file():
         _recall(job)
+    sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed."""
     for left in (*folder.glob(".*.tmp"), *folder.glob(".*.old"), *folder.glob(f"{SHARDS}/.*.tmp")):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
