@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from arra.codecs.base import Codec, CodecOutput
-from arra.data.arrays import ArrayRow
+from arra.data.blocks import ArrayRow
 from arra.encoders.base import Encoder, Features
 from arra.errors import InputError
 from arra.registry import Registry

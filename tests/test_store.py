@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from arra.codecs.base import Codec
-from arra.data.arrays import ArrayPictures, ScenePictures
+from arra.data.blocks import ArrayPictures, ScenePictures
 from arra.data.make import to_pixels
 from arra.data.prepare import prepare, prepare_arrays
 from arra.data.scenes import DigitScenes

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from arra.codecs.base import Codec
-from arra.data.arrays import BlockSource, Source
+from arra.data.blocks import BlockSource, Source
 from arra.data.shards import RowBlock, ShardForm, write_shard
 from arra.data.store import CODEC, SHARDS, TOKENIZER, Settings, ShardEntry, codec_identity
 from arra.data.tokenizer import CaptionEncoder

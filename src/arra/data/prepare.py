@@ -19,7 +19,7 @@ from PIL import Image
 
 from arra import __version__
 from arra.codecs.base import Codec
-from arra.data.arrays import ArrayPictures, Source
+from arra.data.blocks import ArrayPictures, Source
 from arra.data.crew import make_shards
 from arra.data.make import (
     ENCODER,
