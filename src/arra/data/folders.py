@@ -1,7 +1,7 @@
 """Captioned pictures in a folder: `.txt` files of the same name, or one file that lists them all.
 
-What is in the folder is not trusted: a name may lead out of it, be a link, a pipe or a folder, or not
-be text. Listing names every such case; reading looks again, since files change.
+What is in the folder is not trusted: a name may lead out of it, be a link, a pipe or a folder, or
+not be text. Listing names every such case; reading looks again, since files change.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def stat_inside(root: Path, name: str) -> os.stat_result:
 def walk(root: Path) -> tuple[list[str], list[BadRow]]:
     """Names of all files below `root`, sorted, and what could not be walked.
 
-    Hidden files and folders are left out. Links to folders are not followed, for they may lead out of
-    the folder or in circles.
+    Hidden files and folders are left out. Links to folders are not followed, for they may lead out
+    of the folder or in circles.
     """
     names: list[str] = []
     problems: list[BadRow] = []
@@ -208,8 +208,11 @@ def _pair(root: Path, files: dict[str, list[str]], limits: Limits) -> Entry | No
 def records_of(
     path: Path, split: str | None
 ) -> tuple[list[tuple[str, Record]], list[BadRow], list[Record]]:
-    """Rows of a JSON-lines or CSV file as (name of the row, fields), its bad rows, and the fields of
-    the rows that belong to another split than `split` (all rows count if that is None)."""
+    """The rows of a JSON-lines or CSV file that belong to `split` (None: all of them).
+
+    Returns (name of the row, its fields) for each, the rows that are broken, and the fields of the
+    rows of other splits.
+    """
     records = csv_records(path) if path.suffix.lower() == ".csv" else jsonl_records(path)
     rows: list[tuple[str, Record]] = []
     problems: list[BadRow] = []

@@ -6,9 +6,9 @@
         small = fit(row.image, 256)
     report.save("rows.json")
 
-Kept as: pictures with `.txt` files of the same name; a `captions.jsonl` or `metadata.csv` beside the
-pictures; an `.npz` with a `captions.jsonl`; Parquet files; anything that the `datasets` library saved
-or can load from a folder or the hub.
+Kept as: pictures with `.txt` files of the same name; a `captions.jsonl` or `metadata.csv` beside
+the pictures; an `.npz` with a `captions.jsonl`; Parquet files; anything that the `datasets` library
+saved or can load from a folder or the hub.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from arra.data.arrays import ArraySource
 from arra.data.captions import IMAGE_FIELDS
-from arra.data.decode import decode, fit
+from arra.data.decode import SUFFIXES, decode, fit
 from arra.data.folders import listed_source, pairs_source, records_of, walk
 from arra.data.report import RowReport, good_rows
 from arra.data.rows import BadRow, Limits, PictureSource, Row
@@ -94,9 +94,7 @@ def _open_file(
     if suffix == ".npz":
         captions = path.with_name("captions.jsonl")
         if not captions.is_file():
-            raise InputError(
-                f"{path}: expected a captions.jsonl beside it, a line for each picture"
-            )
+            raise InputError(f"{path}: expected captions.jsonl beside it, a line a picture")
         return ArraySource(path, captions, limits, caption, split)
     raise InputError(f"{path}: expected a folder, or a file .parquet, .jsonl, .csv or .npz")
 
@@ -108,23 +106,17 @@ def _open_folder(
         return _load(str(path), limits, image, caption, split, path, None)
     listings = [path / name for name in LISTINGS if (path / name).is_file()]
     if len(listings) > 1:
-        names = " and ".join(listing.name for listing in listings)
-        raise InputError(f"{path}: has {names}; keep one, or open the one that is meant")
+        both = " and ".join(listing.name for listing in listings)
+        raise InputError(f"{path}: has {both}; keep one, or open the one that is meant")
     if listings:
         return _open_listing(listings[0], limits, image, caption, split)
     names, _ = walk(path)
     tables = [name for name in names if name.lower().endswith(".parquet")]
     if tables:
         return _open_tables(path, tables, limits, image, caption, split)
-    if any(name.lower().endswith(".txt") for name in names) or _only_pictures(names):
+    if any(os.path.splitext(name)[1].lower() in SUFFIXES for name in names):
         return _open_pairs(path, limits, split)
     return _load(str(path), limits, image, caption, split, path, None)
-
-
-def _only_pictures(names: list[str]) -> bool:
-    from arra.data.decode import SUFFIXES
-
-    return any(os.path.splitext(name)[1].lower() in SUFFIXES for name in names)
 
 
 def _open_listing(
@@ -151,9 +143,7 @@ def _open_tables(
         mark = re.compile(rf"(^|.*/){re.escape(split)}([-_./].*)")
         chosen = [name for name in names if mark.fullmatch(name)]
         if not chosen:
-            raise InputError(
-                f"{path}: no Parquet file is of split {split!r}; there are {names[:9]}"
-            )
+            raise InputError(f"{path}: no Parquet file of split {split!r}; there are {names[:9]}")
         names = chosen
     return ParquetSource(path, [path / name for name in names], limits, image, caption)
 

@@ -43,8 +43,8 @@ class RowReport:
     def check(self, total: int) -> None:
         """Raise `InputError` if more than `bad_share` of `total` rows are bad.
 
-        `total` counts all rows of the source (`PictureSource.total`), not only those read so far: so
-        the answer does not depend on whether the bad ones come first.
+        `total` counts all rows of the source (`PictureSource.total`), not only those read so far,
+        so that the answer does not depend on whether the bad ones come first.
         """
         if len(self.bad) <= self.bad_share * total:
             return

@@ -111,7 +111,7 @@ class PictureSource(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Plain JSON that says what the rows are: kind, place, `rows` and `sha256` of the listing."""
+        """Plain JSON that says what the rows are: kind, place, `rows`, `sha256` of the listing."""
 
     @property
     def total(self) -> int:

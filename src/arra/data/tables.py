@@ -84,8 +84,8 @@ class _Group:
 class ParquetSource(PictureSource):
     """Pictures in the image column (bytes, or a struct with `bytes`) of Parquet files.
 
-    A row group at a time is in memory, or a few rows of it where it is larger than 256 MiB; reading in
-    order is therefore fast, and reading far apart costs a row group each time.
+    A row group at a time is in memory, or a few rows of it where it is larger than 256 MiB; reading
+    in order is therefore fast, and reading far apart costs a row group each time.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ def _bytes(cell: pa.Scalar, name: str, limits: Limits) -> bytes:
 class DatasetSource(PictureSource):
     """Pictures in a column of type Image (or binary) of a `datasets.Dataset`.
 
-    `name` is the path or hub name it came from; `root` a local folder to which it may refer by path.
+    `name` is the path or hub name it came from; `root` a local folder that its paths may lead to.
     """
 
     def __init__(
@@ -297,15 +297,17 @@ class DatasetSource(PictureSource):
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BadRow(name, "the row cannot be read", str(error)[:200]) from error
         text = clean_caption(record[self.columns[1]] or "", name, self.limits)
-        value = record[self.columns[0]]
-        value = {"bytes": value} if isinstance(value, bytes) else value or {}
-        data, path = value.get("bytes"), value.get("path")
-        if data is None and path is None:
-            raise BadRow(name, "the row holds no picture")
-        if data is None:
-            data = self._file(path, name)
-        picture, notes = decode(data, name, self.limits)
+        picture, notes = decode(self._data(record[self.columns[0]], name), name, self.limits)
         return Row(name, picture, text, notes)
+
+    def _data(self, value: Any, name: str) -> bytes:
+        if isinstance(value, bytes):
+            return value
+        if value and value.get("bytes") is not None:
+            return bytes(value["bytes"])
+        if value and value.get("path"):
+            return self._file(value["path"], name)
+        raise BadRow(name, "the row holds no picture")
 
     def _file(self, path: str, name: str) -> bytes:
         """The bytes of a file to which the row refers: only below its own folder or the cache."""
