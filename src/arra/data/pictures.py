@@ -40,7 +40,8 @@ __all__ = [
 ]
 
 LISTINGS = ("captions.jsonl", "metadata.jsonl", "captions.csv", "metadata.csv")
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+# Only names with an owner: a mistyped folder of one word should not be sent to the hub.
+_HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
 _NO_LIMITS_GIVEN = Limits()
 
 
@@ -72,11 +73,13 @@ def open_pictures(
         opened = (_open_folder if path.is_dir() else _open_file)(
             path, limits, image_column, caption_column, split
         )
-    elif isinstance(source, str) and _HUB_NAME.fullmatch(source) and source[0] not in ".~":
+    elif isinstance(source, str) and _HUB_NAME.fullmatch(source):
         name, _, revision = source.partition("@")
         opened = _load(name, limits, image_column, caption_column, split, None, revision or None)
     else:
-        raise InputError(f"{source}: no such file or folder")
+        raise InputError(
+            f"{source}: no such file or folder (a data set of the hub is named owner/name)"
+        )
     if not len(opened):
         first = "; ".join(str(problem) for problem in opened.problems[:5]) or "there are no rows"
         raise InputError(f"{source}: no captioned picture that can be used: {first}")

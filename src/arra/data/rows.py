@@ -18,7 +18,9 @@ class Limits:
     """What is accepted from outside, and how the choices that a file leaves open are made."""
 
     max_pixels: int = 64_000_000
-    """Largest width x height, read from the header before anything is decoded."""
+    """Largest width x height, read from the header before anything is decoded.
+
+    Pillow has a limit of its own, 178 956 970, which a larger number here does not lift."""
     max_bytes: int = 64 << 20
     """Largest encoded picture in bytes."""
     max_caption: int = 4096

@@ -314,10 +314,9 @@ class DatasetSource(PictureSource):
         import datasets
 
         real = os.path.realpath(os.path.join(self.root or "", path))
-        places = [datasets.config.HF_DATASETS_CACHE, datasets.config.HF_CACHE_HOME, self.root]
-        if not any(
-            place and Path(real).is_relative_to(os.path.realpath(place)) for place in places
-        ):
+        places = [datasets.config.HF_DATASETS_CACHE, datasets.config.HF_CACHE_HOME]
+        places += [self.root] if self.root else []
+        if not any(Path(real).is_relative_to(os.path.realpath(place)) for place in places):
             raise BadRow(name, "its path leaves the folder", path)
         return read_bytes(Path(real), name, self.limits.max_bytes)
 
