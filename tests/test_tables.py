@@ -46,7 +46,7 @@ def check(source: PictureSource, prefix: str) -> RowReport:
     """Every row of MIXED comes out of `source` as it must, under the name `prefix`#number."""
     assert len(source) == len(MIXED)
     report = RowReport(1.0, source.problems)
-    rows = {index: row for index, row in good_rows(source, report)}
+    rows = dict(good_rows(source, report))
     expected = {f"{prefix}#{i}": row[2] for i, row in enumerate(MIXED) if row[2]}
     assert len(expected) >= 25
     assert {bad.name: bad.reason for bad in report.bad} == expected
@@ -174,7 +174,7 @@ def test_columns_that_cannot_be_told_are_asked_for(tmp_path):
         open_pictures(tmp_path, image_column="back", caption_column="en")
 
 
-def dataset(**features) -> datasets.Dataset:
+def dataset() -> datasets.Dataset:
     records = {"image": [{"bytes": b, "path": None} if b is not None else None for b in IMAGES]}
     kinds = {"image": datasets.Image(), "text": datasets.Value("string")}
     return datasets.Dataset.from_dict(records | {"text": TEXTS}, datasets.Features(kinds))
@@ -216,10 +216,10 @@ def test_dataset_may_refer_only_to_its_own_files(tmp_path):
         {"image": [{"bytes": None, "path": str(path)} for path in paths], "text": ["a"] * 4},
         datasets.Features(image=datasets.Image(), text=datasets.Value("string")),
     )
-    data.save_to_disk(root)
     (root / "own.png").write_bytes(PNG)
     report = RowReport(1.0)
-    rows = [row for _, row in good_rows(open_pictures(root), report)]
+    source = tables.DatasetSource(data, "refers", LIMITS, root=root)
+    rows = [row for _, row in good_rows(source, report)]
     np.testing.assert_array_equal(np.asarray(rows[0].image), RGB)
     assert [bad.reason for bad in report.bad] == [
         "its path leaves the folder",
@@ -251,7 +251,7 @@ def test_hub_names_reach_the_library_with_their_revision(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     source = open_pictures("owner/bears@v1.0", limits=LIMITS)
-    check(source, "train" if source.identity()["split"] else "row")
+    check(source, "train")
     assert (source.identity()["name"], source.identity()["revision"]) == ("owner/bears", "v1.0")
     with pytest.raises(InputError, match=r"owner/missing: .* the hub cannot be reached"):
         open_pictures("owner/missing")

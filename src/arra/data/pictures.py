@@ -195,4 +195,4 @@ def _load(
         data = data[split]
     elif split is not None and str(data.split) != split:
         raise InputError(f"{name}: holds no splits, but split={split!r} was asked for")
-    return DatasetSource(data, name, limits, image, caption, root, revision)
+    return DatasetSource(data, name, limits, image, caption, root, split, revision)

@@ -253,6 +253,7 @@ class DatasetSource(PictureSource):
         image_column: str | None = None,
         caption_column: str | None = None,
         root: Path | None = None,
+        split: str | None = None,
         revision: str | None = None,
     ):
         import datasets
@@ -276,7 +277,7 @@ class DatasetSource(PictureSource):
         self.name, self.limits, self.root, self.revision = name, limits, root, revision
         self.columns = (image, caption)
         self._fingerprint = str(dataset._fingerprint)
-        self._split = str(dataset.split) if dataset.split is not None else None
+        self._split = split or (str(dataset.split) if dataset.split is not None else None)
         sums = dataset.info.download_checksums or {}
         self._sources = sorted(str(address) for address in sums)
         dataset = dataset.select_columns(list(dict.fromkeys(self.columns)))
