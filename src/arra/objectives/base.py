@@ -26,6 +26,13 @@ class Objective(nn.Module):
         """The weight at training step `step` (from 0)."""
         raise NotImplementedError
 
+    def count(self, batch: Batch) -> int:
+        """Over how many items of `batch` the loss is a mean: by default its samples.
+
+        Micro-batches and processes are weighed by it, so that how a batch is cut changes nothing.
+        """
+        return batch.samples
+
     def forward(self, output: Output, batch: Batch) -> Tensor:
         """The unweighted loss, a scalar."""
         raise NotImplementedError

@@ -1,0 +1,62 @@
+"""Cross-entropy of the next token, and the penalty that keeps the logits' normaliser small."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from arra.errors import InputError
+from arra.generators.base import Batch, Output
+from arra.objectives.base import Objective
+from arra.registry import objectives
+
+
+class _PerToken(Objective):
+    """A mean over supervised positions with a constant weight."""
+
+    def __init__(self, weight: float):
+        super().__init__()
+        if not 0 <= weight < float("inf"):
+            raise InputError(f"{type(self).__name__}: weight {weight}, expected at least 0")
+        self._weight = float(weight)
+
+    def weight(self, step: int) -> float:
+        return self._weight
+
+    def count(self, batch: Batch) -> int:
+        return int((batch.target != -100).sum())
+
+
+@objectives.register("cross_entropy")
+class NextToken(_PerToken):
+    """Mean over the M supervised positions of -log softmax(logits)[target], in nats.
+
+    0 where the batch supervises nothing.
+    """
+
+    name = "cross_entropy"
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__(weight)
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        total = F.cross_entropy(output.logits.float(), output.targets, reduction="sum")
+        return total / max(output.targets.numel(), 1)
+
+
+@objectives.register("z_loss")
+class ZLoss(_PerToken):
+    """Mean over the M supervised positions of logsumexp(logits)^2 [Chowdhery et al., 2022, sec. 5].
+
+    It keeps the softmax's normaliser near 1, so that logits do not drift in low precision.
+    """
+
+    name = "z_loss"
+
+    def __init__(self, weight: float = 1e-5):
+        super().__init__(weight)
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        total = torch.logsumexp(output.logits.float(), dim=-1).square().sum()
+        return total / max(output.targets.numel(), 1)

@@ -1,0 +1,73 @@
+"""What decides the weights of a run: its settings, its data's beginning, its random numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from arra.errors import InputError
+from arra.files import sha256_of_json, to_plain
+from arra.training.config import FREE_FIELDS, TrainConfig
+from arra.training.joint import Joint
+from arra.training.report import BatchSource
+
+
+def identity(
+    joint: Joint, batches: BatchSource, config: TrainConfig, precision: str, world: int
+) -> dict[str, Any]:
+    """Everything known that decides the weights, as plain JSON to compare two runs by."""
+    kept = {name: v for name, v in to_plain(config).items() if name not in FREE_FIELDS}
+    del kept["precision"]  # what "auto" was resolved to counts
+    if config.schedule == "constant":
+        del kept["steps"]  # then the number of steps does not change what happens before them
+    first = batches.batch(0, 0, 0, world)
+    settings = getattr(joint.generator, "config", None)
+    found = {
+        "TrainConfig": kept,
+        "precision": precision,
+        "processes": world,
+        "objectives": {
+            objective.name: {"layers": list(objective.layers), "weight": objective.weight(0)}
+            for objective in joint.losses()
+        },
+        "generator": to_plain(settings) if dataclasses.is_dataclass(settings) else None,
+        "first_batch": _digest([first.tokens, first.target, first.position]),
+    }
+    return json.loads(json.dumps(found, default=str))
+
+
+def check_same_run(saved: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+    """Refuse to resume with settings that would change the weights; names the first such field."""
+    before, after = _leaves(saved), _leaves(now)
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            raise InputError(
+                f"{path}: cannot resume, {name} was {before.get(name)!r} and is now "
+                f"{after.get(name)!r}, which makes another run; set it back or use another folder"
+            )
+
+
+def step_seed(*numbers: int) -> int:
+    """A seed that depends on all of `numbers` (seed, step, micro-batch, process)."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))  # torch takes 63 bits on every device
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested dictionaries by dotted name."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        found.update(_leaves(item, f"{prefix}.{name}" if prefix else name))
+    return found
+
+
+def _digest(tensors: Sequence[Tensor]) -> str:
+    return sha256_of_json([[list(t.shape), t.cpu().tolist()] for t in tensors])
