@@ -252,6 +252,12 @@ class PreparedStore:
         shaped = {k: torch.from_numpy(v).view(count, *self._shapes[k]) for k, v in features.items()}
         return StoredRows(text_ids, torch.from_numpy(codes).view(count, *self.codes_shape), shaped)
 
+    def text_lengths(self) -> np.ndarray:
+        """(N,) int64: how many text ids each row has."""
+        if not self._records:
+            return np.empty(0, dtype=np.int64)
+        return np.concatenate([np.diff(r.offsets) for r in self._records]).astype(np.int64)
+
     def captions(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """Captions in the order of `indices`."""
         return self._strings("caption", indices)

@@ -170,6 +170,12 @@ class RasterGenerator(Generator):
 
     # ---- saving --------------------------------------------------------------------------------
 
+    def _settings(self) -> dict[str, Any]:
+        # transformers notes versions and file names in its configuration: no part of the identity
+        settings = super()._settings()
+        del settings["language_model"]
+        return {**settings, "model_type": self.lm.config.model_type}
+
     def _save_pretrained(self, save_directory: Path) -> None:
         self.lm.save_pretrained(save_directory)
         if self.tokenizer is not None:

@@ -51,13 +51,16 @@ class Part(nn.Module, ModelHubMixin):
     def fingerprint(self) -> str:
         """Hex digest of name, configuration and weights: equal parts, equal fingerprints."""
         digest = hashlib.sha256(self.registered_name.encode())
-        settings = dataclasses.asdict(self.config)
-        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        digest.update(json.dumps(self._settings(), sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.state_dict().items()):
             flat = tensor.detach().cpu().contiguous()
             digest.update(f"{name}{flat.dtype}{tuple(flat.shape)}".encode())
             digest.update(flat.reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+    def _settings(self) -> dict[str, Any]:
+        """The part of the configuration that, beside the weights, says what the part does."""
+        return dataclasses.asdict(self.config)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Write the part to a folder, whole or not at all."""
