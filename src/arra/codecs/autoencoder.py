@@ -24,8 +24,8 @@ class AutoencoderConfig:
     width: int = 64
     """Channels at the finest level."""
     multipliers: tuple[int, ...] = ()
-    """Channels of each level as multiples of `width`, finest first: log2(downsample) + 1 entries with
-    the "conv" stem, one with "patch". Empty means 1 everywhere."""
+    """Channels of each level as multiples of `width`, finest first: log2(downsample) + 1 entries
+    with the "conv" stem, one with "patch". Empty means 1 everywhere."""
     blocks: int = 2
     """Residual blocks at each level of the encoder."""
     decoder_blocks: int = 3
@@ -33,8 +33,8 @@ class AutoencoderConfig:
     kernels: tuple[int, int] = (3, 3)
     """Kernel sizes of the two convolutions of a residual block; (3, 1) costs about half."""
     stem: Literal["conv", "patch"] = "conv"
-    """"conv": one stride-2 convolution between levels. "patch": one convolution whose kernel and stride
-    are `downsample`, so that all blocks work on the coarse grid; far cheaper."""
+    """"conv": one stride-2 convolution between levels. "patch": one convolution whose kernel and
+    stride are `downsample`, so that all blocks work on the coarse grid; far cheaper."""
     attention: bool = False
     """One self-attention layer over the coarse grid in encoder and decoder."""
     groups: int = 8
@@ -57,9 +57,8 @@ class AutoencoderConfig:
         check(self.decoder_blocks >= 0, "decoder_blocks", "at least 0")
         odd = len(self.kernels) == 2 and all(k > 0 and k % 2 == 1 for k in self.kernels)
         check(odd, "kernels", "two odd sizes")
-        count = len(self.widths)
-        right = len(self.multipliers) in (0, count) and all(m >= 1 for m in self.multipliers)
-        check(right, "multipliers", f"none, or {count} positive entries for this stem")
+        right = len(self.multipliers) in (0, self.levels) and all(m >= 1 for m in self.multipliers)
+        check(right, "multipliers", f"none, or {self.levels} positive entries for this stem")
         check(
             self.groups >= 1 and all(width % self.groups == 0 for width in self.widths),
             "groups",
@@ -68,10 +67,14 @@ class AutoencoderConfig:
         check(self.channels >= 1, "channels", "at least 1")
 
     @property
+    def levels(self) -> int:
+        """Resolutions at which residual blocks work."""
+        return self.downsample.bit_length() if self.stem == "conv" else 1
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each level, finest first; the last is the width of the coarse grid."""
-        levels = self.downsample.bit_length() if self.stem == "conv" else 1
-        return tuple(self.width * m for m in self.multipliers or (1,) * levels)
+        return tuple(self.width * m for m in self.multipliers or (1,) * self.levels)
 
 
 def _norm(width: int, groups: int) -> nn.GroupNorm:
@@ -137,9 +140,7 @@ def _blocks(inputs: int, width: int, count: int, config: AutoencoderConfig) -> l
     if count == 0:
         return [] if inputs == width else [nn.Conv2d(inputs, width, 1)]
     sizes = [inputs] + [width] * count
-    return [
-        ResidualBlock(a, width, config.kernels, config.groups) for a in sizes[:-1]
-    ]
+    return [ResidualBlock(a, width, config.kernels, config.groups) for a in sizes[:-1]]
 
 
 class Encoder(nn.Module):

@@ -35,8 +35,8 @@ class LFQConfig:
     temperature: float = 1.0
     """Softness of the assignment to codes, in units of squared distance."""
     exact_bits: int = 16
-    """Up to this many bits the batch entropy is that of the joint law of all bits; with more, the sum
-    over single bits, which is an upper bound of it."""
+    """Up to this many bits the batch entropy is that of the joint law of all bits; with more, the
+    sum over single bits, which is an upper bound of it."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 30:
@@ -88,8 +88,8 @@ class LFQCodec(QuantizedCodec):
 
         The soft assignment of a latent z is softmax over codes c in {-1, 1}^bits of -|z - c|^2 /
         temperature. It factorises over bits, P(bit d is 1) = sigmoid(4 z_d / temperature), so the
-        per-sample entropy is a sum over bits, exactly. Its mean over a batch does not factorise: see
-        `exact_bits`.
+        per-sample entropy is a sum over bits, exactly. Its mean over a batch does not factorise:
+        see `exact_bits`.
         """
         flat = latents.permute(0, 2, 3, 1).flatten(0, 2).float()
         ones = torch.sigmoid(4.0 * flat / self.config.temperature)

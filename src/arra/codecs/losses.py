@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import skip_init
 
 from arra.errors import InputError
 
@@ -26,7 +27,7 @@ class ReconstructionConfig:
     perceptual: float = 0.0
     """Weight of the distance of feature maps."""
     adversarial: float = 0.0
-    """Weight of -mean D(reconstruction); 0 builds no discriminator. 0.5 is usual for photographs."""
+    """Weight of -mean D(reconstruction); 0 builds no discriminator. 0.5 is usual for photos."""
     adversarial_start: int = 0
     """Training step from which on the discriminator learns and counts."""
     discriminator_width: int = 64
@@ -59,12 +60,13 @@ class RandomFeatures(nn.Module):
         self.convs = nn.ModuleList()
         inputs = 3
         for layer in range(layers):
-            conv = nn.Conv2d(inputs, width * 2**layer, 3, stride=1 + (layer > 0), padding=1)
-            fan = inputs * 9
+            outputs, stride, fan = width * 2**layer, 1 + (layer > 0), inputs * 9
+            # without the usual initialisation, which would draw from the global generator
+            conv = skip_init(nn.Conv2d, inputs, outputs, 3, stride=stride, padding=1)
             conv.weight.data.normal_(0.0, (2.0 / fan) ** 0.5, generator=generator)
-            conv.bias.data.zero_()  # type: ignore[union-attr]
+            conv.bias.data.zero_()
             self.convs.append(conv)
-            inputs = width * 2**layer
+            inputs = outputs
         self.requires_grad_(False)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What discrete codecs share: an autoencoder around a quantiser, checks, and the codec interface."""
+"""What discrete codecs share: an autoencoder around a quantiser, and the checks of their input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class QuantizedCodec(Codec):
         super().__init__(config)
         autoencoder: AutoencoderConfig = config.autoencoder
         self.vocabulary, self.width = vocabulary, width
-        self.downsample = autoencoder.downsample
+        self.downsample, self.channels = autoencoder.downsample, autoencoder.channels
         self.encoder = Encoder(autoencoder, width)
         self.decoder = Decoder(autoencoder, width)
         # Part of the codec, not of its training: another layout rounds differently, and a latent on
@@ -59,11 +59,12 @@ class QuantizedCodec(Codec):
         return CodecOutput(self.decoder(quantized), codes, losses)
 
     def _check_pictures(self, pictures: Tensor) -> None:
-        channels, side = self.config.autoencoder.channels, self.downsample
+        channels, side = self.channels, self.downsample
         shape = tuple(pictures.shape)
         if pictures.ndim != 4 or shape[1] != channels or not pictures.is_floating_point():
             raise InputError(
-                f"pictures: {shape} {pictures.dtype}, expected float (B, {channels}, H, W) in [-1, 1]"
+                f"pictures: {shape} {pictures.dtype}, "
+                f"expected float (B, {channels}, H, W) in [-1, 1]"
             )
         if shape[2] % side or shape[3] % side or 0 in shape[2:]:
             raise InputError(

@@ -127,9 +127,9 @@ class VQCodec(QuantizedCodec):
         """Move codes that are hardly used onto latents that are badly served.
 
         Latents are drawn with probability proportional to their squared distance from the nearest
-        code (as k-means++ seeds its centres), so that a code never lands on a copy of a good one. The
-        draw depends only on `config.seed` and the step count, which is saved: training that is
-        resumed revives the same codes.
+        code (as k-means++ seeds its centres), so that a code never lands on a copy of a good one.
+        The draw depends only on `config.seed` and the step count, which is saved, so resumed
+        training revives the same codes.
         """
         dead = (self.usage < self.config.dead_below / self.vocabulary).nonzero().flatten()
         if len(dead) == 0:
