@@ -26,14 +26,10 @@ from arra.codecs.losses import (
     hinge_loss,
     perceptual_distance,
 )
+from arra.codecs.measuring import evaluate_codec, to_float
 from arra.codecs.quantized import QuantizedCodec
-from arra.codecs.training import (
-    CodecTraining,
-    bf16_is_faster,
-    evaluate_codec,
-    to_float,
-    train_codec,
-)
+from arra.codecs.recipes import scene_codec, scene_codec_lookup_free, scene_training
+from arra.codecs.training import CodecTraining, bf16_is_faster, train_codec
 from arra.errors import InputError, TrainingDiverged
 from arra.registry import codecs
 
@@ -441,7 +437,7 @@ def small_adversary(**settings: float) -> Adversary:
     config = ReconstructionConfig(
         adversarial=0.5, discriminator_width=4, discriminator_layers=2, **settings
     )
-    return Adversary(config)
+    return Adversary(config, seeded())
 
 
 def test_generator_step_leaves_the_discriminator_untouched_and_the_reverse() -> None:
@@ -466,9 +462,7 @@ def test_generator_step_leaves_the_discriminator_untouched_and_the_reverse() -> 
 
 
 def test_discriminator_learns_to_tell_noise_from_flat_pictures() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        adversary = small_adversary(discriminator_lr=2e-3)
+    adversary = small_adversary(discriminator_lr=2e-3)
     real, fake = noise(8, 3, 16, 16), torch.zeros(8, 3, 16, 16)
     first = adversary.update(real, fake)
     for _ in range(40):
@@ -485,6 +479,16 @@ def test_hinge_loss_values() -> None:
 
 def test_discriminator_scores_patches() -> None:
     assert PatchDiscriminator(4, 3)(noise(2, 3, 24, 24)).shape == (2, 1, 3, 3)
+
+
+def test_discriminator_is_fixed_by_its_generator_and_refuses_tiny_pictures() -> None:
+    state = torch.random.get_rng_state()
+    first, second = small_adversary(), small_adversary()
+    assert torch.equal(state, torch.random.get_rng_state())
+    pictures = noise(1, 3, 8, 8)
+    assert torch.equal(first.discriminator(pictures), second.discriminator(pictures))
+    with pytest.raises(InputError, match="discriminator_layers"):
+        first.discriminator(noise(1, 3, 3, 3))
 
 
 def test_adversarial_term_starts_when_told() -> None:
@@ -526,9 +530,10 @@ def test_training_reduces_the_error_and_reports(name: str) -> None:
 
 def test_training_repeats_bit_for_bit() -> None:
     results = []
+    terms = ReconstructionConfig(adversarial=0.1, discriminator_width=4, discriminator_layers=2)
     for _ in range(2):
         codec = tiny("vq")
-        short = dataclasses.replace(BRIEF, steps=8)
+        short = dataclasses.replace(BRIEF, steps=6, reconstruction=terms)
         report = train_codec(codec, simple_pictures(), short, generator=seeded(3))
         results.append((codec.fingerprint(), report.mse, report.history))
     assert results[0] == results[1]
@@ -618,6 +623,32 @@ def test_timing_of_bf16_leaves_the_codec_alone() -> None:
     assert bf16_is_faster(codec, noise(2, 3, 8, 8), repeats=1) in (True, False)
     assert codec.fingerprint() == fingerprint
     assert all(p.grad is None for p in codec.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_rounds_the_networks_but_not_the_quantiser(name: str) -> None:
+    codec, pictures = tiny(name).eval(), noise(2, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, latents = codec(pictures), codec.encoder(pictures)
+    assert latents.dtype == torch.bfloat16
+    _, codes, losses = codec.quantize(latents.float())
+    assert torch.equal(output.codes, codes)
+    assert all(torch.equal(losses[key], output.losses[key]) for key in losses)
+    config = dataclasses.replace(BRIEF, steps=3, precision="bf16")
+    report = train_codec(codec, simple_pictures(), config, generator=seeded())
+    assert math.isfinite(report.mse)
+    assert codec.encode(pictures).shape == codes.shape
+
+
+def test_scene_recipes_fit_the_canvas() -> None:
+    for side in (4, 6):
+        vq, lfq = VQCodec(scene_codec(side)), LFQCodec(scene_codec_lookup_free(side))
+        assert vq.vocabulary == lfq.vocabulary == 1024
+        pictures = noise(1, 3, 24, 24)
+        assert (
+            vq.encode(pictures).shape == lfq.encode(pictures).shape == (1, 24 // side, 24 // side)
+        )
+    assert scene_training(seconds=5.0).seconds == 5.0
 
 
 @pytest.mark.parametrize(

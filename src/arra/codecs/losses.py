@@ -100,6 +100,7 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, width: int = 64, layers: int = 3, channels: int = 3):
         super().__init__()
+        self.smallest = 2**layers
         stack: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         inputs = width
         for layer in range(1, layers + 1):
@@ -118,6 +119,11 @@ class PatchDiscriminator(nn.Module):
                 nn.init.normal_(module.weight, 0.0, 0.02)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        if min(pictures.shape[2:]) < self.smallest:
+            raise InputError(
+                f"pictures: {tuple(pictures.shape)}, too small for this discriminator, which needs "
+                f"{self.smallest} pixels a side: lower ReconstructionConfig.discriminator_layers"
+            )
         return self.layers(pictures)
 
 
@@ -129,11 +135,21 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
 class Adversary:
     """A discriminator with its own optimiser; it and the codec never train each other's weights."""
 
-    def __init__(self, config: ReconstructionConfig, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        config: ReconstructionConfig,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ):
+        """`generator` (on the CPU) chooses the first weights."""
         self.config = config
-        self.discriminator = PatchDiscriminator(
-            config.discriminator_width, config.discriminator_layers
-        ).to(device)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.random.fork_rng(devices=[]):  # layers initialise from the global generator
+            torch.manual_seed(seed)
+            self.discriminator = PatchDiscriminator(
+                config.discriminator_width, config.discriminator_layers
+            )
+        self.discriminator.to(device)
         self.optimizer = torch.optim.Adam(
             self.discriminator.parameters(), lr=config.discriminator_lr, betas=(0.5, 0.9)
         )
@@ -166,13 +182,20 @@ class ReconstructionLoss:
         config: ReconstructionConfig,
         features: FeatureMaps | None = None,
         device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
     ):
-        """`features` gives the maps of the perceptual term; the default is `RandomFeatures`."""
+        """`features` gives the maps of the perceptual term; the default is `RandomFeatures`.
+
+        `generator` chooses the discriminator's first weights; the default is seed 0.
+        """
         self.config = config
         if config.perceptual and features is None:
             features = RandomFeatures().to(device)
         self.features = features
-        self.adversary = Adversary(config, device) if config.adversarial else None
+        self.adversary: Adversary | None = None
+        if config.adversarial:
+            generator = generator or torch.Generator().manual_seed(0)
+            self.adversary = Adversary(config, generator, device)
 
     def adversarial_at(self, step: int) -> bool:
         """Whether the adversarial term counts at training step `step` (from 0)."""

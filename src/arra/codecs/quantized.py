@@ -55,7 +55,10 @@ class QuantizedCodec(Codec):
 
     def forward(self, pictures: Tensor) -> CodecOutput:
         self._check_pictures(pictures)
-        quantized, codes, losses = self.quantize(self.encoder(pictures))
+        latents = self.encoder(pictures)
+        # distances and entropies need more digits than an autocast forward has
+        with torch.autocast(latents.device.type, enabled=False):
+            quantized, codes, losses = self.quantize(latents.float())
         return CodecOutput(self.decoder(quantized), codes, losses)
 
     def _check_pictures(self, pictures: Tensor) -> None:

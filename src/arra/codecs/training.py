@@ -1,4 +1,4 @@
-"""Training and measuring a codec: one small loop, because a codec fits one device."""
+"""Training a codec: one small loop, because a codec fits one device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from arra.codecs.base import Codec
 from arra.codecs.losses import FeatureMaps, ReconstructionConfig, ReconstructionLoss
+from arra.codecs.measuring import CodecReport, evaluate_codec, to_float
 from arra.errors import InputError, TrainingDiverged
 from arra.progress import track
 
@@ -80,70 +81,6 @@ class CodecTraining:
             raise InputError(
                 f"CodecTraining.precision: {self.precision!r}, expected fp32, bf16, auto"
             )
-
-
-@dataclass(frozen=True)
-class CodecReport:
-    """How well a codec does on pictures that it was not trained on."""
-
-    mse: float
-    """Mean squared error of pixels in [-1, 1]."""
-    psnr: float
-    """Peak signal-to-noise ratio in dB, 10 log10(4 / mse)."""
-    usage: float
-    """Share of the codes that occur at all."""
-    perplexity: float
-    """exp of the entropy of the codes: how many equally frequent codes there might be."""
-    pictures: int
-    """How many pictures were measured."""
-    steps: int = 0
-    """Optimiser steps of the training, 0 when only measured."""
-    seconds: float = 0.0
-    """Seconds of the training."""
-    history: tuple[dict[str, float], ...] = ()
-    """Named losses along the training, each with its "step" and learning rate "lr"."""
-
-
-def to_float(pictures: Tensor) -> Tensor:
-    """Float (N, 3, H, W) in [-1, 1] of uint8 (N, H, W, 3) or (N, 3, H, W)."""
-    if pictures.dtype != torch.uint8 or pictures.ndim != 4:
-        raise InputError(
-            f"pictures: {pictures.dtype} {tuple(pictures.shape)}, expected uint8 (N, H, W, 3) "
-            "or (N, 3, H, W)"
-        )
-    if pictures.shape[-1] == 3:
-        pictures = pictures.permute(0, 3, 1, 2)
-    if pictures.shape[1] != 3:
-        raise InputError(f"pictures: {tuple(pictures.shape)}, expected three channels")
-    return pictures.float().div_(127.5).sub_(1.0)
-
-
-@torch.no_grad()
-def evaluate_codec(codec: Codec, pictures: Tensor, *, batch: int = 256) -> CodecReport:
-    """Measure `decode(encode(pictures))` of uint8 pictures, or of floats in [-1, 1]."""
-    if len(pictures) == 0:
-        raise InputError("pictures: none to measure the codec on")
-    was_training, device = codec.training, codec.device
-    codec.eval()
-    squared, values = 0.0, 0
-    counts = torch.zeros(codec.vocabulary, dtype=torch.int64)
-    for start in range(0, len(pictures), batch):
-        chunk = pictures[start : start + batch]
-        chunk = (chunk if chunk.is_floating_point() else to_float(chunk)).to(device)
-        codes = codec.encode(chunk)
-        squared += (codec.decode(codes) - chunk).double().square().sum().item()
-        values += chunk.numel()
-        counts += torch.bincount(codes.flatten().cpu(), minlength=codec.vocabulary)
-    codec.train(was_training)
-    share = counts.double() / counts.sum()
-    mse = squared / values
-    return CodecReport(
-        mse=mse,
-        psnr=10.0 * math.log10(4.0 / max(mse, 1e-12)),
-        usage=float((counts > 0).double().mean()),
-        perplexity=math.exp(float(torch.special.entr(share).sum())),
-        pictures=len(pictures),
-    )
 
 
 class _Schedule:
@@ -242,6 +179,46 @@ def _sources(
     return draw, validation
 
 
+class _Trainer:
+    """Codec, losses and optimiser of one training; `step` does one optimiser step."""
+
+    def __init__(
+        self, codec: Codec, reconstruction: ReconstructionLoss, config: CodecTraining, bf16: bool
+    ):
+        self.codec, self.reconstruction, self.config = codec, reconstruction, config
+        self.bf16, self.device = bf16, codec.device
+        self.optimizer = _optimizer(codec, config)
+        self.average = _average(codec, config.ema) if config.ema is not None else None
+
+    def step(self, step: int, batch: Tensor, lr: float) -> dict[str, float]:
+        """Learn from one batch at learning rate `lr`; the named losses."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with _autocast(self.device, self.bf16):
+            output = self.codec(batch)
+        reconstruction = output.reconstruction.float()
+        losses = output.losses | self.reconstruction(reconstruction, batch, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+        norm = float(nn.utils.clip_grad_norm_(self.codec.parameters(), self.config.clip))
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        if not math.isfinite(norm + sum(values.values())):
+            raise _diverged(values, norm, step)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.codec)
+        adversary = self.reconstruction.adversary
+        if adversary is not None and self.reconstruction.adversarial_at(step):
+            values["discriminator"] = float(adversary.update(batch, reconstruction))
+        return values
+
+    def finish(self) -> None:
+        """Put the averaged weights in place, if there are any, and switch to evaluation."""
+        if self.average is not None:
+            self.codec.load_state_dict(self.average.module.state_dict())
+        self.codec.eval()
+
+
 def _diverged(losses: dict[str, float], norm: float, step: int) -> TrainingDiverged:
     values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
     return TrainingDiverged(
@@ -265,8 +242,8 @@ def train_codec(
     `validation` are the pictures to measure on (as `evaluate_codec` takes them); without it a share
     of a tensor of pictures is set aside, or, of a function, four batches beyond the last step.
     `features` gives the feature maps of the perceptual term. `on_step` gets the step and its
-    losses. `generator` is a CPU generator; it chooses pictures. The codec is left in evaluation
-    mode.
+    losses. `generator` is a CPU generator; it chooses pictures and seeds the discriminator.
+    The codec is left in evaluation mode.
 
     Raises `TrainingDiverged` when a loss or gradient is not finite; the weights are then those
     before the bad step. Raises `InputError` for pictures of the wrong shape.
@@ -274,59 +251,28 @@ def train_codec(
     config = config or CodecTraining()
     device = codec.device
     draw, held_out = _sources(pictures, config, validation, generator)
-    reconstruction = ReconstructionLoss(config.reconstruction, features, device)
-    optimizer = _optimizer(codec, config)
-    average = _average(codec, config.ema) if config.ema is not None else None
-    codec.train()
+    terms = ReconstructionLoss(config.reconstruction, features, device, generator)
     bf16 = config.precision == "bf16"
     if config.precision == "auto":
         state = generator.get_state()
         bf16 = bf16_is_faster(codec, draw(0).to(device))
         generator.set_state(state)
+    trainer = _Trainer(codec.train(), terms, config, bf16)
     history: list[dict[str, float]] = []
     schedule, step, shown = _Schedule(config), 0, 0
     with track(f"Training the {codec.registered_name} codec", config.steps, config.quiet) as task:
         while (progress := schedule.progress(step)) < 1.0:
-            batch = draw(step).to(device, non_blocking=True)
             lr = config.lr * schedule.factor(step, progress)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            with _autocast(device, bf16):
-                output = codec(batch)
-            losses = dict(output.losses)
-            losses |= reconstruction(output.reconstruction.float(), batch, step)
-            optimizer.zero_grad(set_to_none=True)
-            torch.stack([loss.float() for loss in losses.values()]).sum().backward()
-            norm = float(nn.utils.clip_grad_norm_(codec.parameters(), config.clip))
-            values = {name: float(loss.detach()) for name, loss in losses.items()}
-            if not math.isfinite(norm + sum(values.values())):
-                raise _diverged(values, norm, step)
-            optimizer.step()
-            if average is not None:
-                average.update_parameters(codec)
-            if reconstruction.adversary is not None and reconstruction.adversarial_at(step):
-                opinion = reconstruction.adversary.update(batch, output.reconstruction.float())
-                values["discriminator"] = float(opinion)
+            losses = trainer.step(step, draw(step).to(device, non_blocking=True), lr)
             if step % config.record_every == 0:
-                history.append({"step": float(step), "lr": lr, **values})
+                history.append({"step": float(step), "lr": lr, **losses})
             if on_step is not None:
-                on_step(step, values)
+                on_step(step, losses)
             step += 1
             done = round(schedule.progress(step) * config.steps)
-            task.advance(done - shown, f"loss {sum(values.values()):.4f}")
+            task.advance(done - shown, f"loss {sum(losses.values()):.4f}")
             shown = done
     seconds = schedule.elapsed()
-    if average is not None:
-        codec.load_state_dict(average.module.state_dict())
-    codec.eval()
-    measured = evaluate_codec(codec, held_out)
-    return CodecReport(
-        mse=measured.mse,
-        psnr=measured.psnr,
-        usage=measured.usage,
-        perplexity=measured.perplexity,
-        pictures=measured.pictures,
-        steps=step,
-        seconds=seconds,
-        history=tuple(history),
-    )
+    trainer.finish()
+    report = evaluate_codec(codec, held_out)
+    return replace(report, steps=step, seconds=seconds, history=tuple(history))
