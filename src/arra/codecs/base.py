@@ -21,8 +21,8 @@ class CodecOutput:
     codes: Tensor
     """(B, h, w) int64."""
     losses: dict[str, Tensor]
-    """Named scalars, already weighted: their sum is the codec's own loss (its quantiser's, say). The
-    error of the reconstruction is not among them: training weighs that."""
+    """Named scalars, already weighted: their sum is the codec's own loss (its quantiser's, say).
+    The error of the reconstruction is not among them: training weighs that."""
 
 
 class Codec(Part):
