@@ -1,9 +1,9 @@
 """A reader of digit scenes: a small convolutional detector that says which digits stand where.
 
-It is the judge of generated pictures, so it must not be related to anything that helped the generator:
-it is its own architecture, trained on its own objective (detection by centre points after "Objects as
-Points", Zhou et al. 2019, sections 3 and 4), and never serves as a teacher. Shapes: B pictures, S
-pixels, G = ceil(S / stride) cells a side.
+It is the judge of generated pictures, so it must be unrelated to what helped the generator:
+it has its own architecture and objective (detection by centre points after "Objects as Points",
+Zhou et al. 2019, sections 3 and 4), and never serves as a teacher. Shapes: B pictures, S pixels,
+G = ceil(S / stride) cells a side.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ReaderConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels per cell: the largest of 8, 4 and 2 that does not exceed the step of the scenes."""
+        """Pixels per cell: the largest of 8, 4 and 2 not above the step of the scenes."""
         return next((s for s in (8, 4) if s <= self.scene.step), 2)
 
 
@@ -93,7 +93,9 @@ class SceneReader(Part):
         self.body = nn.Sequential(*layers, _layer(3 * width, FEATURES, kernel=1))
         self.cells = nn.Conv2d(FEATURES, 1 + 2 + 10 + len(COLOURS), 1)
         self.ground = nn.Linear(FEATURES, len(GROUND_NAMES))
-        nn.init.constant_(self.cells.bias[:1], -3.0)  # digits are rare: start by expecting none
+        with torch.no_grad():  # digits are rare: start by expecting none
+            assert self.cells.bias is not None
+            self.cells.bias[0] = -3.0
 
     def forward(self, pictures: Tensor) -> ReaderOutput:
         """Logits for pictures (B, 3, S, S) float in [0, 1]."""
@@ -133,7 +135,8 @@ class SceneReader(Part):
         side = self.config.scene.size
         if pictures.dtype != np.uint8 or pictures.shape[1:] != (side, side, 3):
             raise InputError(
-                f"pictures: {pictures.dtype} {pictures.shape}, expected uint8 (N, {side}, {side}, 3)"
+                f"pictures: {pictures.dtype} {pictures.shape}, "
+                f"expected uint8 (N, {side}, {side}, 3)"
             )
         if self.training:
             raise InputError("the reader is in training mode: call reader.eval() before reading")

@@ -133,7 +133,7 @@ def reader_losses(
     output: ReaderOutput, truth: _Truth, stride: int, digit_side: int
 ) -> dict[str, Tensor]:
     """The parts of the loss, each a scalar (Zhou et al. 2019, equations 1 and 2)."""
-    b, side = output.objectness.shape[:2]
+    side = output.objectness.shape[1]
     real = truth.digit >= 0
     centre = truth.centre / stride  # in cells
     cell = centre.floor().clamp(0, side - 1).long()
@@ -193,7 +193,7 @@ def train_reader(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reader = SceneReader(config)
-    reader.to(memory_format=torch.channels_last).train()
+    reader.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(
         reader.parameters(), lr=training.learning_rate, weight_decay=training.decay
     )
@@ -217,7 +217,7 @@ def train_reader(
             output = reader(inputs.contiguous(memory_format=torch.channels_last))
             losses = reader_losses(output, answers, config.stride, config.scene.digit)
             optimiser.zero_grad()
-            sum(losses.values()).backward()
+            torch.stack(list(losses.values())).sum().backward()
             optimiser.step()
             step += 1
             recent.append({name: float(value.detach()) for name, value in losses.items()})
