@@ -88,11 +88,9 @@ def clustered_bootstrap(
         )
     drawn = np.empty(resamples)
     for k in range(resamples):
-        chosen = np.ix_(
-            rng.choice(shape[0], size=shape[0]),
-            rng.choice(shape[1], size=shape[1]),
-        )
-        drawn[k] = statistic(*(c[chosen] for c in data))
+        seeds = rng.integers(shape[0], size=(shape[0], 1))
+        prompts = rng.integers(shape[1], size=(1, shape[1]))
+        drawn[k] = statistic(*(c[seeds, prompts] for c in data))
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     label = "percentile bootstrap over seeds and prompts"
     return Interval(statistic(*data), float(low), float(high), level, label)

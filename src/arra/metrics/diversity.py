@@ -64,7 +64,7 @@ def ms_ssim(
     values = []
     for start in range(0, len(first), batch):
         a, b = (
-            torch.from_numpy(x[start : start + batch]).permute(0, 3, 1, 2).double() / 255
+            torch.from_numpy(x[start : start + batch].copy()).permute(0, 3, 1, 2).double() / 255
             for x in (first, second)
         )
         values.append(

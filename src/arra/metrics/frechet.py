@@ -4,8 +4,8 @@ Everything is float64: in float32 the root of a nearly singular covariance gives
 feature extractor is always named in the result, for a distance means nothing without it.
 
 The Fréchet distance of finite samples is biased upwards. For two samples of n from one law with
-unit covariance in d dimensions, its expected value is about `expected_floor(d, n)`; the bias differs
-from law to law, so equal n does not cure it. Therefore report it with `frechet_floor` (two disjoint
+unit covariance in d dimensions, its expected value is about `expected_floor(d, n)`; it depends on
+the law, so equal n does not cure it. Therefore report it with `frechet_floor` (two disjoint
 real samples of the same sizes) or `fd_infinity`, or use `kernel_distance`, which is unbiased. Take
 n >= 20 d.
 """

@@ -188,4 +188,4 @@ readers.register("scene-reader")(SceneReader)
 
 def to_pixels(pictures: np.ndarray) -> Tensor:
     """Pictures (N, S, S, 3) uint8 as (N, 3, S, S) float32 in [0, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255)
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div_(255)

@@ -230,6 +230,8 @@ def train_reader(
     last = recent[-max(1, step // 10) :]
     averages = {name: math.fsum(r[name] for r in last) / len(last) for name in last[0]}
     report = ReaderReport(step, time.monotonic() - start, step * training.batch, averages)
+    # Back to the layout of a loaded reader: layouts round differently, readings should not.
+    reader.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return reader.eval(), report
 
 
