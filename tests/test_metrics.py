@@ -98,7 +98,8 @@ def test_floor_formula_agrees_with_simulation() -> None:
     ]
     assert np.mean(values) == pytest.approx(expected_floor(d, n), rel=0.05)
     pool = rng.normal(size=(4 * n, d))
-    floor = frechet_floor(pool, n, n, encoder="e", rng=rng, normalise="none", repeats=20)
+    floor = frechet_floor(pool, n, n, encoder="e", rng=rng, normalise="whiten", repeats=20)
+    assert floor.details["expected"] == pytest.approx(expected_floor(d, n))
     assert floor.value == pytest.approx(expected_floor(d, n), rel=0.1)
     assert floor.interval is not None
     assert floor.interval.low < floor.value < floor.interval.high

@@ -135,6 +135,13 @@ def test_truth_scores_one_and_every_falsified_attribute_zero() -> None:
         assert values[attribute] < 0.02
     measured = scores.measured("truth", rng)
     assert measured["all"].n == 150
+    bounds = measured["all"].interval
+    assert bounds is not None
+    assert bounds.low == pytest.approx(0.025 ** (1 / 150))  # 150 of 150 does not prove 100 %
+    assert bounds.high == 1.0
+    half = prompt_accuracy([*readings[:75], *[_reading()] * 75], scenes).measured("half", rng)
+    assert half["all"].interval is not None
+    assert 0.4 < half["all"].interval.low < 0.5 < half["all"].interval.high < 0.6
     assert measured["ground"].n == sum(scene.ground_named for scene in scenes)
 
 

@@ -58,6 +58,7 @@ def test_saving_and_loading_gives_equal_readings(
     again = SceneReader.from_pretrained(tmp_path / "reader")
     assert again.read(pictures) == reader.read(pictures)
     assert again.fingerprint() == reader.fingerprint()
+    assert again.name == f"scene-reader:{reader.fingerprint()[:8]}"
     assert again.config == reader.config
     features = reader.features(pictures)
     assert features.shape == (40, 64)

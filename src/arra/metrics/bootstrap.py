@@ -79,6 +79,7 @@ def clustered_bootstrap(
     The two factors are crossed (every seed answers the same prompts), so each is resampled on its
     own ("pigeonhole" bootstrap, Owen 2007). It covers training and sampling noise, but with fewer
     than about five seeds it is too narrow: use `paired_difference` then.
+    For the difference of two arms over the same seeds and prompts, give the table of differences.
     """
     data = [np.asarray(c, dtype=np.float64) for c in columns]
     shape = data[0].shape

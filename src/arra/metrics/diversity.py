@@ -64,7 +64,7 @@ def ms_ssim(
     values = []
     for start in range(0, len(first), batch):
         a, b = (
-            torch.from_numpy(x[start : start + batch].copy()).permute(0, 3, 1, 2).double() / 255
+            torch.from_numpy(x[start : start + batch].copy()).permute(0, 3, 1, 2).float() / 255
             for x in (first, second)
         )
         values.append(
@@ -80,7 +80,7 @@ def ms_ssim(
                 normalize="relu",
             ).reshape(-1)
         )
-    return torch.cat(values).numpy() if values else np.zeros(0)
+    return torch.cat(values).double().numpy() if values else np.zeros(0)
 
 
 def pairs_within(

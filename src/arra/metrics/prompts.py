@@ -26,7 +26,7 @@ from arra.data.scenes import (
 )
 from arra.errors import InputError
 from arra.metrics.bootstrap import bootstrap, ratio
-from arra.metrics.measured import Measured
+from arra.metrics.measured import Interval, Measured
 from arra.metrics.readings import ReadDigit, Reading, true_reading
 
 T = TypeVar("T")
@@ -81,20 +81,34 @@ class PromptScores:
     def measured(
         self, reader: str, rng: np.random.Generator, level: float = 0.95
     ) -> dict[str, Measured]:
-        """The shares with bootstrap intervals over prompts; `reader` names the judge."""
+        """The shares with bootstrap intervals over prompts; `reader` names the judge.
+
+        Where every prompt is right, or none, resampling shows no spread, and the exact binomial
+        bounds (Clopper and Pearson 1934) over the prompts are given instead.
+        """
         results = {}
         for name in ATTRIBUTES:
             share: Share = getattr(self, name)
             named = share.asked > 0
             if named.sum() < 2:
                 continue
-            interval = bootstrap(
-                share.right[named], share.asked[named], rng=rng, statistic=ratio, level=level
-            )
+            if share.value in (0.0, 1.0):
+                interval = _exact(share.value, int(named.sum()), level)
+            else:
+                interval = bootstrap(
+                    share.right[named], share.asked[named], rng=rng, statistic=ratio, level=level
+                )
             results[name] = Measured(
                 f"prompt accuracy, {name}", share.value, int(named.sum()), reader, interval
             )
         return results
+
+
+def _exact(value: float, n: int, level: float) -> Interval:
+    from scipy import stats
+
+    bounds = stats.binomtest(round(value * n), n).proportion_ci(level, method="exact")
+    return Interval(value, float(bounds.low), float(bounds.high), level, "Clopper-Pearson")
 
 
 def relation_holds(

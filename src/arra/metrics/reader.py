@@ -116,6 +116,11 @@ class SceneReader(Part):
             objectness.squeeze(1), offset, digit, colour, self.ground(features), features
         )
 
+    @property
+    def name(self) -> str:
+        """What results call this judge: its registered name and the start of its fingerprint."""
+        return f"{self.registered_name}:{self.fingerprint()[:8]}"
+
     @torch.no_grad()
     def read(self, pictures: np.ndarray, batch: int = 256) -> list[Reading]:
         """What stands in pictures (N, S, S, 3) uint8."""
