@@ -151,10 +151,8 @@ class PretrainedEncoder(Encoder):
         """Patches, and the global vector where there is one, of the states of one layer."""
         states = states.float()
         if states.ndim == 4:  # a feature map; inside SAM channels come last, at its end second
-            axes = (1, 2) if channels_last else (2, 3)
-            map_BHWD = states if channels_last else states.permute(0, 2, 3, 1)
-            assert map_BHWD.shape[1] == states.shape[axes[0]]
-            return Features(cls=None, patches=map_BHWD.flatten(1, 2))
+            states = states if channels_last else states.permute(0, 2, 3, 1)
+            return Features(cls=None, patches=states.flatten(1, 2))
         places = self._sides**2
         extra = states.shape[1] - places
         if extra < 0:
