@@ -1,4 +1,4 @@
-"""Random views of tiny pictures. Nothing is mirrored: a mirrored digit or letter is another sign."""
+"""Random views of tiny pictures. Nothing is mirrored: a mirrored digit is another sign."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a picture of any size to the pixels that an encoder reads: one description for every encoder."""
+"""From a picture of any size to the pixels that an encoder reads, the same way for all."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ Fit = Literal["squash", "crop", "pad"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 _LARGEST_SIDE = 8192
+_SIDES = ("height", "width")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Preprocessing:
     """Side of the square that the encoder reads, in pixels."""
     fit: Fit = "squash"
     """How a picture that is not square becomes one. "squash": both sides are resized to `size`.
-    "crop": the shorter side is resized to `edge` and the centre is cut out. "pad": the longer side is
-    resized to `size`, and zeros (after normalisation) are added at the right and the bottom."""
+    "crop": the shorter side is resized to `edge` and the centre is cut out. "pad": the longer side
+    is resized to `size`, and zeros (after normalisation) are added at the right and the bottom."""
     edge: int = 0
     """With fit "crop": length of the shorter side before cropping; 0 means `size`."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -45,12 +46,14 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= _LARGEST_SIDE:
-            raise InputError(f"Preprocessing.size: {self.size}, expected 1 to {_LARGEST_SIDE} pixels")
+            raise InputError(
+                f"Preprocessing.size: {self.size}, expected 1 to {_LARGEST_SIDE} pixels"
+            )
         if self.fit not in ("squash", "crop", "pad"):
             raise InputError(f"Preprocessing.fit: {self.fit!r}, expected squash, crop or pad")
         if self.edge and (self.fit != "crop" or not self.size <= self.edge <= _LARGEST_SIDE):
             raise InputError(
-                f"Preprocessing.edge: {self.edge}, expected 0, or with fit 'crop' {self.size} or more"
+                f"Preprocessing.edge: {self.edge}, expected 0, or {self.size} or more with 'crop'"
             )
         if self.resample.upper() not in Image.Resampling.__members__:
             names = ", ".join(name.lower() for name in Image.Resampling.__members__)
@@ -111,10 +114,11 @@ class Preprocessing:
         its patch budget allows.
         """
         size, fit, edge = _geometry(settings, where)
+        factor = settings.get("rescale_factor") or 1 / 255
+        if not isinstance(factor, (int, float)) or not math.isfinite(factor):
+            raise InputError(f"{where}: rescale_factor {factor!r}, expected a number")
         # (255 f x - mean) / std for x in [0, 1] is (x - mean / 255 f) / (std / 255 f)
-        factor = 255 * float(settings.get("rescale_factor") or 1 / 255)
-        if settings.get("do_rescale") is False:
-            factor = 255.0
+        gain = 255.0 if settings.get("do_rescale") is False else 255 * factor
         mean, std = settings.get("image_mean"), settings.get("image_std")
         if settings.get("do_normalize") is False:
             mean, std = 0.0, 1.0
@@ -122,15 +126,15 @@ class Preprocessing:
             raise InputError(f"{where}: no image_mean and image_std; pass a Preprocessing yourself")
         code = settings.get("resample")
         try:
-            resample = Image.Resampling(2 if code is None else int(code)).name.lower()
+            resample = Image.Resampling(2 if code is None else code).name.lower()
         except ValueError:
             raise InputError(f"{where}: resample {code!r} is no filter of PIL") from None
         return cls(
             size=size,
             fit=fit,
             edge=edge,
-            mean=_three(mean, factor, "image_mean", where),
-            std=_three(std, factor, "image_std", where),
+            mean=_three(mean, gain, "image_mean", where),
+            std=_three(std, gain, "image_std", where),
             resample=resample,  # type: ignore[arg-type]
         )
 
@@ -145,27 +149,39 @@ def _three(values: Any, factor: float, name: str, where: str) -> tuple[float, fl
 
 
 def _geometry(settings: Mapping[str, Any], where: str) -> tuple[int, Fit, int]:
-    """(size, fit, edge) from the `size`, `crop_size` and `pad_size` of an image processor."""
-    if "max_num_patches" in settings:
-        return math.isqrt(settings["max_num_patches"]) * int(settings["patch_size"]), "squash", 0
-    size = settings.get("size")
-    if size is None or settings.get("do_resize") is False:
+    """(size, fit, edge) from the `size` and `crop_size` of an image processor."""
+    if settings.get("max_num_patches"):
+        patches = _lengths({"n": settings["max_num_patches"]}, "max_num_patches", where)["n"]
+        patch = _lengths({"n": settings.get("patch_size")}, "patch_size", where)["n"]
+        return math.isqrt(patches) * patch, "squash", 0
+    if not settings.get("size") or settings.get("do_resize") is False:
         raise InputError(f"{where}: no size to resize to; pass a Preprocessing yourself")
-    sides = {"shortest_edge": size} if isinstance(size, int) else {k: v for k, v in size.items() if v}
-    cropped = settings.get("do_center_crop") and settings.get("crop_size")
+    cropped = bool(settings.get("do_center_crop"))
+    # A bare number means the shorter side where a crop follows, else both sides.
+    size = _lengths(settings["size"], "size", where, ("shortest_edge",) if cropped else _SIDES)
     if cropped:
-        crop = settings["crop_size"]
-        height, width = (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])
-        if height != width:
-            raise InputError(f"{where}: crop_size {height} x {width}, expected a square")
-        if set(sides) == {"shortest_edge"}:
-            return int(height), "crop", int(sides["shortest_edge"])
-        if set(sides) == {"height", "width"} and sides["height"] == sides["width"] == height:
-            return int(height), "squash", 0
-    elif set(sides) == {"height", "width"} and sides["height"] == sides["width"]:
-        return int(sides["height"]), "squash", 0
-    elif set(sides) == {"longest_edge"}:
-        return int(sides["longest_edge"]), "pad", 0
-    elif isinstance(size, int):
-        return size, "squash", 0
-    raise InputError(f"{where}: cannot read size {size!r}; pass a Preprocessing yourself")
+        crop = _lengths(settings.get("crop_size"), "crop_size", where, _SIDES)
+        if set(crop) != set(_SIDES) or crop["height"] != crop["width"]:
+            raise InputError(f"{where}: crop_size {settings['crop_size']!r}, expected a square")
+        if set(size) == {"shortest_edge"}:
+            return crop["height"], "crop", size["shortest_edge"]
+        if size == crop:
+            return crop["height"], "squash", 0
+    elif set(size) == {"longest_edge"}:
+        return size["longest_edge"], "pad", 0
+    elif set(size) == set(_SIDES) and size["height"] == size["width"]:
+        return size["height"], "squash", 0
+    raise InputError(
+        f"{where}: cannot make a square of size {settings['size']!r}; pass a Preprocessing yourself"
+    )
+
+
+def _lengths(values: Any, name: str, where: str, bare: tuple[str, ...] = ("n",)) -> dict[str, int]:
+    """Named lengths above 0; a bare number is the length of each name in `bare`."""
+    named = values if isinstance(values, Mapping) else dict.fromkeys(bare, values)
+    found = {key: value for key, value in named.items() if value is not None}
+    if not found or not all(type(v) is int and 0 < v <= _LARGEST_SIDE for v in found.values()):
+        raise InputError(
+            f"{where}: {name} {values!r}, expected whole numbers of 1 to {_LARGEST_SIDE}"
+        )
+    return found

@@ -2,8 +2,8 @@
 
 Four shapes of output cover the field: a class token before the patches (ViT, DINOv2, DINOv3, where
 register tokens stand between the two and are dropped), a class token that is normalised, and
-perhaps projected, apart (CLIP), an attention-pooled vector beside the patches (SigLIP, SigLIP 2), and
-a feature map without any global vector (SAM).
+perhaps projected, apart (CLIP), an attention-pooled vector beside the patches (SigLIP, SigLIP 2),
+and a feature map without any global vector (SAM).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class PretrainedConfig:
     """Output of which block: 1 is the first, -1 the last; no norm follows. None: the model's own
     final output with its final norm."""
     cls: Literal["pooled", "projected"] = "pooled"
-    """"pooled": the model's own pooled vector or normalised class token. "projected": that, projected
-    into the space shared with captions (CLIP)."""
+    """"pooled": the model's own pooled vector or normalised class token. "projected": that,
+    projected into the space shared with captions (CLIP)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type in which the model computes; features are float32 always."""
     preprocessing: Preprocessing | None = None
@@ -53,7 +53,7 @@ class PretrainedConfig:
 
 @encoders.register("transformers")
 class PretrainedEncoder(Encoder):
-    """A published vision model. It saves as a reference (name, revision, digest), not as weights."""
+    """A published vision model, saved as a reference (name, revision, digest) without weights."""
 
     Config = PretrainedConfig
     config: PretrainedConfig
@@ -66,14 +66,16 @@ class PretrainedEncoder(Encoder):
         layers = _depth(self.tower.config)
         layer = _block(config.layer, layers, config.model)
         if layer is not None and config.cls == "projected":
-            raise InputError("PretrainedConfig.cls: only the final output is projected; drop `layer`")
+            raise InputError(
+                "PretrainedConfig.cls: only the final output is projected; drop `layer`"
+            )
         self.preprocessing = config.preprocessing or _own_preprocessing(config)
         self._sides = _grid(self.tower.config, self.preprocessing.size, config.model)
         found = weights_fingerprint(self)
         if config.fingerprint not in (None, found):
             raise ProvenanceError(
                 f"{config.model}: its weights have digest {found[:12]}, expected "
-                f"{str(config.fingerprint)[:12]}; the published model changed, or another one lies there"
+                f"{str(config.fingerprint)[:12]}; another model lies there now"
             )
         self.config = replace(
             config,
@@ -116,7 +118,9 @@ class PretrainedEncoder(Encoder):
         """Features of pixels (B, 3, S, S), float32: cls (B, D) or None, patches (B, N, D)."""
         size = self.preprocessing.size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
-            raise InputError(f"pixels: shape {tuple(pixels.shape)}, expected (B, 3, {size}, {size})")
+            raise InputError(
+                f"pixels: shape {tuple(pixels.shape)}, expected (B, 3, {size}, {size})"
+            )
         inputs = self._inputs(pixels.to(self.device, next(self.parameters()).dtype))
         layer = self.config.layer
         output = self.tower(**inputs, output_hidden_states=layer is not None)
@@ -143,7 +147,10 @@ class PretrainedEncoder(Encoder):
             }
         trained_at = getattr(self.tower.config, "image_size", None)
         resized = trained_at not in (None, pixels.shape[-1], [pixels.shape[-1]] * 2)
-        if resized and "interpolate_pos_encoding" in inspect.signature(self.tower.forward).parameters:
+        if (
+            resized
+            and "interpolate_pos_encoding" in inspect.signature(self.tower.forward).parameters
+        ):
             return {"pixel_values": pixels, "interpolate_pos_encoding": True}
         return {"pixel_values": pixels}
 
@@ -196,18 +203,22 @@ def _load(config: PretrainedConfig) -> tuple[Any, set[str], str | None]:
     from transformers import AutoConfig, AutoModel, CLIPVisionModelWithProjection
 
     if config.dtype not in ("float32", "bfloat16", "float16"):
-        raise InputError(f"PretrainedConfig.dtype: {config.dtype!r}, expected float32, bfloat16, float16")
+        raise InputError(
+            f"PretrainedConfig.dtype: {config.dtype!r}, expected float32, bfloat16, float16"
+        )
     if config.cls not in ("pooled", "projected"):
         raise InputError(f"PretrainedConfig.cls: {config.cls!r}, expected pooled or projected")
     if not Path(config.model).is_dir():
         try:
             validate_repo_id(config.model)
         except HFValidationError:
-            raise InputError(f"{config.model}: no such folder, nor a hub name (owner/name)") from None
+            raise InputError(
+                f"{config.model}: no such folder, nor a hub name (owner/name)"
+            ) from None
     try:
         kind = AutoConfig.from_pretrained(config.model, revision=config.revision).model_type
         towers = {"clip_vision_model": CLIPVisionModelWithProjection}
-        loader = towers.get(kind, AutoModel) if config.cls == "projected" else AutoModel
+        loader: Any = towers.get(kind, AutoModel) if config.cls == "projected" else AutoModel
         # use_safetensors: the other format is a pickle, which can run code
         model, info = loader.from_pretrained(
             config.model,
@@ -240,8 +251,10 @@ def _vision_part(model: Any, config: PretrainedConfig) -> tuple[Any, nn.Module |
     return tower, projection
 
 
-def _refuse_random_weights(encoder: nn.Module, model: nn.Module, missing: set[str], name: str) -> None:
-    """`transformers` fills weights that a file lacks with noise; a frozen encoder must not use them."""
+def _refuse_random_weights(
+    encoder: nn.Module, model: nn.Module, missing: set[str], name: str
+) -> None:
+    """`transformers` fills what a file lacks with noise, which a frozen encoder must not use."""
     used = {id(tensor) for tensor in encoder.parameters()}
     for key, tensor in model.named_parameters(remove_duplicate=False):
         if key in missing and id(tensor) in used:
@@ -297,5 +310,7 @@ def _grid(config: Any, size: int, name: str) -> int:
     if not patch:
         return 0
     if size % patch:
-        raise InputError(f"Preprocessing.size: {size}, expected a multiple of {name}'s patch {patch}")
+        raise InputError(
+            f"Preprocessing.size: {size}, expected a multiple of {name}'s patch {patch}"
+        )
     return size // int(patch)

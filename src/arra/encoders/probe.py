@@ -16,8 +16,8 @@ def linear_probe(
 ) -> float:
     """Share of test labels (N,) that logistic regression reads off features (N, D).
 
-    Features are standardised by the training features; `penalty` is the inverse of scikit-learn's C.
-    Deterministic. Logistic, not least squares: the latter hides the middle one of ordered classes.
+    Features are standardised by the training features; `penalty` is the inverse of scikit-learn's
+    C. Deterministic. Logistic, not least squares: the latter hides the middle one of ordered classes.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -34,6 +34,7 @@ def linear_probe(
             )
     if labels_train.unique().numel() < 2:
         raise InputError("labels_train: all labels are equal, there is nothing to tell apart")
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=300))
+    regression = LogisticRegression(C=1 / penalty, tol=1e-3, max_iter=1000)
+    probe = make_pipeline(StandardScaler(), regression)
     probe.fit(features_train.float().cpu().numpy(), labels_train.cpu().numpy())
     return float(probe.score(features_test.float().cpu().numpy(), labels_test.cpu().numpy()))

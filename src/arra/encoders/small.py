@@ -23,9 +23,9 @@ class SmallConfig:
     body: Literal["conv", "vit"] = "conv"
     """"conv": residual convolutions, the cheaper one below a few thousand steps; "vit": a
     transformer."""
-    width: int = 96
+    width: int = 64
     """Channels of the patch features."""
-    depth: int = 2
+    depth: int = 1
     """Residual blocks at each resolution ("conv"), or transformer blocks ("vit")."""
     downsample: int = 4
     """Pixels per patch along each side; a power of two for "conv"."""
@@ -47,7 +47,9 @@ class SmallConfig:
         if self.depth < 1 or self.dim < 1:
             raise InputError("SmallConfig: expected depth and dim of 1 or more")
         if self.preprocessing.fit == "pad":
-            raise InputError("SmallConfig.preprocessing: fit 'pad' is not trained; use crop or squash")
+            raise InputError(
+                "SmallConfig.preprocessing: fit 'pad' is not trained; use crop or squash"
+            )
 
     @property
     def grid(self) -> int:
@@ -93,7 +95,8 @@ class _ConvBody(nn.Module):
     def __init__(self, config: SmallConfig):
         super().__init__()
         places, narrow = config.grid**2, max(config.width // 4, 1)
-        self.layers = _convolutions(config)
+        # channels last: a quarter faster on CPUs
+        self.layers = _convolutions(config).to(memory_format=torch.channels_last)
         self.norm = nn.LayerNorm(config.width)
         # A mean over places forgets where things are; a narrow copy of every place remembers.
         self.narrow = nn.Linear(config.width, narrow)
@@ -140,7 +143,7 @@ class _TransformerBody(nn.Module):
 
 @encoders.register("small")
 class SmallEncoder(Encoder):
-    """A small encoder. Fresh ones have random weights (a baseline); `train_encoder` makes others."""
+    """A small encoder. Fresh ones have random weights; `train_encoder` makes better ones."""
 
     Config = SmallConfig
     config: SmallConfig
@@ -160,7 +163,9 @@ class SmallEncoder(Encoder):
     @classmethod
     def tiny(cls) -> SmallEncoder:  # type: ignore[override]
         """16 pixels, a grid of 4 x 4."""
-        return cls.seeded(SmallConfig(width=16, depth=1, dim=8, preprocessing=Preprocessing(size=16)))
+        return cls.seeded(
+            SmallConfig(width=16, depth=1, dim=8, preprocessing=Preprocessing(size=16))
+        )
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Pixels (B, 3, S, S) float32."""
@@ -171,7 +176,9 @@ class SmallEncoder(Encoder):
         """Features of pixels (B, 3, S, S): cls (B, dim), patches (B, grid * grid, width)."""
         size = self.config.preprocessing.size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
-            raise InputError(f"pixels: shape {tuple(pixels.shape)}, expected (B, 3, {size}, {size})")
+            raise InputError(
+                f"pixels: shape {tuple(pixels.shape)}, expected (B, 3, {size}, {size})"
+            )
         cls, patches = self.network(pixels.to(self.device))
         return Features(cls=cls, patches=patches)
 

@@ -1,4 +1,4 @@
-"""A small caption encoder: the other tower of contrastive training, and an image-text score after it."""
+"""A small caption encoder: the other tower of contrastive training, later an image-text score."""
 
 from __future__ import annotations
 
@@ -99,9 +99,10 @@ class SmallTextEncoder(Part):
 
     @torch.no_grad()
     def score(self, cls: Tensor, captions: Sequence[str]) -> Tensor:
-        """(B,) cosine of pictures' CLS vectors (B, dim), from the encoder trained with it, and captions.
+        """(B,) cosine of captions and the CLS vectors (B, dim) of pictures.
 
-        Read it as CLIP-score is read, between -1 and 1; across other training runs it means nothing.
+        The vectors must come from the encoder trained together with this one. Between -1 and 1, to
+        be read as CLIP-score is; scores of two training runs cannot be compared.
         """
         if len(captions) != len(cls):
             raise InputError(f"captions: {len(captions)}, expected one per picture ({len(cls)})")

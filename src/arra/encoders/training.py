@@ -1,4 +1,4 @@
-"""Training a small encoder on the training pictures only: with captions, or with nothing but pixels."""
+"""Training a small encoder on the training pictures only, with or without their captions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ class EncoderTraining:
         if self.batch < 2:
             raise InputError(f"EncoderTraining.batch: {self.batch}, expected 2 or more")
         if not 0 <= self.masked[0] <= self.masked[1] < 1:
-            raise InputError(f"EncoderTraining.masked: {self.masked}, expected 0 <= low <= high < 1")
+            raise InputError(
+                f"EncoderTraining.masked: {self.masked}, expected 0 <= low <= high < 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,10 @@ class TrainedEncoder:
     report: EncoderReport
 
 
-def symmetric_infonce(a: Tensor, b: Tensor, scale: Tensor | float, same: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy of picking the partner, both ways: rows of a (B, D) from b (B, D) and back.
+def symmetric_infonce(
+    a: Tensor, b: Tensor, scale: Tensor | float, same: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy of picking the partner of a (B, D) among b (B, D), and the reverse.
 
     `scale` is the inverse temperature (CLIP, 2103.00020, figure 3). `same` (B, B) bool says which
     pairs are partners (default: equal rows); several partners share the target evenly.
@@ -107,7 +111,7 @@ def symmetric_infonce(a: Tensor, b: Tensor, scale: Tensor | float, same: Tensor 
 
 
 class _Contrastive(nn.Module):
-    """CLIP: pictures and captions pick each other. Pictures with equal captions are all partners."""
+    """CLIP: pictures and captions pick each other; those of equal captions are all partners."""
 
     def __init__(self, encoder: SmallEncoder, training: EncoderTraining, captions: Sequence[str]):
         super().__init__()
@@ -124,7 +128,9 @@ class _Contrastive(nn.Module):
         captions = [self.captions[i] for i in rows.tolist()]
         cls, _ = encoder.network(random_view(pixels, self.augment, generator))
         kinds: dict[str, int] = {}
-        kind = torch.tensor([kinds.setdefault(c, len(kinds)) for c in captions], device=pixels.device)
+        kind = torch.tensor(
+            [kinds.setdefault(c, len(kinds)) for c in captions], device=pixels.device
+        )
         scale = self.log_scale.clamp(max=math.log(100)).exp()
         return symmetric_infonce(cls, self.text(captions), scale, kind[:, None] == kind[None, :])
 
@@ -164,7 +170,9 @@ class _Masked(nn.Module):
         self.from_patch = nn.Linear(config.width, pixels)
         self.place = nn.Parameter(torch.randn(1, self.grid**2, 256) * 0.1)
         self.from_cls = nn.Linear(config.dim, 256)
-        self.redraw = nn.Sequential(nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, pixels))
+        self.redraw = nn.Sequential(
+            nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, pixels)
+        )
 
     def forward(
         self, encoder: SmallEncoder, pixels: Tensor, rows: Tensor, generator: torch.Generator
@@ -184,7 +192,9 @@ class _Masked(nn.Module):
     def _hidden(self, batch: int, generator: torch.Generator) -> Tensor:
         """(B, places) bool, a random number of places of each picture."""
         where = generator.device
-        rank = torch.rand(batch, self.grid**2, generator=generator, device=where).argsort(1).argsort(1)
+        rank = (
+            torch.rand(batch, self.grid**2, generator=generator, device=where).argsort(1).argsort(1)
+        )
         share = torch.rand(batch, 1, generator=generator, device=where)
         return rank < (self.low + (self.high - self.low) * share) * self.grid**2
 
@@ -204,11 +214,11 @@ def train_encoder(
     device: torch.device | str = "cpu",
     quiet: bool = False,
 ) -> TrainedEncoder:
-    """A small encoder trained on pictures (N, H, W, 3) uint8, and their captions where it uses them.
+    """A small encoder trained on pictures (N, H, W, 3) uint8, and captions where it uses them.
 
     Pictures of another size than the encoder's are resized once by its preprocessing. The same
-    arguments with `seconds=None` give the same weights. Raises `InputError` for pictures or captions
-    that do not fit, `TrainingDiverged` when the loss stops being finite.
+    arguments with `seconds=None` give the same weights. Raises `InputError` for pictures or
+    captions that do not fit, `TrainingDiverged` when the loss stops being finite.
     """
     training = training or EncoderTraining()
     _check(pictures, captions, training)
@@ -221,7 +231,9 @@ def train_encoder(
     start = time.monotonic()
     losses = _run(encoder, objective, pictures, training, torch.device(device), quiet)
     encoder.freeze()
-    text = objective.text.eval().requires_grad_(False) if training.objective == "contrastive" else None
+    text = (
+        objective.text.eval().requires_grad_(False) if training.objective == "contrastive" else None
+    )
     report = EncoderReport(
         objective=training.objective,
         losses=tuple(losses),
@@ -278,7 +290,7 @@ def _run(
 
 
 def _batches(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of row numbers: each pass in a new order, an incomplete last batch left out."""
+    """Endless batches of row numbers, each pass in a new order without its incomplete end."""
     while True:
         order = torch.randperm(count, generator=generator)
         yield from (order[i : i + batch] for i in range(0, count - batch + 1, batch))

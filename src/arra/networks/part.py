@@ -94,7 +94,7 @@ class Part(nn.Module, ModelHubMixin):
         return part.eval()
 
     def _load_weights(self, folder: Path) -> None:
-        """Read the weights; a part that saves none (a reference to a published model) overrides it."""
+        """Read the weights; a part that saves none (a mere reference) overrides this."""
         try:
             self.load_state_dict(load_file(str(folder / "model.safetensors")))
         except (RuntimeError, OSError) as error:
