@@ -52,10 +52,7 @@ class Part(nn.Module, ModelHubMixin):
         """Hex digest of name, configuration and weights: equal parts, equal fingerprints."""
         digest = hashlib.sha256(self.registered_name.encode())
         digest.update(json.dumps(self._settings(), sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            flat = tensor.detach().cpu().contiguous()
-            digest.update(f"{name}{flat.dtype}{tuple(flat.shape)}".encode())
-            digest.update(flat.reshape(-1).view(torch.uint8).numpy())
+        digest.update(weights_fingerprint(self).encode())
         return digest.hexdigest()
 
     def _settings(self) -> dict[str, Any]:
@@ -96,13 +93,27 @@ class Part(nn.Module, ModelHubMixin):
         if not issubclass(actual, cls):
             raise InputError(f"{folder}: holds a {saved['name']}, expected {cls.registered_name}")
         part = actual(config_from_plain(actual.Config, saved["config"], where=folder))
+        part._load_weights(folder)
+        return part.eval()
+
+    def _load_weights(self, folder: Path) -> None:
+        """Read the weights; a part that saves none (a mere reference) overrides this."""
         try:
-            part.load_state_dict(load_file(str(folder / "model.safetensors")))
+            self.load_state_dict(load_file(str(folder / "model.safetensors")))
         except (RuntimeError, OSError) as error:
             raise InputError(
                 f"{folder}: the weights do not fit the configuration: {error}"
             ) from error
-        return part.eval()
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """Hex digest of the names, types, shapes and values of a module's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}{flat.dtype}{tuple(flat.shape)}".encode())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def config_from_plain(config_class: type, values: dict[str, Any], where: str | Path) -> Any:
@@ -121,6 +132,9 @@ def config_from_plain(config_class: type, values: dict[str, Any], where: str | P
     restored = {}
     for name, value in values.items():
         hint = hints[name]
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        if len(options) == 1 and type(None) in typing.get_args(hint):  # X | None
+            hint = options[0]
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
             value = config_from_plain(hint, value, where)  # type: ignore[arg-type]
         elif isinstance(value, list) and typing.get_origin(hint) is tuple:
