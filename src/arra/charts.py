@@ -1,18 +1,20 @@
 """Line charts as SVG text for a page: sharp at any size, coloured by the page's own style sheet.
 
-The page styles the classes `frame`, `tick`, `line`, `thin`, and `arm-0`, `arm-1`, ... so that one drawing
-is legible in light and in dark.
+The page styles the classes `frame`, `tick`, `line`, `thin`, and `arm-0`, `arm-1`, ... so that one
+drawing is legible in light and in dark.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT = 440, 264
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 44
+_INNER = (_WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM)
+_MANY = 40  # points from which on a line is smoothed
 _DASHES = ("", "7 4", "2 4", "9 3 2 3")
 
 
@@ -38,15 +40,16 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 def smooth(values: Sequence[float], reach: int) -> list[float]:
     """Mean of each value and its neighbours up to `reach` away, fewer where the line ends."""
-    out = []
-    for index in range(len(values)):
-        near = min(reach, index, len(values) - 1 - index)
-        window = values[index - near : index + near + 1]
-        out.append(sum(window) / len(window))
-    return out
+    windows = [values[max(0, index - reach) : index + reach + 1] for index in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
 
 
-def line_chart(series: Sequence[Series], title: str, x_label: str, y_label: str) -> str:
+def course(values: Sequence[float]) -> list[float]:
+    """`values` as a chart shows them: smoothed if there are more than forty, else as they are."""
+    return smooth(values, reach=len(values) // 25 + 1) if len(values) > _MANY else list(values)
+
+
+def line_chart(series: Sequence[Series], title: str, x_label: str) -> str:
     """An SVG element with a line for each series; series `i` has the class `arm-i`.
 
     Values that are not finite are left out. Lines of more than forty points are drawn thin, with
@@ -61,26 +64,34 @@ def line_chart(series: Sequence[Series], title: str, x_label: str, y_label: str)
     y_low, y_high = _range(_without_outliers([y for _, y in everything]), margin=0.05)
 
     def at(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_low) / (x_high - x_low)
-        up = (min(max(y, y_low), y_high) - y_low) / (y_high - y_low)
-        width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-        return _LEFT + across * width, _TOP + (1 - up) * height
+        across, up = (x - x_low) / (x_high - x_low), (y - y_low) / (y_high - y_low)
+        return _LEFT + across * _INNER[0], _TOP + (1 - up) * _INNER[1]
 
-    parts = [*_axes(x_low, x_high, y_low, y_high, at), _labels(x_label, y_label)]
+    drawn = []
     for index, _, points in lines:
-        style = f'arm-{index}" stroke-dasharray="{_DASHES[index % len(_DASHES)]}'
-        if len(points) > 40:
-            parts.append(_path([at(x, y) for x, y in points], f"thin arm-{index}"))
-            course = smooth([y for _, y in points], reach=max(2, len(points) // 25))
-            points = [(x, y) for (x, _), y in zip(points, course, strict=True)]
-        parts.append(_path([at(x, y) for x, y in points], f"line {style}"))
-        if len(points) == 1:
-            (x, y) = at(*points[0])
-            parts.append(f'<circle class="dot arm-{index}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
-    ends = "; ".join(f"{s.label} ends at {points[-1][1]:.4g}" for _, s, points in lines)
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(f"{title}: {ends}", quote=True)}">' + "".join(parts) + "</svg>"
+        if len(points) > _MANY:
+            drawn.append(_path([at(x, y) for x, y in points], f"thin arm-{index}"))
+        smoothed = course([y for _, y in points])
+        spots = [at(x, y) for (x, _), y in zip(points, smoothed, strict=True)]
+        dashes = f'" stroke-dasharray="{_DASHES[index % len(_DASHES)]}'
+        drawn.append(_path(spots, f"line arm-{index}{dashes}"))
+        if len(spots) == 1:
+            x, y = spots[0]
+            drawn.append(f'<circle class="arm-{index}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
+    ends = "; ".join(f"{s.label} ends at {course([y for _, y in p])[-1]:.4g}" for _, s, p in lines)
+    name = escape(f"{title}: {ends}", quote=True)
+    return "".join(
+        [
+            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{name}">',
+            *_axes((x_low, x_high), (y_low, y_high), at),
+            f'<text class="tick" x="{_LEFT + _INNER[0] / 2}" y="{_HEIGHT - 6}" '
+            f'text-anchor="middle">{escape(x_label)}</text>',
+            # An inner drawing cuts off what lies outside of it: the first, very large losses.
+            f'<svg x="{_LEFT}" y="{_TOP}" width="{_INNER[0]}" height="{_INNER[1]}" '
+            f'viewBox="{_LEFT} {_TOP} {_INNER[0]} {_INNER[1]}">',
+            *drawn,
+            "</svg></svg>",
+        ]
     )
 
 
@@ -110,34 +121,28 @@ def _number(value: float, spacing: float) -> str:
     return f"{value + 0.0:,.{min(places, 6)}f}"
 
 
-def _axes(x_low: float, x_high: float, y_low: float, y_high: float, at) -> list[str]:  # type: ignore[no-untyped-def]
+def _axes(
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    at: Callable[[float, float], tuple[float, float]],
+) -> list[str]:
     parts = []
-    across, up = ticks(x_low, x_high, 5), ticks(y_low, y_high, 5)
+    across, up = ticks(*x_range, 5), ticks(*y_range, 5)
     for value in up:
-        x, y = at(x_low, value)
+        x, y = at(x_range[0], value)
         text = _number(value, up[1] - up[0] if len(up) > 1 else 1)
         parts.append(f'<path class="frame" d="M{x:.1f} {y:.1f}H{_WIDTH - _RIGHT}"/>')
         parts.append(
             f'<text class="tick" x="{x - 7:.1f}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
         )
     for value in across:
-        x, y = at(value, y_low)
+        x, y = at(value, y_range[0])
         text = _number(value, across[1] - across[0] if len(across) > 1 else 1)
         parts.append(f'<path class="frame" d="M{x:.1f} {y:.1f}v5"/>')
         parts.append(
             f'<text class="tick" x="{x:.1f}" y="{y + 19:.1f}" text-anchor="middle">{text}</text>'
         )
     return parts
-
-
-def _labels(x_label: str, y_label: str) -> str:
-    middle = _TOP + (_HEIGHT - _TOP - _BOTTOM) / 2
-    return (
-        f'<text class="tick" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 6}" '
-        f'text-anchor="middle">{escape(x_label)}</text>'
-        f'<text class="tick" transform="translate(14 {middle}) rotate(-90)" '
-        f'text-anchor="middle">{escape(y_label)}</text>'
-    )
 
 
 def _path(points: list[tuple[float, float]], style: str) -> str:

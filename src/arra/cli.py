@@ -1,17 +1,19 @@
-"""The command line. It finds the commands in `arra.commands`, runs one, and turns errors into exit codes.
+"""The command line: it finds the commands, runs one, and turns errors into exit codes.
 
-Exit codes: 0 done; 1 failed, with the reason on stderr; 2 a wrong argument or input; 3 parts that do
-not belong together; 4 training diverged; 130 interrupted. `ArraError.exit_code` is where 1 to 4 are from.
+Exit codes: 0 done; 1 failed, with the reason on stderr; 2 a wrong argument or input; 3 parts that
+do not belong together; 4 training diverged; 130 interrupted. 1 to 4 are `ArraError.exit_code`.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Union
 
 import arra
 import arra.commands
@@ -22,10 +24,11 @@ _ORDER = (
     *("demo", "prepare", "train", "generate", "evaluate", "export"),
     *("info", "systems", "reproduce"),
 )
-_DESCRIPTION = """Train language models to draw: autoregressive generation with representation alignment.
+_DESCRIPTION = """Train language models to draw: autoregressive generation with representation \
+alignment.
 
-Every command explains itself with --help. Two options go with all of them: --debug (or ARRA_DEBUG=1) \
-shows where an error came from, and --version prints the version.
+Every command explains itself with --help. Two options go with all of them: --debug (or \
+ARRA_DEBUG=1) shows where an error came from, and --version prints the version.
 
 Exit codes: 0 done, 1 failed, 2 wrong argument or input, 3 parts that do not belong together, \
 4 training diverged, 130 interrupted."""
@@ -46,17 +49,30 @@ def _run(arguments: Sequence[str]) -> int:
     """Parse and run; the exit code."""
     import tyro
 
-    chosen = arguments[0] if arguments else "--help"
-    # Only the module of the command that runs is imported; help needs them all.
-    names = [chosen] if chosen in command_names() else command_names()
-    code = tyro.extras.subcommand_cli_from_dict(
-        {name: _command(name) for name in names},
+    names = command_names()
+    if arguments and arguments[0] in names:  # only the command that runs is imported
+        name = arguments[0]
+        choices = [tyro.conf.subcommand(name, constructor=_command(name))]
+    else:  # the list of commands shows the first paragraph of each one's help
+        choices = [
+            tyro.conf.subcommand(name, constructor=_command(name), description=_first(name))
+            for name in names
+        ]
+    # A union of one alternative is not a choice for tyro; the hidden None makes it one.
+    alternatives: list[Any] = [Annotated[Any, choice] for choice in choices]
+    alternatives.append(Annotated[None, tyro.conf.Suppress])
+    code = tyro.cli(
+        Union[tuple(alternatives)],
         prog="arra",
         description=_DESCRIPTION,
         args=list(arguments) or ["--help"],
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    return code or 0
+    return code if isinstance(code, int) else 0
+
+
+def _first(name: str) -> str:
+    return inspect.cleandoc(_command(name).__doc__ or "").split("\n\n")[0]
 
 
 def _explain(error: BaseException, debug: bool) -> None:

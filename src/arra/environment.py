@@ -68,11 +68,13 @@ def versions() -> dict[str, str]:
 def source_tree() -> Path | None:
     """The root of the source tree that arra runs from, or None when it runs from a wheel."""
     root = Path(__file__).resolve().parents[2]
-    return root if (root / "pyproject.toml").is_file() and (root / "src" / "arra").is_dir() else None
+    return (
+        root if (root / "pyproject.toml").is_file() and (root / "src" / "arra").is_dir() else None
+    )
 
 
 def commit() -> str | None:
-    """The git commit of the source tree, with "+changes" if files differ from it; None if unknown."""
+    """The git commit of the source tree, "+changes" added if files differ from it, or None."""
     root = source_tree()
     if root is None or not (root / ".git").exists():
         return None

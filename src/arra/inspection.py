@@ -119,7 +119,7 @@ def _arrow_rows(path: Path) -> int:
 
 
 def _side_files(folder: Path) -> dict[str, Any]:
-    """The small JSON files of a folder by name, but for `config.json`; None stands for a large one."""
+    """The small JSON files of a folder but for `config.json`; None stands for a large one."""
     found: dict[str, Any] = {}
     for file in sorted(folder.glob("*.json")):
         if file.name != "config.json":

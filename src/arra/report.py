@@ -1,4 +1,4 @@
-"""The report of a run: `report.json` for programs, `report.html` for people, `grid.png` for a README.
+"""The report of a run: `report.json` for programs, `report.html` for people, and `grid.png`.
 
 The types here are the format of `report.json`. Accuracies and errors are shares between 0 and 1.
 """
@@ -183,8 +183,8 @@ def labels(report: Report, pictures: Pictures) -> dict[str, str]:
 def check_pictures(pictures: Pictures) -> None:
     """`InputError` when an array is not (N, H, W, 3) uint8 or numbers of pictures differ."""
     n = len(pictures.captions)
-    arrays = {f"arms[{name!r}]": array for name, array in pictures.arms.items()}
-    arrays["real"] = pictures.real
+    arrays = {"real": pictures.real}
+    arrays |= {f"arms[{name!r}]": array for name, array in pictures.arms.items()}
     for name, array in arrays.items():
         _picture_array(array, f"pictures.{name}", n)
     for kind, verdicts in (("right", pictures.right), ("read", pictures.read)):

@@ -1,4 +1,4 @@
-"""The picture `grid.png`: prompts side by side, one row for the real scenes and one for each arm."""
+"""The picture `grid.png`: prompts side by side, a row for the real scenes and one for each arm."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from arra.report import Pictures
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _CELL = 132  # least side of an enlarged picture, in pixels
 _GAP = 12
@@ -60,14 +62,12 @@ def draw_grid(
     return canvas
 
 
-def _write(
-    pen: ImageDraw.ImageDraw, lines: list[str], x: int, y: int, font: ImageFont.ImageFont
-) -> None:
+def _write(pen: ImageDraw.ImageDraw, lines: list[str], x: int, y: int, font: Font) -> None:
     for number, line in enumerate(lines):
         pen.text((x, y + number * _LINE), line, fill=_INK, font=font)
 
 
-def _wrap(text: str, font: ImageFont.ImageFont, width: int) -> list[str]:
+def _wrap(text: str, font: Font, width: int) -> list[str]:
     """`text` in lines of at most `width` pixels, as far as its words allow."""
     lines: list[str] = []
     for word in text.split():

@@ -1,4 +1,4 @@
-"""The page `report.html`: one file with everything in it, for a screen of any size, light or dark."""
+"""The page `report.html`: one file with everything in it, for any screen, light or dark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from arra.charts import Series, line_chart
+from arra.charts import Series, course, line_chart
 from arra.report import PARTS, Interval, Pictures, Report, labels
 
 _FIRST = 24  # prompts that are shown at once; the others are behind a click
@@ -58,8 +58,8 @@ def headline(report: Report) -> str:
         return "This run did not measure how many prompts were drawn as asked."
     of = f" of {report['prompts']} held-out prompts" if "prompts" in report else " of the prompts"
     start = (
-        f"With alignment the model drew {aligned['value']:.0%}{of} as asked, "
-        f"without alignment {baseline['value']:.0%}: "
+        f"With alignment the model drew {_share(aligned['value'])}{of} as asked, "
+        f"without alignment {_share(baseline['value'])}: "
     )
     sign = _sign(report)
     if sign is None:
@@ -70,7 +70,7 @@ def headline(report: Report) -> str:
 
 
 def _sign(report: Report) -> int | None:
-    """1 or -1 where the difference between the arms is more than chance, 0 where it may be chance."""
+    """1 or -1 where the difference of the arms is more than chance, 0 where it may be chance."""
     difference = report.get("differences", {}).get("all")
     if difference is None:
         arms = report["arms"]
@@ -90,11 +90,8 @@ def _sign(report: Report) -> int | None:
 def detail(report: Report) -> str:
     """The second sentence: the parts of the prompt, and how well the reader itself reads."""
     accuracy = report["arms"]["aligned"]["prompt_accuracy"]
-    parts = [
-        f"{part} {accuracy[part]['value']:.0%}"  # type: ignore[literal-required]
-        for part in ("digit", "colour", "relation")
-        if accuracy[part]["value"] is not None  # type: ignore[literal-required]
-    ]
+    values = {part: accuracy[part]["value"] for part in PARTS if part != "all"}  # type: ignore[literal-required]
+    parts = [f"{part} {_share(value)}" for part, value in values.items() if value is not None]
     text = f"With alignment, part by part: {', '.join(parts)}. " if parts else ""
     difference = report.get("differences", {}).get("all")
     if difference is not None and difference["value"] is not None:
@@ -103,7 +100,7 @@ def detail(report: Report) -> str:
     if error is not None:
         text += (
             "A small network reads the pictures; "
-            f"it misreads {error:.0%} of real scenes, which bounds what can be measured."
+            f"it misreads {_share(error)} of real scenes, which bounds what can be measured."
         )
     return text.strip()
 
@@ -113,6 +110,11 @@ def _points(difference: Interval) -> str:
     if difference["low"] is None or difference["high"] is None:
         return text
     return text + f" ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
+
+
+def _share(value: float) -> str:
+    """A share as whole per cent, which a line break does not part from its sign."""
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def duration(seconds: float | None) -> str:
@@ -143,7 +145,7 @@ def _prompt(pictures: Pictures, names: Mapping[str, str], index: int) -> dict[st
         alt = f"real scene: {caption}"
         cells.append({"label": "real", "uri": data_uri(pictures.real[index]), "alt": alt})
     for name, array in pictures.arms.items():
-        cell = {"label": names[name], "uri": data_uri(array[index])}
+        cell: dict[str, Any] = {"label": names[name], "uri": data_uri(array[index])}
         cell["alt"] = f"drawn {names[name]}: {caption}"
         if name in pictures.right:
             cell["right"] = bool(pictures.right[name][index])
@@ -167,10 +169,10 @@ def _charts(report: Report, names: Mapping[str, str]) -> list[dict[str, Any]]:
             x = [float(point["step"]) for point in mine]
             series.append(Series(names.get(arm, arm), x, [p["losses"][loss] for p in mine]))
         title = loss.replace("_", " ").replace("/", ": ")
-        svg = line_chart(series, title, "step", title)
+        svg = line_chart(series, title, "step")
         if svg:
             legend = [
-                {"arm": i, "label": s.label, "last": f"{s.y[-1]:.4g}"}
+                {"arm": i, "label": s.label, "last": f"{course(s.y)[-1]:.4g}"}
                 for i, s in enumerate(series)
                 if s.y
             ]
@@ -178,20 +180,20 @@ def _charts(report: Report, names: Mapping[str, str]) -> list[dict[str, Any]]:
     return charts
 
 
-def _number(value: Any, form: str = "{:.4g}") -> str:
+def _number(value: Any, form: str = "{:.4g}", unit: str = "", scale: float = 1.0) -> str:
     """A number or an interval as text; a dash where nothing was measured."""
-    if not isinstance(value, dict):
-        return "–" if value is None else form.format(value)
-    if value["value"] is None:
+    interval = value if isinstance(value, dict) else {"value": value, "low": None, "high": None}
+    if interval["value"] is None:
         return "–"
-    text = form.format(value["value"])
-    if value["low"] is None or value["high"] is None:
+    text = form.format(scale * interval["value"]) + unit
+    if interval["low"] is None or interval["high"] is None:
         return text
-    return f"{text} ({form.format(value['low'])} to {form.format(value['high'])})"
+    low, high = (form.format(scale * interval[end]) for end in ("low", "high"))
+    return f"{text} ({low} to {high})"
 
 
 def _percent(value: Any) -> str:
-    return _number(value, "{:.1%}").replace("%", " %")
+    return _number(value, "{:.1f}", "\N{NO-BREAK SPACE}%", 100.0)
 
 
 def _measures(report: Report) -> list[dict[str, Any]]:

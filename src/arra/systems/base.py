@@ -1,7 +1,7 @@
 """Published systems: what they are, how they are found, and how their claims are run.
 
 A system is a subpackage `arra.systems.<slug>` whose `__init__` has a constant `SYSTEM`. Adding the
-folder is all there is to registering it. The result of its claim is the file `result.json` beside it.
+folder is all there is to registering it. The result of its claim is `result.json` in that folder.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class System:
     summary: str
     """Its idea in one sentence."""
     claim: Claim
-    """Runs the experiment; give `deferred("package.module:function")` so that listing stays cheap."""
+    """Runs the experiment. Give `deferred("package.module:function")`: then listing stays cheap."""
     seeds: int = 5
     """How many seeds a result that is to be recorded needs."""
 

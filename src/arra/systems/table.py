@@ -1,4 +1,4 @@
-"""The page of the documentation that shows every system with its result, generated from the results.
+"""The page of the documentation that shows every system with what its claim measured.
 
 `python -m arra.systems.table --write docs/systems.md` writes it; without `--write` it is printed.
 """
@@ -14,8 +14,8 @@ from arra.systems.results import ClaimResult, Measure
 
 _HEAD = """# Systems
 
-This page is generated from the results by `make docs-table`; do not edit it. `arra reproduce SLUG` runs
-a claim again. A number in brackets is the interval that the claim computed over its seeds or prompts.
+This page is generated from the results by `make docs-table`; do not edit it. `arra reproduce SLUG`
+runs a claim again. In brackets: the interval that the claim computed over its seeds or prompts.
 """
 
 
