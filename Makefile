@@ -4,7 +4,10 @@
 # Variables: PYTHON (3.11 or newer), OUT (where the demo writes), TORCH_INDEX (a package index for torch,
 # such as https://download.pytorch.org/whl/cpu: the usual Linux wheel brings CUDA, which is large).
 
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+# The first that runs and is new enough; that a name is on the PATH does not say that it works.
+NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do \
+	$$name -c $(NEW_ENOUGH) 2>/dev/null && { echo $$name; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
@@ -31,7 +34,7 @@ help:  ## show this list
 
 # The stamps: what is installed stays installed until the requirements change.
 $(BASE): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@$(or $(PYTHON),false) -c $(NEW_ENOUGH) || \
 		{ echo "arra needs Python 3.11 or newer; name one: make demo PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "installing into $(VENV): about a minute where the packages are near" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

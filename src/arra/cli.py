@@ -68,6 +68,7 @@ def _run(arguments: Sequence[str]) -> int:
         args=list(arguments) or ["--help"],
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    sys.stdout.flush()  # here, so that a closed pipe is noticed where it is handled
     return code if isinstance(code, int) else 0
 
 
