@@ -116,6 +116,13 @@ class _Run:
         with torch.random.fork_rng(devices=cuda):
             yield
 
+    def _seed(self, seed: int) -> None:
+        # torch.manual_seed seeds every kind of device, and where CUDA is not in use it keeps each
+        # call in a list for later, with a stack trace.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type in ("cuda", "mps"):
+            getattr(torch, self.device.type).manual_seed(seed)
+
     def prepare(self) -> None:
         """Move, compile, wrap, and restore or begin."""
         config = self.config
@@ -159,7 +166,7 @@ class _Run:
 
     def _attempt(self) -> None:
         """One forward and backward pass as training does it, thrown away."""
-        torch.manual_seed(self.config.seed)
+        self._seed(self.config.seed)
         batch = self.batches.batch(self.start, 0, self.rank, self.world).to(self.device)
         with self.accelerator.autocast():
             total, _ = self.joint(batch, self.joint.weights(self.start))
@@ -233,7 +240,7 @@ class _Run:
             scales = {i: weight * share[i] * self.world for i, weight in weights.items()}
             last = micro == len(micros) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                torch.manual_seed(step_seed(self.config.seed, step, micro, self.rank))
+                self._seed(step_seed(self.config.seed, step, micro, self.rank))
                 total, found = self.model(batch.to(self.device), scales)
                 self.accelerator.backward(total)
             losses += torch.stack([found[i] * share[i] for i in weights])
@@ -291,7 +298,7 @@ class _Run:
                 self.generator.eval()
                 for validator in validators:
                     # The same random numbers each time: differences are the weights'.
-                    torch.manual_seed(self.config.seed)
+                    self._seed(self.config.seed)
                     results |= validator(self.generator, done, self.folder)
             for module, mode in modes:
                 module.training = mode
