@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from arra.codecs.base import Codec, CodecOutput
-from arra.data.blocks import ArrayRow
+from arra.data.blocks import BlockRow
 from arra.encoders.base import Encoder, Features
 from arra.errors import InputError
 from arra.registry import Registry
@@ -94,15 +94,24 @@ class BrokenRow(InputError):
 
 
 @dataclass(frozen=True)
+class NotedRow(BlockRow):
+    """A row with remarks."""
+
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class NoiseSource:
-    """Pictures of noise, row by row; some rows are bad, and one can kill its process once."""
+    """Pictures of noise, row by row; some rows are bad, and one can kill its process."""
 
     rows: int = 100
     bad: tuple[int, ...] = ()
     seed: int = 0
     killer: int = -1
-    """Reading this row kills the process with SIGKILL, once, if `marker` does not exist."""
+    """Reading this row kills the process with SIGKILL, unless `marker` exists; and makes it."""
     marker: str = ""
+    noted: tuple[int, ...] = ()
+    problems: tuple[BrokenRow, ...] = ()
 
     def __len__(self) -> int:
         return self.rows
@@ -114,14 +123,17 @@ class NoiseSource:
     def caption(self, index: int) -> str:
         return " ".join(["a picture", "of noise", f"number {index}"][: index % 3 + 1])
 
-    def read(self, index: int) -> ArrayRow:
-        if index == self.killer and not Path(self.marker).exists():
-            Path(self.marker).touch()
+    def read(self, index: int) -> BlockRow:
+        if index == self.killer and not (self.marker and Path(self.marker).exists()):
+            if self.marker:
+                Path(self.marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if index in self.bad:
             raise BrokenRow(f"noise/{index}.png", "is not a picture")
         image = Image.fromarray(self.picture(index))
-        return ArrayRow(f"noise/{index}.png", image, self.caption(index))
+        if index in self.noted:
+            return NotedRow(f"noise/{index}.png", image, self.caption(index), ("upside down",))
+        return BlockRow(f"noise/{index}.png", image, self.caption(index))
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "noise", "seed": self.seed, "bad": self.bad}

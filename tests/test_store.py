@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from arra.codecs.base import Codec
+from arra.data import crew
 from arra.data.blocks import ArrayPictures, ScenePictures
-from arra.data.make import to_pixels
+from arra.data.make import Maker, to_pixels
 from arra.data.prepare import prepare, prepare_arrays
 from arra.data.scenes import DigitScenes
 from arra.data.store import PreparedStore
@@ -37,7 +38,7 @@ from arra.data.tokenizer import (
 )
 from arra.errors import ArraError, InputError, ProvenanceError
 from arra.registry import codecs
-from store_parts import NoiseSource, PatchCodec, PatchEncoder
+from store_parts import BrokenRow, NoiseSource, PatchCodec, PatchEncoder
 
 CODEC = PatchCodec(PatchCodec.Config())
 ENCODER = PatchEncoder(PatchEncoder.Config())
@@ -343,6 +344,22 @@ def test_bad_rows_are_skipped_counted_and_named(tmp_path, words):
     ]
 
 
+def test_problems_of_the_listing_and_notes_are_reported_also_after_damage(tmp_path, words):
+    problems = (BrokenRow("lost \udcff.png", "has no caption"),)
+    source = NoiseSource(70, bad=(1,), noted=(2, 69), problems=problems)
+    store = make(source, tmp_path / "s", words)
+    assert store.provenance.bad_rows == 2
+    report = json.loads((tmp_path / "s/report.json").read_text())
+    assert report["reasons"] == {"has no caption": 1, "is not a picture": 1}
+    assert report["rows"][0]["row"] is None
+    assert report["rows"][0]["name"] == "lost \\udcff.png"
+    assert [note["row"] for note in report["notes"]] == [2, 69]
+    whole = contents(tmp_path / "s")
+    (tmp_path / "s/shards/000000.arrow").unlink()
+    make(source, tmp_path / "s", words)
+    assert contents(tmp_path / "s") == whole
+
+
 def test_a_shard_of_bad_rows_only_is_empty(tmp_path, words):
     store = make(NoiseSource(96, bad=tuple(range(32, 64))), tmp_path / "s", words, bad_share=0.5)
     assert len(store) == 64
@@ -450,6 +467,29 @@ def test_workers_write_the_same_bytes_and_one_may_die(tmp_path, words, caplog):
     assert (tmp_path / "marker").exists()
     assert "a worker died (exit code -9): rows 64 to 95 are made again" in caplog.text
     assert contents(tmp_path / "crew") == contents(tmp_path / "alone")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_what_goes_wrong_in_workers_is_said(tmp_path, words, monkeypatch, caplog):
+    loud = PatchEncoder(PatchEncoder.Config(gain=1e6))
+    monkeypatch.setattr(crew, "_START", "fork")  # quicker, and safe with one worker
+    with pytest.raises(InputError, match=r"noise/0\.png.*feature_dtype"):
+        make(NoiseSource(9), tmp_path / "a", words, encoder=loud, workers=1)
+    with pytest.raises(ArraError, match="workers died 3 times over rows 32 to 39"):
+        make(NoiseSource(40, killer=35), tmp_path / "b", words, workers=1)
+    assert caplog.text.count("a worker died") == 2
+    assert [path.name for path in (tmp_path / "b/shards").glob("[!.]*")] == ["000000.arrow"]
+    monkeypatch.setattr(Maker, "load", lambda job: os._exit(3))
+    with pytest.raises(ArraError, match=r"before it could start \(exit code 3\).*__main__"):
+        make(NoiseSource(9), tmp_path / "c", words, workers=1)
+
+
+def test_a_source_that_cannot_travel_is_refused(tmp_path, words):
+    class Local(NoiseSource):
+        pass
+
+    with pytest.raises(InputError, match=r"cannot be sent to worker processes.*workers=0"):
+        make(Local(9), tmp_path / "s", words, workers=1)
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, words):

@@ -69,7 +69,7 @@ class BlockSource(Protocol):
 
 
 @dataclass(frozen=True)
-class ArrayRow:
+class BlockRow:
     """One row of a block."""
 
     key: str
@@ -86,10 +86,10 @@ class _Blocks:
     def block(self, start: int, stop: int) -> PictureBlock:
         raise NotImplementedError
 
-    def read(self, index: int) -> ArrayRow:
+    def read(self, index: int) -> BlockRow:
         """Row `index` as a picture."""
         block = self.block(index, index + 1)
-        return ArrayRow(block.keys[0], Image.fromarray(block.pictures[0]), block.captions[0])
+        return BlockRow(block.keys[0], Image.fromarray(block.pictures[0]), block.captions[0])
 
 
 class ArrayPictures(_Blocks):

@@ -23,6 +23,8 @@ from arra.data.make import Job, Maker, ShardResult
 from arra.errors import ArraError, InputError
 
 logger = logging.getLogger(__name__)
+# Forking a process that holds threads (of torch, of the tokenizer) can lock up.
+_START = "spawn"
 _TRIES = 3  # deaths over one shard before it is the shard's fault
 
 
@@ -51,7 +53,7 @@ def _work(connection: Connection, job: Job) -> None:
 
 class _Worker:
     def __init__(self, job: Job):
-        context = multiprocessing.get_context("spawn")
+        context: Any = multiprocessing.get_context(_START)
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, job), daemon=True)
         try:

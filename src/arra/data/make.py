@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +48,48 @@ class BadEntry:
 
 
 @dataclass(frozen=True)
+class NoteEntry:
+    """Something that the source decided about a good row, such as to use the first frame only."""
+
+    row: int
+    name: str
+    note: str
+
+
+@dataclass
+class Remarks:
+    """What is to be reported about some rows."""
+
+    bad: list[BadEntry] = field(default_factory=list)
+    notes: list[NoteEntry] = field(default_factory=list)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Remarks:
+        """From JSON values."""
+        return cls([BadEntry(**b) for b in plain["bad"]], [NoteEntry(**n) for n in plain["notes"]])
+
+    def within(self, start: int, stop: int) -> Remarks:
+        """Those about the rows [start, stop) of the source."""
+        bad = [b for b in self.bad if b.row is not None and start <= b.row < stop]
+        return Remarks(bad, [n for n in self.notes if start <= n.row < stop])
+
+    def __iadd__(self, other: Remarks) -> Remarks:
+        self.bad += other.bad
+        self.notes += other.notes
+        return self
+
+
+@dataclass(frozen=True)
 class ShardResult:
-    """A finished shard and the rows that it leaves out."""
+    """A finished shard and what there is to report about its rows."""
 
     entry: ShardEntry
-    bad: tuple[BadEntry, ...]
+    remarks: Remarks
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> ShardResult:
         """From JSON values."""
-        return cls(ShardEntry(**plain["entry"]), tuple(BadEntry(**bad) for bad in plain["bad"]))
+        return cls(ShardEntry(**plain["entry"]), Remarks.from_plain(plain["remarks"]))
 
 
 @dataclass(frozen=True)
@@ -175,22 +207,22 @@ class Maker:
     def make(self, number: int, advance: Callable[[int], None]) -> ShardResult:
         """Write shard `number` and remember that it is finished; `advance` hears of rows done."""
         start, stop = self.job.span(number)
-        bad: list[BadEntry] = []
+        remarks = Remarks()
         path = self.job.shard_path(number)
         with disk_errors(self.job.folder):
-            rows = write_shard(path, self.job.form, self._blocks(start, stop, bad, advance))
+            rows = write_shard(path, self.job.form, self._blocks(start, stop, remarks, advance))
             entry = ShardEntry(path.name, start, stop, rows, sha256_of_file(path))
-            result = ShardResult(entry, tuple(bad))
+            result = ShardResult(entry, remarks)
             self.job.note(number, result)
         return result
 
     def _blocks(
-        self, start: int, stop: int, bad: list[BadEntry], advance: Callable[[int], None]
+        self, start: int, stop: int, remarks: Remarks, advance: Callable[[int], None]
     ) -> Iterator[RowBlock]:
         keys: list[str] = []
         pictures: list[np.ndarray] = []
         captions: list[str] = []
-        for key, picture, caption in self._good_rows(start, stop, bad, advance):
+        for key, picture, caption in self._good_rows(start, stop, remarks, advance):
             keys.append(key)
             pictures.append(picture)
             captions.append(caption)
@@ -201,7 +233,7 @@ class Maker:
             yield self._encode(keys, pictures, captions)
 
     def _good_rows(
-        self, start: int, stop: int, bad: list[BadEntry], advance: Callable[[int], None]
+        self, start: int, stop: int, remarks: Remarks, advance: Callable[[int], None]
     ) -> Iterator[tuple[str, np.ndarray, str]]:
         """Key, fitted picture (S, S, 3) uint8 and caption of each row that can be used."""
         size, step = int(self.job.settings.picture["size"]), self.job.settings.batch
@@ -209,12 +241,12 @@ class Maker:
         fast = isinstance(source, BlockSource) and source.side == size
         for first in range(start, stop, step):
             last = min(first + step, stop)
-            read = self._read_block(first, last) if fast else self._read_rows(first, last, bad)
+            read = self._read_block(first, last) if fast else self._read_rows(first, last, remarks)
             for index, key, picture, caption in read:
                 if _is_text(key) and _is_text(caption):
                     yield key, picture, caption
                 else:
-                    bad.append(
+                    remarks.bad.append(
                         BadEntry(index, ascii(key), "its caption or key is not valid Unicode")
                     )
             advance(last - first)
@@ -227,7 +259,7 @@ class Maker:
             yield start + offset, key, picture, caption
 
     def _read_rows(
-        self, start: int, stop: int, bad: list[BadEntry]
+        self, start: int, stop: int, remarks: Remarks
     ) -> Iterator[tuple[int, str, np.ndarray, str]]:
         for index in range(start, stop):
             try:
@@ -236,8 +268,9 @@ class Maker:
                 # Only a bad row has these two; any other error is not the fault of one row.
                 if not (hasattr(error, "name") and hasattr(error, "reason")):
                     raise
-                bad.append(BadEntry.of(index, error))
+                remarks.bad.append(BadEntry.of(index, error))
                 continue
+            remarks.notes += [NoteEntry(index, row.key, n) for n in getattr(row, "notes", ())]
             yield index, row.key, np.asarray(self._fitted(row.image)), row.caption
 
     def _fitted(self, image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ that an undisturbed call would have written (on the same machine, with the same 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,7 @@ from arra.data.make import (
     BadEntry,
     Job,
     Maker,
+    Remarks,
     ShardResult,
     column,
     disk_errors,
@@ -219,14 +220,13 @@ def _save_parts(folder: Path, codec: Codec, tokenizer: PreTrainedTokenizerBase) 
 def _make_all(
     job: Job, maker: Maker, workers: int, bad_share: float, quiet: bool
 ) -> list[ShardResult]:
-    problems = _problems(job.source)
     results = {n: found for n in job.shards if (found := job.noted(n)) is not None}
 
     def finished(number: int, result: ShardResult) -> None:
         results[number] = result
-        _check_bad(_all_bad(problems, results.values()), len(job.source) + len(problems), bad_share)
+        _check_bad(job.source, results.values(), bad_share)
 
-    _check_bad(_all_bad(problems, results.values()), len(job.source) + len(problems), bad_share)
+    _check_bad(job.source, results.values(), bad_share)
     todo = [number for number in job.shards if number not in results]
     with track("prepare", len(job.source), quiet) as task:
         if results:
@@ -250,16 +250,17 @@ def _make(
         finished(number, maker.make(number, advance))
 
 
-def _problems(source: Source) -> list[BadEntry]:
-    """What the source found wrong when it listed its rows; these have no index."""
-    return [BadEntry.of(None, problem) for problem in getattr(source, "problems", ())]
+def _remarks(source: Source, results: Iterable[ShardResult]) -> Remarks:
+    """All remarks. First what the source found wrong when it listed its rows: no index there."""
+    everything = Remarks([BadEntry.of(None, bad) for bad in getattr(source, "problems", ())])
+    for result in results:
+        everything += result.remarks
+    return everything
 
 
-def _all_bad(problems: list[BadEntry], results: Any) -> list[BadEntry]:
-    return problems + [bad for result in results for bad in result.bad]
-
-
-def _check_bad(bad: list[BadEntry], total: int, share: float) -> None:
+def _check_bad(source: Source, results: Iterable[ShardResult], share: float) -> None:
+    bad = _remarks(source, results).bad
+    total = len(source) + sum(entry.row is None for entry in bad)
     if len(bad) <= share * total:
         return
     first = "; ".join(f"{b.name}: {b.reason}" for b in bad[:5])
@@ -271,12 +272,17 @@ def _check_bad(bad: list[BadEntry], total: int, share: float) -> None:
 
 def _finish(job: Job, results: list[ShardResult]) -> None:
     """Report, then provenance: with it the store exists. Then what was only for the work goes."""
-    bad = _all_bad(_problems(job.source), results)
+    remarks = _remarks(job.source, results)
     rows = sum(result.entry.rows for result in results)
     if rows == 0:
         raise InputError(f"{job.folder}: not one row can be used")
-    reasons = dict(Counter(entry.reason for entry in bad).most_common())
-    report = {"good": rows, "bad": len(bad), "reasons": reasons, "rows": bad}
+    report = {
+        "good": rows,
+        "bad": len(remarks.bad),
+        "reasons": dict(Counter(entry.reason for entry in remarks.bad).most_common()),
+        "rows": remarks.bad,
+        "notes": remarks.notes,
+    }
     write_json(job.folder / REPORT, report)
     provenance = Provenance(
         format=FORMAT,
@@ -285,7 +291,7 @@ def _finish(job: Job, results: list[ShardResult]) -> None:
         codes_shape=job.form.codes_shape,
         feature_shapes=job.form.feature_shapes,
         rows=rows,
-        bad_rows=len(bad),
+        bad_rows=len(remarks.bad),
         shards=tuple(result.entry for result in results),
     )
     sweep(job.folder)  # of workers that died

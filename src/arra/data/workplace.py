@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from arra.data.make import WORK, BadEntry, Job, ShardResult
+from arra.data.make import WORK, Job, Remarks, ShardResult
 from arra.data.store import (
     CODEC,
     MANIFEST,
@@ -107,11 +107,11 @@ def _recall(job: Job) -> None:
     """Note the shards of a finished store as finished, so that only damaged ones are made again."""
     try:
         entries = Provenance.read(job.folder / MANIFEST).shards
-        rows = read_json(job.folder / REPORT)["rows"]
-        bad = [BadEntry(**row) for row in rows if row["row"] is not None]
+        report = read_json(job.folder / REPORT)
+        remarks = Remarks.from_plain({"bad": report["rows"], "notes": report["notes"]})
     except (InputError, KeyError, TypeError):
         return  # nothing to go by: all shards are made again
     for number, entry in zip(job.shards, entries, strict=False):
-        mine = tuple(b for b in bad if b.row is not None and entry.start <= b.row < entry.stop)
-        if len(mine) + entry.rows == entry.stop - entry.start:
+        mine = remarks.within(entry.start, entry.stop)
+        if len(mine.bad) + entry.rows == entry.stop - entry.start:
             job.note(number, ShardResult(entry, mine))
