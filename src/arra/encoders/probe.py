@@ -17,7 +17,7 @@ def linear_probe(
     """Share of test labels (N,) that logistic regression reads off features (N, D).
 
     Features are standardised by the training features; `penalty` is the inverse of scikit-learn's
-    C. Deterministic. Logistic, not least squares: the latter hides the middle one of ordered classes.
+    C. Deterministic. Logistic, as least squares hides the middle one of ordered classes.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

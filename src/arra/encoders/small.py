@@ -96,7 +96,8 @@ class _ConvBody(nn.Module):
         super().__init__()
         places, narrow = config.grid**2, max(config.width // 4, 1)
         # channels last: a quarter faster on CPUs
-        self.layers = _convolutions(config).to(memory_format=torch.channels_last)
+        self.layers = _convolutions(config)
+        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.norm = nn.LayerNorm(config.width)
         # A mean over places forgets where things are; a narrow copy of every place remembers.
         self.narrow = nn.Linear(config.width, narrow)
@@ -161,7 +162,7 @@ class SmallEncoder(Encoder):
             return cls(config)
 
     @classmethod
-    def tiny(cls) -> SmallEncoder:  # type: ignore[override]
+    def tiny(cls) -> SmallEncoder:
         """16 pixels, a grid of 4 x 4."""
         return cls.seeded(
             SmallConfig(width=16, depth=1, dim=8, preprocessing=Preprocessing(size=16))

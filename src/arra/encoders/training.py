@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -20,17 +20,16 @@ from arra.encoders.text import SmallTextConfig, SmallTextEncoder, vocabulary_of
 from arra.errors import InputError, TrainingDiverged
 from arra.progress import track
 
-ObjectiveName = Literal["contrastive", "instance", "masked"]
-
 
 @dataclass(frozen=True)
 class EncoderTraining:
     """How an encoder is trained. Training ends at `steps` or `seconds`, whichever comes first."""
 
-    objective: ObjectiveName = "masked"
+    objective: str = "masked"
     """"contrastive": pictures with their captions (CLIP, 2103.00020). "instance": two views of one
     picture (SimCLR, 2002.05709). "masked": hidden patches from the rest, and the whole picture from
-    CLS alone."""
+    CLS alone. Names joined by "+" are trained as a sum: captions teach what to tell apart, the
+    others what captions leave open."""
     steps: int | None = 300
     """Optimiser steps; None: as many as `seconds` allow."""
     seconds: float | None = None
@@ -53,9 +52,10 @@ class EncoderTraining:
     """Of initial weights, order, views and masks."""
 
     def __post_init__(self) -> None:
-        if self.objective not in _OBJECTIVES:
+        if not set(self.names) <= set(_OBJECTIVES) or len(set(self.names)) < len(self.names):
             raise InputError(
-                f"EncoderTraining.objective: {self.objective!r}, expected {', '.join(_OBJECTIVES)}"
+                f"EncoderTraining.objective: {self.objective!r}, expected "
+                f"{', '.join(_OBJECTIVES)}, or several of them joined by '+'"
             )
         if self.steps is None and self.seconds is None:
             raise InputError("EncoderTraining: expected steps or seconds, both are None")
@@ -67,6 +67,11 @@ class EncoderTraining:
             raise InputError(
                 f"EncoderTraining.masked: {self.masked}, expected 0 <= low <= high < 1"
             )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The objectives one by one."""
+        return tuple(self.objective.split("+"))
 
 
 @dataclass(frozen=True)
@@ -226,14 +231,16 @@ def train_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         encoder = SmallEncoder(config)
-        objective = _OBJECTIVES[training.objective](encoder, training, captions).to(device)
+        objectives = nn.ModuleDict(
+            {name: _OBJECTIVES[name](encoder, training, captions) for name in training.names}
+        ).to(device)
     encoder.to(device).network.requires_grad_(True).train()
     start = time.monotonic()
-    losses = _run(encoder, objective, pictures, training, torch.device(device), quiet)
+    losses = _run(encoder, objectives, pictures, training, torch.device(device), quiet)
     encoder.freeze()
-    text = (
-        objective.text.eval().requires_grad_(False) if training.objective == "contrastive" else None
-    )
+    text = None
+    if "contrastive" in objectives:
+        text = cast(SmallTextEncoder, objectives["contrastive"].text).eval().requires_grad_(False)
     report = EncoderReport(
         objective=training.objective,
         losses=tuple(losses),
@@ -243,12 +250,12 @@ def train_encoder(
         parameters=sum(p.numel() for p in encoder.parameters()),
         training=asdict(training),
     )
-    return TrainedEncoder(encoder, text, report)  # type: ignore[arg-type]
+    return TrainedEncoder(encoder, text, report)
 
 
 def _run(
     encoder: SmallEncoder,
-    objective: nn.Module,
+    objectives: nn.ModuleDict,
     pictures: Tensor,
     training: EncoderTraining,
     device: torch.device,
@@ -256,7 +263,7 @@ def _run(
 ) -> list[float]:
     """The loss of every step."""
     generator = torch.Generator().manual_seed(training.seed)
-    weights = [*encoder.network.parameters(), *objective.parameters()]
+    weights = [*encoder.network.parameters(), *objectives.parameters()]
     # Norms, biases and other vectors are not decayed: decay would only pull them to zero.
     groups = [
         {"params": [w for w in weights if w.ndim > 1], "weight_decay": training.weight_decay},
@@ -273,7 +280,8 @@ def _run(
                 group["lr"] = training.learning_rate * _schedule(done)
             rows = next(order)
             pixels = encoder.config.preprocessing.normalise(pictures[rows].to(device))
-            loss = objective(encoder, pixels, rows, generator)
+            terms = [one(encoder, pixels, rows, generator) for one in objectives.values()]
+            loss = torch.stack(terms).sum()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(weights, training.clip)
@@ -315,7 +323,7 @@ def _check(pictures: Tensor, captions: Sequence[str] | None, training: EncoderTr
         )
     if len(pictures) < 2:
         raise InputError(f"pictures: {len(pictures)}, expected two or more")
-    if training.objective == "contrastive" and (captions is None or len(captions) != len(pictures)):
+    if "contrastive" in training.names and (captions is None or len(captions) != len(pictures)):
         found = "none" if captions is None else len(captions)
         raise InputError(f"captions: {found}, expected one per picture ({len(pictures)})")
 
