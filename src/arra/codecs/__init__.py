@@ -1,1 +1,7 @@
 """Signals to codes and back, and how each codec is trained."""
+
+# imported so that they register: a saved codec is found by its name
+from arra.codecs.lfq import LFQCodec, LFQConfig
+from arra.codecs.vq import VQCodec, VQConfig
+
+__all__ = ["LFQCodec", "LFQConfig", "VQCodec", "VQConfig"]

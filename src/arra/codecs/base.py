@@ -21,11 +21,12 @@ class CodecOutput:
     codes: Tensor
     """(B, h, w) int64."""
     losses: dict[str, Tensor]
-    """Named scalars, already weighted: their sum is the codec's own loss."""
+    """Named scalars, already weighted: their sum is the codec's own loss (its quantiser's, say).
+    The error of the reconstruction is not among them: training weighs that."""
 
 
 class Codec(Part):
-    """Pictures (B, 3, H, W) float in [-1, 1] to codes (B, h, w) int64 below `vocabulary`, and back."""
+    """Pictures (B, 3, H, W) float in [-1, 1] to codes (B, h, w) int64 < `vocabulary`, and back."""
 
     registry: ClassVar[Registry] = codecs
 

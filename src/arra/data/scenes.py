@@ -241,9 +241,7 @@ class DigitScenes:
         if combinations not in ("seen", "heldout", "all"):
             raise InputError(f"combinations: {combinations!r}, expected seen, heldout or all")
         wanted = {"seen": False, "heldout": True}.get(combinations)
-        self._pairs = [
-            pair for pair in ALL_PAIRS if wanted is None or (pair in HELD_OUT) == wanted
-        ]
+        self._pairs = [pair for pair in ALL_PAIRS if wanted is None or (pair in HELD_OUT) == wanted]
         counts = np.asarray(self.config.counts[: self.config.most], dtype=np.float64)
         self._bounds = np.cumsum(counts / counts.sum())
 

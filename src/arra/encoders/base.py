@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from PIL import Image
@@ -44,9 +44,17 @@ class Features:
 
 
 class Encoder(Part):
-    """A frozen picture encoder."""
+    """A frozen picture encoder: always in evaluation mode, no weight asks for a gradient."""
 
     registry: ClassVar[Registry] = encoders
+
+    def freeze(self) -> Self:
+        """Ask for no gradients and switch to evaluation mode; for the end of `__init__`."""
+        return self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode, also when a model that contains the encoder is trained."""
+        return super().train(False)
 
     @abstractmethod
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:

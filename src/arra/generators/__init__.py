@@ -1,1 +1,3 @@
 """Order, network and head together: what can be trained and sampled."""
+
+from arra.generators import raster as raster  # registers

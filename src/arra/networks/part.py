@@ -51,13 +51,13 @@ class Part(nn.Module, ModelHubMixin):
     def fingerprint(self) -> str:
         """Hex digest of name, configuration and weights: equal parts, equal fingerprints."""
         digest = hashlib.sha256(self.registered_name.encode())
-        settings = dataclasses.asdict(self.config)
-        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            flat = tensor.detach().cpu().contiguous()
-            digest.update(f"{name}{flat.dtype}{tuple(flat.shape)}".encode())
-            digest.update(flat.reshape(-1).view(torch.uint8).numpy())
+        digest.update(json.dumps(self._settings(), sort_keys=True, default=str).encode())
+        digest.update(weights_fingerprint(self).encode())
         return digest.hexdigest()
+
+    def _settings(self) -> dict[str, Any]:
+        """The part of the configuration that, beside the weights, says what the part does."""
+        return dataclasses.asdict(self.config)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Write the part to a folder, whole or not at all."""
@@ -93,11 +93,27 @@ class Part(nn.Module, ModelHubMixin):
         if not issubclass(actual, cls):
             raise InputError(f"{folder}: holds a {saved['name']}, expected {cls.registered_name}")
         part = actual(config_from_plain(actual.Config, saved["config"], where=folder))
-        try:
-            part.load_state_dict(load_file(str(folder / "model.safetensors")))
-        except (RuntimeError, OSError) as error:
-            raise InputError(f"{folder}: the weights do not fit the configuration: {error}") from error
+        part._load_weights(folder)
         return part.eval()
+
+    def _load_weights(self, folder: Path) -> None:
+        """Read the weights; a part that saves none (a mere reference) overrides this."""
+        try:
+            self.load_state_dict(load_file(str(folder / "model.safetensors")))
+        except (RuntimeError, OSError) as error:
+            raise InputError(
+                f"{folder}: the weights do not fit the configuration: {error}"
+            ) from error
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """Hex digest of the names, types, shapes and values of a module's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}{flat.dtype}{tuple(flat.shape)}".encode())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def config_from_plain(config_class: type, values: dict[str, Any], where: str | Path) -> Any:
@@ -110,10 +126,15 @@ def config_from_plain(config_class: type, values: dict[str, Any], where: str | P
     hints = typing.get_type_hints(config_class)
     known = {f.name for f in dataclasses.fields(config_class)}
     if unknown := sorted(set(values) - known):
-        raise InputError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        raise InputError(
+            f"{where}: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}"
+        )
     restored = {}
     for name, value in values.items():
         hint = hints[name]
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        if len(options) == 1 and type(None) in typing.get_args(hint):  # X | None
+            hint = options[0]
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
             value = config_from_plain(hint, value, where)  # type: ignore[arg-type]
         elif isinstance(value, list) and typing.get_origin(hint) is tuple:

@@ -1,1 +1,3 @@
 """Losses over the named outputs of a generator."""
+
+from arra.objectives import alignment as alignment  # registers

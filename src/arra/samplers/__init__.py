@@ -1,1 +1,3 @@
 """Decoding: from a step function to codes."""
+
+from arra.samplers import ancestral as ancestral  # registers

@@ -1,1 +1,1 @@
-"""Published systems as recipes with claims. Only this room and the command line know their names."""
+"""Published systems as recipes with claims. Only this room and the command line name them."""

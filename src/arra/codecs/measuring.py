@@ -1,0 +1,76 @@
+"""How well a codec does: error of the pictures, and how its codes are used."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arra.codecs.base import Codec
+from arra.errors import InputError
+
+
+@dataclass(frozen=True)
+class CodecReport:
+    """How well a codec does on pictures that it was not trained on."""
+
+    mse: float
+    """Mean squared error of pixels in [-1, 1]."""
+    psnr: float
+    """Peak signal-to-noise ratio in dB, 10 log10(4 / mse)."""
+    usage: float
+    """Share of the codes that occur at all."""
+    perplexity: float
+    """exp of the entropy of the codes: how many equally frequent codes there might be."""
+    pictures: int
+    """How many pictures were measured."""
+    steps: int = 0
+    """Optimiser steps of the training, 0 when only measured."""
+    seconds: float = 0.0
+    """Seconds of the training."""
+    history: tuple[dict[str, float], ...] = ()
+    """Named losses along the training, each with its "step" and learning rate "lr"."""
+
+
+def to_float(pictures: Tensor) -> Tensor:
+    """Float (N, 3, H, W) in [-1, 1] of uint8 (N, H, W, 3) or (N, 3, H, W)."""
+    if pictures.dtype != torch.uint8 or pictures.ndim != 4:
+        raise InputError(
+            f"pictures: {pictures.dtype} {tuple(pictures.shape)}, expected uint8 (N, H, W, 3) "
+            "or (N, 3, H, W)"
+        )
+    if pictures.shape[-1] == 3:
+        pictures = pictures.permute(0, 3, 1, 2)
+    if pictures.shape[1] != 3:
+        raise InputError(f"pictures: {tuple(pictures.shape)}, expected three channels")
+    return pictures.float().div_(127.5).sub_(1.0)
+
+
+@torch.no_grad()
+def evaluate_codec(codec: Codec, pictures: Tensor, *, batch: int = 256) -> CodecReport:
+    """Measure `decode(encode(pictures))` of uint8 pictures, or of floats in [-1, 1]."""
+    if len(pictures) == 0:
+        raise InputError("pictures: none to measure the codec on")
+    was_training, device = codec.training, codec.device
+    codec.eval()
+    squared, values = 0.0, 0
+    counts = torch.zeros(codec.vocabulary, dtype=torch.int64)
+    for start in range(0, len(pictures), batch):
+        chunk = pictures[start : start + batch]
+        chunk = (chunk if chunk.is_floating_point() else to_float(chunk)).to(device)
+        codes = codec.encode(chunk)
+        squared += (codec.decode(codes) - chunk).double().square().sum().item()
+        values += chunk.numel()
+        counts += torch.bincount(codes.flatten().cpu(), minlength=codec.vocabulary)
+    codec.train(was_training)
+    share = counts.double() / counts.sum()
+    mse = squared / values
+    return CodecReport(
+        mse=mse,
+        psnr=10.0 * math.log10(4.0 / max(mse, 1e-12)),
+        usage=float((counts > 0).double().mean()),
+        perplexity=math.exp(float(torch.special.entr(share).sum())),
+        pictures=len(pictures),
+    )

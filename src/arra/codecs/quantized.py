@@ -1,0 +1,92 @@
+"""What discrete codecs share: an autoencoder around a quantiser, and the checks of their input."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arra.codecs.autoencoder import AutoencoderConfig, Decoder, Encoder
+from arra.codecs.base import Codec, CodecOutput
+from arra.errors import InputError
+
+
+class QuantizedCodec(Codec):
+    """Encoder, quantiser, decoder. A subclass says how latents (B, D, h, w) become codes and back.
+
+    A configuration of a subclass has a field `autoencoder: AutoencoderConfig`.
+    """
+
+    def __init__(self, config: Any, vocabulary: int, width: int):
+        """`width` is D, the number of dimensions of a latent vector."""
+        super().__init__(config)
+        autoencoder: AutoencoderConfig = config.autoencoder
+        self.vocabulary, self.width = vocabulary, width
+        self.downsample, self.channels = autoencoder.downsample, autoencoder.channels
+        self.encoder = Encoder(autoencoder, width)
+        self.decoder = Decoder(autoencoder, width)
+        # Part of the codec, not of its training: another layout rounds differently, and a latent on
+        # the border between two codes would then change its code from one machine run to the next.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @abstractmethod
+    def nearest(self, latents: Tensor) -> Tensor:
+        """Codes (B, h, w) int64 of latents (B, D, h, w)."""
+
+    @abstractmethod
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Latents (B, D, h, w) of codes (B, h, w); `nearest(lookup(codes))` is `codes`."""
+
+    @abstractmethod
+    def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Quantised latents with straight-through gradient, codes, and weighted losses."""
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        self._check_pictures(pictures)
+        return self.nearest(self.encoder(pictures))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        self._check_codes(codes)
+        return self.decoder(self.lookup(codes)).clamp(-1.0, 1.0).contiguous()
+
+    def forward(self, pictures: Tensor) -> CodecOutput:
+        self._check_pictures(pictures)
+        latents = self.encoder(pictures)
+        # distances and entropies need more digits than an autocast forward has
+        with torch.autocast(latents.device.type, enabled=False):
+            quantized, codes, losses = self.quantize(latents.float())
+        return CodecOutput(self.decoder(quantized), codes, losses)
+
+    def _check_pictures(self, pictures: Tensor) -> None:
+        channels, side = self.channels, self.downsample
+        shape = tuple(pictures.shape)
+        if pictures.ndim != 4 or shape[1] != channels or not pictures.is_floating_point():
+            raise InputError(
+                f"pictures: {shape} {pictures.dtype}, "
+                f"expected float (B, {channels}, H, W) in [-1, 1]"
+            )
+        if shape[2] % side or shape[3] % side or 0 in shape[2:]:
+            raise InputError(
+                f"pictures: {shape[2]} x {shape[3]} pixels, expected multiples of {side}: "
+                "resize or crop them"
+            )
+
+    def _check_codes(self, codes: Tensor) -> None:
+        if codes.ndim != 3 or codes.dtype != torch.int64:
+            raise InputError(
+                f"codes: {tuple(codes.shape)} {codes.dtype}, expected int64 of shape (B, h, w)"
+            )
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.vocabulary:
+            raise InputError(
+                f"codes: values from {int(codes.min())} to {int(codes.max())}, expected 0 to "
+                f"{self.vocabulary - 1}: this is not a picture of this codec"
+            )
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Entropy in nats over the last dimension; 0 log 0 is 0, with a finite gradient."""
+    return -(probabilities * probabilities.clamp_min(1e-12).log()).sum(dim=-1)

@@ -1,0 +1,165 @@
+"""Pictures that are already arrays: sources that skip decoding and fitting."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image
+
+from arra.data.scenes import DigitScenes
+from arra.errors import InputError
+from arra.files import sha256_of_json, to_plain
+
+
+class RowLike(Protocol):
+    """A captioned picture."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def image(self) -> Image.Image: ...
+    @property
+    def caption(self) -> str: ...
+
+
+class Source(Protocol):
+    """What preparation asks of a source of captioned pictures.
+
+    `read` may raise an `InputError` with the attributes `name` and `reason`: a bad row, which is
+    skipped and reported. Sources are picklable, so that worker processes can have their own.
+    """
+
+    def __len__(self) -> int: ...
+    def read(self, index: int) -> RowLike:
+        """Row `index`."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on, as JSON can hold it."""
+        ...
+
+
+@dataclass(frozen=True)
+class PictureBlock:
+    """Consecutive rows of a source whose pictures are arrays."""
+
+    keys: Sequence[str]
+    """n names."""
+    pictures: np.ndarray
+    """(n, H, W, 3) uint8."""
+    captions: Sequence[str]
+    """n captions."""
+
+
+@runtime_checkable
+class BlockSource(Protocol):
+    """A source that can also give many rows of square pictures at once."""
+
+    side: int
+    """Height and width of every picture, in pixels."""
+
+    def block(self, start: int, stop: int) -> PictureBlock:
+        """The rows `start` to `stop`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayRow:
+    """One row of a block."""
+
+    key: str
+    image: Image.Image
+    caption: str
+
+
+class _Blocks:
+    """`read` by way of `block`, for sources that are arrays."""
+
+    side: int
+    problems: tuple[Any, ...] = ()
+
+    def block(self, start: int, stop: int) -> PictureBlock:
+        raise NotImplementedError
+
+    def read(self, index: int) -> ArrayRow:
+        """Row `index` as a picture."""
+        block = self.block(index, index + 1)
+        return ArrayRow(block.keys[0], Image.fromarray(block.pictures[0]), block.captions[0])
+
+
+class ArrayPictures(_Blocks):
+    """Pictures (N, S, S, 3) uint8 with N captions, as a source.
+
+    Raises `InputError` where shapes, types or lengths do not agree.
+    """
+
+    def __init__(
+        self, pictures: np.ndarray, captions: Sequence[str], keys: Sequence[str] | None = None
+    ):
+        shape = pictures.shape
+        if pictures.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+            raise InputError(
+                f"pictures: {pictures.dtype} {shape}, expected uint8 (N, S, S, 3): square, RGB"
+            )
+        if len(captions) != len(pictures):
+            raise InputError(f"captions: {len(captions)} of them for {len(pictures)} pictures")
+        if keys is not None and len(keys) != len(pictures):
+            raise InputError(f"keys: {len(keys)} of them for {len(pictures)} pictures")
+        self._pictures, self._captions = pictures, tuple(captions)
+        self._keys = tuple(keys) if keys is not None else None
+        self.side = shape[1]
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def block(self, start: int, stop: int) -> PictureBlock:
+        """The rows `start` to `stop`."""
+        stop = min(stop, len(self))
+        names = [f"{index:08d}" for index in range(start, stop)]
+        keys = names if self._keys is None else self._keys[start:stop]
+        return PictureBlock(keys, self._pictures[start:stop], self._captions[start:stop])
+
+    def identity(self) -> dict[str, Any]:
+        """The hash of all pictures, captions and keys."""
+        digest = hashlib.sha256(np.ascontiguousarray(self._pictures).data)
+        # Escaped JSON: captions that are not Unicode are bad rows, and must not stop the others.
+        digest.update(json.dumps([self._captions, self._keys]).encode())
+        return {"kind": "arrays", "side": self.side, "sha256": digest.hexdigest()}
+
+
+class ScenePictures(_Blocks):
+    """The first `count` digit scenes of a sequence, as a source."""
+
+    def __init__(self, scenes: DigitScenes, count: int):
+        if count < 1:
+            raise InputError(f"count: {count}, expected 1 or more scenes")
+        self._scenes, self._count = scenes, count
+        self.side = scenes.config.size
+
+    def __len__(self) -> int:
+        return self._count
+
+    def block(self, start: int, stop: int) -> PictureBlock:
+        """The scenes `start` to `stop`."""
+        pictures, scenes = self._scenes.pictures(start, min(stop, self._count))
+        keys = [f"{self._scenes.split}-{start + offset:08d}" for offset in range(len(scenes))]
+        return PictureBlock(keys, pictures, [scene.caption for scene in scenes])
+
+    def identity(self) -> dict[str, Any]:
+        """Settings of the scenes, and a hash of the first few: drawing them may change one day."""
+        first = self.block(0, min(16, self._count))
+        digest = hashlib.sha256(first.pictures.tobytes())
+        digest.update(sha256_of_json(first.captions).encode())
+        return {
+            "kind": "digit scenes",
+            "config": to_plain(self._scenes.config),
+            "split": self._scenes.split,
+            "seed": self._scenes.seed,
+            "combinations": self._scenes.combinations,
+            "first_scenes": digest.hexdigest(),
+        }

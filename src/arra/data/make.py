@@ -1,0 +1,294 @@
+"""Making one shard: read rows, fit, encode, write. A pure function of the rows and the settings."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from arra.codecs.base import Codec
+from arra.data.blocks import BlockSource, Source
+from arra.data.shards import RowBlock, ShardForm, write_shard
+from arra.data.store import CODEC, SHARDS, TOKENIZER, Settings, ShardEntry, codec_identity
+from arra.data.tokenizer import CaptionEncoder
+from arra.encoders.base import Encoder, Features
+from arra.errors import ArraError, InputError, ProvenanceError
+from arra.files import read_json, sha256_of_file, to_plain, write_json
+
+WORK = ".work"
+"""Folder inside the store that holds what is only needed until the store is finished."""
+ENCODER = "encoder"
+
+
+@dataclass(frozen=True)
+class BadEntry:
+    """A row of the source that was left out."""
+
+    row: int | None
+    """Its index in the source, or None where the source itself left it out."""
+    name: str
+    reason: str
+    detail: str = ""
+
+    @classmethod
+    def of(cls, row: int | None, error: Any) -> BadEntry:
+        """From the error that a source raises: its `name`, its `reason`, its `detail` if any."""
+        parts = (error.name, error.reason, getattr(error, "detail", ""))
+        # What is not Unicode (a file name of another age) is escaped: the report is UTF-8.
+        return cls(row, *(str(p).encode("utf-8", "backslashreplace").decode() for p in parts))
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """A finished shard and the rows that it leaves out."""
+
+    entry: ShardEntry
+    bad: tuple[BadEntry, ...]
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> ShardResult:
+        """From JSON values."""
+        return cls(ShardEntry(**plain["entry"]), tuple(BadEntry(**bad) for bad in plain["bad"]))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be made, as a worker process receives it; codec and encoder travel as folders."""
+
+    folder: Path
+    source: Source
+    settings: Settings
+    digest: str
+    """Digest of the settings, kept beside each finished shard."""
+    form: ShardForm
+    codec_class: type[Codec]
+    codec_device: str
+    encoder_class: type[Encoder] | None
+    encoder_device: str
+
+    @property
+    def shards(self) -> range:
+        """Numbers of all shards."""
+        return range(-(-len(self.source) // self.settings.shard_rows))
+
+    def span(self, number: int) -> tuple[int, int]:
+        """The rows [start, stop) of the source that shard `number` is made of."""
+        start = number * self.settings.shard_rows
+        return start, min(start + self.settings.shard_rows, len(self.source))
+
+    def shard_path(self, number: int) -> Path:
+        """Where shard `number` goes."""
+        return self.folder / SHARDS / f"{number:06d}.arrow"
+
+    def _note_path(self, number: int) -> Path:
+        return self.folder / WORK / "done" / f"{number:06d}.json"
+
+    def note(self, number: int, result: ShardResult) -> None:
+        """Remember that a shard is finished."""
+        write_json(self._note_path(number), {"digest": self.digest, "result": result})
+
+    def noted(self, number: int) -> ShardResult | None:
+        """What was made earlier, if with these settings, and if its bytes are still there."""
+        path = self.shard_path(number)
+        try:
+            plain = read_json(self._note_path(number))
+            if plain["digest"] != self.digest:
+                return None
+            result = ShardResult.from_plain(plain["result"])
+            return result if sha256_of_file(path) == result.entry.sha256 else None
+        except (InputError, KeyError, TypeError, FileNotFoundError):
+            return None
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Say what to do when the disk is full; nothing half-written is left under a final name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ArraError(
+            f"{folder}: {os.strerror(error.errno)} while the store was written. Make room and call "
+            "prepare again: finished shards are kept."
+        ) from error
+
+
+def to_pixels(pictures: np.ndarray) -> Tensor:
+    """(B, 3, H, W) float32 in [-1, 1] of pictures (B, H, W, 3) uint8."""
+    planes = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+    return planes.float().div_(127.5).sub_(1.0)
+
+
+def features_of(encoder: Encoder, images: list[Image.Image], kinds: tuple[str, ...]) -> Features:
+    """Features of fitted pictures; `InputError` where the encoder lacks a kind."""
+    with torch.inference_mode():
+        features = encoder.encode(encoder.preprocess(images).to(encoder.device))
+    for kind in kinds:
+        column(features, kind)
+    return features
+
+
+def column(features: Features, kind: str) -> Tensor:
+    """(B, D) of kind "cls" or "mean", (B, N, D) of kind "patches"."""
+    if kind != "patches":
+        return features.aggregate("cls" if kind == "cls" else "mean")
+    if features.patches is None:
+        raise InputError("this encoder has no patch vectors: leave 'patches' out of aggregations")
+    return features.patches
+
+
+class Maker:
+    """Makes shards of one job in this process."""
+
+    def __init__(self, job: Job, codec: Codec, encoder: Encoder | None, captions: CaptionEncoder):
+        self.job, self.codec, self.encoder, self.captions = job, codec, encoder, captions
+
+    @classmethod
+    def load(cls, job: Job) -> Maker:
+        """With codec, encoder and tokenizer from the store's folder.
+
+        Raises `ProvenanceError` where a part does not come back from its folder as it was.
+        """
+        codec = job.codec_class.from_pretrained(job.folder / CODEC).to(job.codec_device)
+        if to_plain(codec_identity(codec)) != job.settings.codec:
+            raise ProvenanceError("the codec changed by being saved and loaded: use workers=0")
+        encoder = None
+        if job.encoder_class is not None:
+            encoder = job.encoder_class.from_pretrained(job.folder / WORK / ENCODER)
+            encoder = encoder.to(job.encoder_device)
+            if to_plain(encoder.identity()) != job.settings.encoder:
+                raise ProvenanceError(
+                    "the encoder changed by being saved and loaded: use workers=0"
+                )
+        return cls(job, codec, encoder, CaptionEncoder.load(job.folder / TOKENIZER))
+
+    def make(self, number: int, advance: Callable[[int], None]) -> ShardResult:
+        """Write shard `number` and remember that it is finished; `advance` hears of rows done."""
+        start, stop = self.job.span(number)
+        bad: list[BadEntry] = []
+        path = self.job.shard_path(number)
+        with disk_errors(self.job.folder):
+            rows = write_shard(path, self.job.form, self._blocks(start, stop, bad, advance))
+            entry = ShardEntry(path.name, start, stop, rows, sha256_of_file(path))
+            result = ShardResult(entry, tuple(bad))
+            self.job.note(number, result)
+        return result
+
+    def _blocks(
+        self, start: int, stop: int, bad: list[BadEntry], advance: Callable[[int], None]
+    ) -> Iterator[RowBlock]:
+        keys: list[str] = []
+        pictures: list[np.ndarray] = []
+        captions: list[str] = []
+        for key, picture, caption in self._good_rows(start, stop, bad, advance):
+            keys.append(key)
+            pictures.append(picture)
+            captions.append(caption)
+            if len(keys) == self.job.settings.batch:
+                yield self._encode(keys, pictures, captions)
+                keys, pictures, captions = [], [], []
+        if keys:
+            yield self._encode(keys, pictures, captions)
+
+    def _good_rows(
+        self, start: int, stop: int, bad: list[BadEntry], advance: Callable[[int], None]
+    ) -> Iterator[tuple[str, np.ndarray, str]]:
+        """Key, fitted picture (S, S, 3) uint8 and caption of each row that can be used."""
+        size, step = int(self.job.settings.picture["size"]), self.job.settings.batch
+        source = self.job.source
+        fast = isinstance(source, BlockSource) and source.side == size
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            read = self._read_block(first, last) if fast else self._read_rows(first, last, bad)
+            for index, key, picture, caption in read:
+                if _is_text(key) and _is_text(caption):
+                    yield key, picture, caption
+                else:
+                    bad.append(
+                        BadEntry(index, ascii(key), "its caption or key is not valid Unicode")
+                    )
+            advance(last - first)
+
+    def _read_block(self, start: int, stop: int) -> Iterator[tuple[int, str, np.ndarray, str]]:
+        assert isinstance(self.job.source, BlockSource)
+        block = self.job.source.block(start, stop)
+        rows = zip(block.keys, block.pictures, block.captions, strict=True)
+        for offset, (key, picture, caption) in enumerate(rows):
+            yield start + offset, key, picture, caption
+
+    def _read_rows(
+        self, start: int, stop: int, bad: list[BadEntry]
+    ) -> Iterator[tuple[int, str, np.ndarray, str]]:
+        for index in range(start, stop):
+            try:
+                row = self.job.source.read(index)
+            except InputError as error:
+                # Only a bad row has these two; any other error is not the fault of one row.
+                if not (hasattr(error, "name") and hasattr(error, "reason")):
+                    raise
+                bad.append(BadEntry.of(index, error))
+                continue
+            yield index, row.key, np.asarray(self._fitted(row.image)), row.caption
+
+    def _fitted(self, image: Image.Image) -> Image.Image:
+        picture = self.job.settings.picture
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        if image.size == (picture["size"], picture["size"]):
+            return image
+        from arra.data.pictures import fit
+
+        filter_ = Image.Resampling[picture["resample"].upper()]
+        return fit(image, picture["size"], picture["fit"], filter_)
+
+    def _encode(self, keys: list[str], pictures: list[np.ndarray], captions: list[str]) -> RowBlock:
+        form, kinds = self.job.form, tuple(self.job.form.feature_shapes)
+        with torch.inference_mode():
+            pixels = to_pixels(np.stack(pictures)).to(self.codec.device)
+            codes = self.codec.encode(pixels).cpu().numpy()
+        if codes.shape != (len(keys), *form.codes_shape):
+            raise InputError(
+                f"the codec gave codes {codes.shape}, expected grids {form.codes_shape}"
+            )
+        if codes.min() < 0 or codes.max() >= form.vocabulary:
+            raise InputError(
+                f"the codec gave code {codes.min()} or {codes.max()} for one of {keys[0]} to "
+                f"{keys[-1]}, outside 0 to {form.vocabulary - 1}"
+            )
+        values = {}
+        if self.encoder is not None and kinds:
+            images = [Image.fromarray(picture) for picture in pictures]
+            found = features_of(self.encoder, images, kinds)
+            values = {kind: self._feature(kind, column(found, kind), keys) for kind in kinds}
+        return RowBlock(keys, captions, self.captions(captions), codes, values)
+
+    def _feature(self, kind: str, tensor: Tensor, keys: list[str]) -> np.ndarray:
+        shape = (len(keys), *self.job.form.feature_shapes[kind])
+        if tuple(tensor.shape) != shape:
+            raise InputError(f"the encoder gave {kind} features {tuple(tensor.shape)}, not {shape}")
+        with np.errstate(over="ignore"):
+            values = tensor.float().cpu().numpy().astype(self.job.form.feature_dtype)
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0, 0])
+            raise InputError(
+                f"{keys[row]}: its {kind} features are not finite as {values.dtype}; if they are "
+                "large, prepare with feature_dtype='float32'"
+            )
+        return values
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate: bytes that were not UTF-8, smuggled through
+        return False
+    return True

@@ -1,0 +1,293 @@
+"""Preparation: a source of captioned pictures becomes a store, once, whatever interrupts it.
+
+Each shard is a pure function of the settings and of a fixed range of rows, and is written whole or
+not at all. So a call after a crash keeps what is finished, makes the rest, and ends with the bytes
+that an undisturbed call would have written (on the same machine, with the same number of threads).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from arra import __version__
+from arra.codecs.base import Codec
+from arra.data.blocks import ArrayPictures, Source
+from arra.data.crew import make_shards
+from arra.data.make import (
+    ENCODER,
+    WORK,
+    BadEntry,
+    Job,
+    Maker,
+    ShardResult,
+    column,
+    disk_errors,
+    features_of,
+    to_pixels,
+)
+from arra.data.shards import FEATURE_DTYPES, FEATURE_KINDS, ShardForm
+from arra.data.store import (
+    CODEC,
+    FORMAT,
+    MANIFEST,
+    REPORT,
+    TOKENIZER,
+    PreparedStore,
+    Provenance,
+    Settings,
+    codec_identity,
+)
+from arra.data.tokenizer import CaptionEncoder, tokenizer_fingerprint
+from arra.data.workplace import claim, locked, sweep
+from arra.encoders.base import Encoder
+from arra.errors import InputError
+from arra.files import atomic_folder, sha256_of_json, to_plain, write_json
+from arra.progress import track
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Fit = Literal["crop", "pad", "stretch"]
+FILTERS = tuple(Image.Resampling.__members__)
+
+
+def prepare(
+    source: Source,
+    folder: str | Path,
+    *,
+    codec: Codec,
+    tokenizer: PreTrainedTokenizerBase,
+    size: int,
+    encoder: Encoder | None = None,
+    aggregations: Sequence[str] = ("cls", "mean"),
+    fit: Fit = "crop",
+    resample: str = "lanczos",
+    feature_dtype: str = "float16",
+    shard_rows: int = 2048,
+    batch: int = 64,
+    workers: int = 0,
+    bad_share: float = 0.1,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> PreparedStore:
+    """Prepare all rows of `source` into a store in `folder`, or go on where a call stopped.
+
+    Pictures are fitted to `size` x `size` pixels; codec and encoder see the same fitted picture.
+    With `workers` processes each makes whole shards with one thread; the bytes are the same. Bad
+    rows are left out and named in `report.json`.
+
+    Raises:
+        InputError: an argument is wrong, more than `bad_share` of the rows are bad, another process
+            is preparing this folder, or the folder holds something else.
+        ProvenanceError: the folder holds a store of other settings; `overwrite=True` replaces it.
+        ArraError: the disk is full, or workers keep dying. Finished shards are kept.
+    """
+    folder = Path(folder)
+    kinds = _checked_kinds(encoder, aggregations, feature_dtype)
+    _check_numbers(size=size, shard_rows=shard_rows, batch=batch, codec=codec)
+    if workers < 0 or not 0 <= bad_share <= 1:
+        raise InputError(
+            f"workers={workers}, bad_share={bad_share}: expected 0 or more, and 0 to 1"
+        )
+    if fit not in ("crop", "pad", "stretch") or resample.upper() not in FILTERS:
+        raise InputError(f"fit={fit!r}, resample={resample!r}: unknown")
+    if len(source) == 0:
+        raise InputError("source: it has no rows")
+    settings = Settings(
+        codec=to_plain(codec_identity(codec)),
+        encoder=None if encoder is None else to_plain(encoder.identity()),
+        aggregations=kinds,
+        feature_dtype=feature_dtype,
+        tokenizer={"fingerprint": tokenizer_fingerprint(tokenizer), "vocabulary": len(tokenizer)},
+        picture={"size": size, "fit": fit, "resample": resample.lower()},
+        source={"identity": to_plain(source.identity()), "rows": len(source)},
+        shard_rows=shard_rows,
+        batch=batch,
+    )
+    with _resting(codec, encoder):
+        job = Job(
+            folder=folder,
+            source=source,
+            settings=settings,
+            digest=sha256_of_json([FORMAT, settings]),
+            form=_probe(codec, encoder, settings),
+            codec_class=type(codec),
+            codec_device=str(codec.device),
+            encoder_class=None if encoder is None else type(encoder),
+            encoder_device="cpu" if encoder is None else str(encoder.device),
+        )
+        with disk_errors(folder), locked(folder):
+            claim(job, overwrite)
+            if not _parts_there(folder):
+                _save_parts(folder, codec, tokenizer)
+            if workers and encoder is not None:
+                encoder.save_pretrained(folder / WORK / ENCODER)
+            maker = Maker(job, codec, encoder, CaptionEncoder.of(tokenizer))
+            results = _make_all(job, maker, workers, bad_share, quiet)
+            _finish(job, results)
+    return PreparedStore.open(folder)
+
+
+def prepare_arrays(
+    pictures: np.ndarray,
+    captions: Sequence[str],
+    folder: str | Path,
+    *,
+    codec: Codec,
+    tokenizer: PreTrainedTokenizerBase,
+    **options: Any,
+) -> PreparedStore:
+    """`prepare` for pictures (N, S, S, 3) uint8 in memory; `size` is S unless given."""
+    source = ArrayPictures(pictures, captions)
+    options = {"size": source.side, **options}
+    return prepare(source, folder, codec=codec, tokenizer=tokenizer, **options)
+
+
+def _checked_kinds(
+    encoder: Encoder | None, aggregations: Sequence[str], feature_dtype: str
+) -> tuple[str, ...]:
+    if feature_dtype not in FEATURE_DTYPES:
+        raise InputError(f"feature_dtype: {feature_dtype!r}, expected float16 or float32")
+    if unknown := [kind for kind in aggregations if kind not in FEATURE_KINDS]:
+        raise InputError(f"aggregations: {unknown[0]!r}, expected some of {FEATURE_KINDS}")
+    if encoder is not None and not aggregations:
+        raise InputError("aggregations: none, but an encoder was given")
+    # One order, so that the order in which they were asked for does not make another store.
+    return tuple(k for k in FEATURE_KINDS if k in aggregations) if encoder is not None else ()
+
+
+def _check_numbers(size: int, shard_rows: int, batch: int, codec: Codec) -> None:
+    if size < 1 or size % codec.downsample:
+        raise InputError(
+            f"size: {size} pixels, expected a multiple of {codec.downsample} (pixels a code)"
+        )
+    if shard_rows < 1 or batch < 1:
+        raise InputError(f"shard_rows={shard_rows}, batch={batch}: expected 1 or more")
+
+
+@contextmanager
+def _resting(codec: Codec, encoder: Encoder | None) -> Iterator[None]:
+    """Parts in evaluation mode, and afterwards in whichever they were."""
+    parts = [(part, part.training) for part in (codec, encoder) if part is not None]
+    try:
+        for part, _ in parts:
+            part.eval()
+        yield
+    finally:
+        for part, training in parts:
+            part.train(training)
+
+
+def _probe(codec: Codec, encoder: Encoder | None, settings: Settings) -> ShardForm:
+    """Shapes, learned from one black picture before anything is written."""
+    size = settings.picture["size"]
+    black = np.zeros((1, size, size, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        codes = codec.encode(to_pixels(black).to(codec.device))
+    if codes.ndim != 3:
+        raise InputError(f"the codec gave codes {tuple(codes.shape)}, expected (B, h, w)")
+    shapes: dict[str, tuple[int, ...]] = {}
+    if encoder is not None:
+        kinds = settings.aggregations
+        found = features_of(encoder, [Image.fromarray(black[0])], kinds)
+        shapes = {kind: tuple(column(found, kind).shape[1:]) for kind in kinds}
+    h, w = codes.shape[1:]
+    return ShardForm((h, w), codec.vocabulary, shapes, settings.feature_dtype)
+
+
+def _parts_there(folder: Path) -> bool:
+    """Whether the store was finished with these settings, so that its parts need no new copy."""
+    parts = (MANIFEST, f"{CODEC}/config.json", f"{TOKENIZER}/tokenizer.json")
+    return all((folder / part).is_file() for part in parts)
+
+
+def _save_parts(folder: Path, codec: Codec, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Training finds tokenizer and codec in the store."""
+    with atomic_folder(folder / TOKENIZER) as temporary:
+        tokenizer.save_pretrained(str(temporary))
+    codec.save_pretrained(folder / CODEC)
+
+
+def _make_all(
+    job: Job, maker: Maker, workers: int, bad_share: float, quiet: bool
+) -> list[ShardResult]:
+    problems = _problems(job.source)
+    results = {n: found for n in job.shards if (found := job.noted(n)) is not None}
+
+    def finished(number: int, result: ShardResult) -> None:
+        results[number] = result
+        _check_bad(_all_bad(problems, results.values()), len(job.source) + len(problems), bad_share)
+
+    _check_bad(_all_bad(problems, results.values()), len(job.source) + len(problems), bad_share)
+    todo = [number for number in job.shards if number not in results]
+    with track("prepare", len(job.source), quiet) as task:
+        if results:
+            task.advance(sum(r.entry.stop - r.entry.start for r in results.values()), "resumed")
+        _make(job, maker, todo, workers, task.advance, finished)
+    return [results[number] for number in job.shards]
+
+
+def _make(
+    job: Job,
+    maker: Maker,
+    todo: list[int],
+    workers: int,
+    advance: Callable[[int], None],
+    finished: Callable[[int, ShardResult], None],
+) -> None:
+    if workers and todo:
+        make_shards(job, todo, workers, advance, finished)
+        return
+    for number in todo:
+        finished(number, maker.make(number, advance))
+
+
+def _problems(source: Source) -> list[BadEntry]:
+    """What the source found wrong when it listed its rows; these have no index."""
+    return [BadEntry.of(None, problem) for problem in getattr(source, "problems", ())]
+
+
+def _all_bad(problems: list[BadEntry], results: Any) -> list[BadEntry]:
+    return problems + [bad for result in results for bad in result.bad]
+
+
+def _check_bad(bad: list[BadEntry], total: int, share: float) -> None:
+    if len(bad) <= share * total:
+        return
+    first = "; ".join(f"{b.name}: {b.reason}" for b in bad[:5])
+    raise InputError(
+        f"{len(bad)} of {total} rows cannot be used, more than the share of {share:g} that "
+        f"bad_share allows. The first: {first}. Mend or remove these rows, or allow a larger share."
+    )
+
+
+def _finish(job: Job, results: list[ShardResult]) -> None:
+    """Report, then provenance: with it the store exists. Then what was only for the work goes."""
+    bad = _all_bad(_problems(job.source), results)
+    rows = sum(result.entry.rows for result in results)
+    if rows == 0:
+        raise InputError(f"{job.folder}: not one row can be used")
+    reasons = dict(Counter(entry.reason for entry in bad).most_common())
+    report = {"good": rows, "bad": len(bad), "reasons": reasons, "rows": bad}
+    write_json(job.folder / REPORT, report)
+    provenance = Provenance(
+        format=FORMAT,
+        arra=__version__,
+        settings=job.settings,
+        codes_shape=job.form.codes_shape,
+        feature_shapes=job.form.feature_shapes,
+        rows=rows,
+        bad_rows=len(bad),
+        shards=tuple(result.entry for result in results),
+    )
+    sweep(job.folder)  # of workers that died
+    write_json(job.folder / MANIFEST, provenance)
+    (job.folder / WORK / "settings.json").unlink()

@@ -1,0 +1,324 @@
+"""The prepared store: text ids, codes and encoder features of a set of pictures, with provenance.
+
+A folder:
+
+    store.json    provenance: what made this, and the hash of every shard; written last
+    report.json   the rows that were left out, by name and reason
+    shards/       Arrow files, mapped into memory (`arra.data.shards`)
+    tokenizer/    loads with `AutoTokenizer`
+    codec/        loads with `Codec.from_pretrained`
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arra.data.shards import FEATURE_DTYPES, FEATURE_KINDS, Record, ShardForm, open_shard
+from arra.data.tokenizer import load_text_tokenizer, tokenizer_fingerprint
+from arra.errors import InputError, ProvenanceError
+from arra.files import read_json, sha256_of_file, to_plain
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from arra.codecs.base import Codec
+    from arra.encoders.base import Encoder
+
+FORMAT = 1
+"""Raised when stores of an earlier layout can no longer be read."""
+MANIFEST, REPORT, SHARDS, TOKENIZER, CODEC = (
+    "store.json",
+    "report.json",
+    "shards",
+    "tokenizer",
+    "codec",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the content of the shards depends on."""
+
+    codec: dict[str, Any]
+    """name, fingerprint, config, downsample, vocabulary."""
+    encoder: dict[str, Any] | None
+    """`Encoder.identity()`, or None where no features were made."""
+    aggregations: tuple[str, ...]
+    """Kinds of features stored: "cls", "mean", "patches"."""
+    feature_dtype: str
+    """float16 or float32."""
+    tokenizer: dict[str, Any]
+    """fingerprint, vocabulary."""
+    picture: dict[str, Any]
+    """size in pixels, how it was fitted, and with which resampling."""
+    source: dict[str, Any]
+    """identity of the source, and how many rows it has."""
+    shard_rows: int
+    """Rows of the source for each shard, bad ones included."""
+    batch: int
+    """Pictures encoded at once: floating point may depend on it in the last bit."""
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard: rows `start` to `stop` of the source, without the bad ones."""
+
+    file: str
+    start: int
+    stop: int
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a store, as `store.json` holds it."""
+
+    format: int
+    """Layout of the folder."""
+    arra: str
+    """Version of arra that made it."""
+    settings: Settings
+    codes_shape: tuple[int, int]
+    """(h, w)."""
+    feature_shapes: dict[str, tuple[int, ...]]
+    """Kind -> (D,), or (N, D) for "patches"."""
+    rows: int
+    """Rows in the store."""
+    bad_rows: int
+    """Rows of the source that were left out; `report.json` names them."""
+    shards: tuple[ShardEntry, ...] = field(repr=False)
+
+    def form(self) -> ShardForm:
+        """Shapes and types of the shards' columns."""
+        return ShardForm(
+            self.codes_shape,
+            int(self.settings.codec["vocabulary"]),
+            self.feature_shapes,
+            self.settings.feature_dtype,
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Provenance:
+        """From `store.json`; `InputError` naming what is wrong with it."""
+        plain = read_json(path)
+        if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+            found = plain.get("format") if isinstance(plain, dict) else None
+            raise InputError(f"{path}: format {found!r}, this arra reads format {FORMAT}")
+        try:
+            settings = settings_from_plain(plain["settings"])
+            shapes = {k: tuple(map(int, v)) for k, v in plain["feature_shapes"].items()}
+            h, w = map(int, plain["codes_shape"])
+            entries = tuple(_entry(shard) for shard in plain["shards"])
+            values = {**plain, "settings": settings, "feature_shapes": shapes, "shards": entries}
+            made = cls(**{**values, "codes_shape": (h, w)})
+            made.form()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path}: not the provenance of a store ({error!r})") from error
+        positive = all(size > 0 for shape in [*shapes.values(), (h, w)] for size in shape)
+        if not positive or not set(shapes) <= set(FEATURE_KINDS):
+            raise InputError(f"{path}: impossible shapes, {(h, w)} and {shapes}")
+        if settings.feature_dtype not in FEATURE_DTYPES:
+            raise InputError(f"{path}: feature_dtype {settings.feature_dtype!r}")
+        if sum(entry.rows for entry in entries) != made.rows:
+            raise InputError(f"{path}: {made.rows} rows, but its shards hold another number")
+        return made
+
+
+def settings_from_plain(plain: dict[str, Any]) -> Settings:
+    """Settings from JSON values."""
+    return Settings(**{**plain, "aggregations": tuple(plain["aggregations"])})
+
+
+def _entry(plain: dict[str, Any]) -> ShardEntry:
+    entry = ShardEntry(**plain)
+    if Path(entry.file).name != entry.file:
+        raise ValueError(f"shard file {entry.file!r} is not a plain name")
+    return entry
+
+
+def differences(there: Settings, here: Settings) -> list[str]:
+    """One line for every field that differs: its name, what the store has, what is asked for."""
+    found = []
+    for f in fields(Settings):
+        old, new = to_plain(getattr(there, f.name)), to_plain(getattr(here, f.name))
+        if not (isinstance(old, dict) and isinstance(new, dict)):
+            old, new = {"": old}, {"": new}
+        for name in sorted({*old, *new}):
+            if old.get(name) != new.get(name):
+                label = f"{f.name}.{name}".rstrip(".")
+                found.append(f"{label}: store {old.get(name)!r}, now {new.get(name)!r}")
+    return found
+
+
+def codec_identity(codec: Codec) -> dict[str, Any]:
+    """Name, fingerprint, configuration and sizes of a codec."""
+    return {
+        "name": codec.registered_name,
+        "fingerprint": codec.fingerprint(),
+        "config": to_plain(codec.config),
+        "downsample": int(codec.downsample),
+        "vocabulary": int(codec.vocabulary),
+    }
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Some rows of a store."""
+
+    text_ids: list[list[int]]
+    """B lists of ids, without control tokens."""
+    codes: Tensor
+    """(B, h, w) int64."""
+    features: dict[str, Tensor]
+    """Kind -> (B, D) float32, or (B, N, D) for "patches"."""
+
+
+class PreparedStore:
+    """Random access to prepared rows. Opening reads no rows; reading copies only those asked for.
+
+    Picklable: another process opens the same folder.
+    """
+
+    def __init__(self, folder: Path, provenance: Provenance):
+        self.folder, self.provenance = folder, provenance
+        form = provenance.form()
+        self.codes_shape = form.codes_shape
+        self.vocabulary = form.vocabulary
+        self._shapes = form.feature_shapes
+        self._records: list[Record] = []
+        for entry in provenance.shards:
+            records = open_shard(folder / SHARDS / entry.file, form)
+            if sum(map(len, records)) != entry.rows:
+                raise InputError(f"{folder / SHARDS / entry.file}: expected {entry.rows} rows")
+            self._records.extend(record for record in records if len(record))
+        self._starts = np.cumsum([0, *map(len, self._records)])
+
+    @classmethod
+    def open(cls, folder: str | Path) -> PreparedStore:
+        """Open a finished store. Raises `InputError` when there is none, or it is damaged."""
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file():
+            if (folder / ".work").is_dir():
+                raise InputError(
+                    f"{folder}: its preparation did not finish; call prepare again, which goes on "
+                    "where it stopped"
+                )
+            raise InputError(f"{folder}: no prepared store here (expected {MANIFEST})")
+        return cls(folder, Provenance.read(folder / MANIFEST))
+
+    def __reduce__(self) -> Any:
+        return PreparedStore.open, (self.folder,)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def _groups(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[Any, Record, Any]]:
+        """(places in the answer, record, rows in that record) for each record that is needed."""
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            wrong = wanted[(wanted < 0) | (wanted >= len(self))][0]
+            raise IndexError(f"row {wrong} of a store of {len(self)} rows")
+        which = np.searchsorted(self._starts, wanted, side="right") - 1
+        order = np.argsort(which, kind="stable")
+        used, first = np.unique(which[order], return_index=True)
+        for number, places in zip(used, np.split(order, first[1:]), strict=bool(len(wanted))):
+            yield places, self._records[number], wanted[places] - self._starts[number]
+
+    def rows(self, indices: Sequence[int] | np.ndarray) -> StoredRows:
+        """Rows in the order of `indices` (repeats allowed); `IndexError` outside 0 to len - 1."""
+        count = len(indices)
+        codes = np.empty((count, math.prod(self.codes_shape)), dtype=np.int64)
+        features = {
+            kind: np.empty((count, math.prod(shape)), dtype=np.float32)
+            for kind, shape in self._shapes.items()
+        }
+        text_ids: list[list[int]] = [[]] * count
+        for places, record, local in self._groups(indices):
+            codes[places] = record.codes[local]
+            for kind, values in features.items():
+                values[places] = record.features[kind][local]
+            starts, stops = record.offsets[local].tolist(), record.offsets[local + 1].tolist()
+            for place, start, stop in zip(places.tolist(), starts, stops, strict=True):
+                text_ids[place] = record.text_ids[start:stop].tolist()
+        shaped = {k: torch.from_numpy(v).view(count, *self._shapes[k]) for k, v in features.items()}
+        return StoredRows(text_ids, torch.from_numpy(codes).view(count, *self.codes_shape), shaped)
+
+    def text_lengths(self) -> np.ndarray:
+        """(N,) int64: how many text ids each row has."""
+        if not self._records:
+            return np.empty(0, dtype=np.int64)
+        return np.concatenate([np.diff(r.offsets) for r in self._records]).astype(np.int64)
+
+    def captions(self, indices: Sequence[int] | np.ndarray) -> list[str]:
+        """Captions in the order of `indices`."""
+        return self._strings("caption", indices)
+
+    def keys(self, indices: Sequence[int] | np.ndarray) -> list[str]:
+        """Names of the rows in their source, in the order of `indices`."""
+        return self._strings("key", indices)
+
+    def _strings(self, column: str, indices: Sequence[int] | np.ndarray) -> list[str]:
+        found = [""] * len(indices)
+        for places, record, local in self._groups(indices):
+            for place, text in zip(places, record.strings(column, local), strict=True):
+                found[place] = text
+        return found
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that made the text ids."""
+        return load_text_tokenizer(self.folder / TOKENIZER)
+
+    def codec(self) -> Codec:
+        """The codec that made the codes."""
+        from arra.codecs.base import Codec
+
+        return Codec.from_pretrained(self.folder / CODEC)
+
+    def check(
+        self,
+        codec: Codec | None = None,
+        encoder: Encoder | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        """Raise `ProvenanceError` unless the parts given are those that made this store.
+
+        The message names every part that differs, and both identities.
+        """
+        settings, wrong = self.provenance.settings, []
+        if codec is not None:
+            mine = {k: settings.codec[k] for k in ("name", "fingerprint")}
+            yours = {"name": codec.registered_name, "fingerprint": codec.fingerprint()}
+            wrong += _differ("codec", mine, yours)
+        if encoder is not None:
+            wrong += _differ("encoder", settings.encoder, to_plain(encoder.identity()))
+        if tokenizer is not None:
+            yours = {"fingerprint": tokenizer_fingerprint(tokenizer)}
+            wrong += _differ("tokenizer", {"fingerprint": settings.tokenizer["fingerprint"]}, yours)
+        if wrong:
+            lines = "\n".join(wrong)
+            raise ProvenanceError(
+                f"{self.folder}: made by something else than what it is used with\n{lines}\n"
+                "Use the parts of the store, or prepare it again with yours."
+            )
+
+    def verify(self) -> None:
+        """Read every shard and compare its hash; `ProvenanceError` naming those that changed."""
+        paths = [(self.folder / SHARDS / e.file, e.sha256) for e in self.provenance.shards]
+        changed = [path.name for path, digest in paths if sha256_of_file(path) != digest]
+        if changed:
+            raise ProvenanceError(
+                f"{self.folder}: changed since it was made: {', '.join(changed)}; prepare it again"
+            )
+
+
+def _differ(part: str, mine: Any, yours: Any) -> list[str]:
+    return [] if mine == yours else [f"  {part}: the store was made by {mine}, not by {yours}"]

@@ -1,0 +1,219 @@
+"""Training batches of a raster generator: a pure function of the step, so that resuming is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arra.errors import InputError
+from arra.generators.base import Batch
+from arra.generators.raster import prompt_tokens
+from arra.generators.vocabulary import ImageVocabulary
+
+IGNORE = -100
+
+
+class Rows(Protocol):
+    """What a prepared store gives for some of its rows."""
+
+    text_ids: Sequence[Sequence[int]]
+    codes: Tensor
+    features: Mapping[str, Tensor]
+
+
+class Store(Protocol):
+    """What batches need of a prepared store."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: Sequence[int]) -> Rows: ...
+
+    def text_lengths(self) -> np.ndarray:
+        """(N,) the number of text ids of every row."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How rows of a store become training sequences."""
+
+    size: int = 64
+    """Samples in a batch (one process, one accumulation step)."""
+    drop_caption: float = 0.1
+    """Share of samples that lose their caption, for classifier-free guidance."""
+    supervise_text: bool = False
+    """Whether text tokens are predicted too (for a model that should keep its language)."""
+    layout: Literal["right", "left", "packed"] = "right"
+    """Padding on the right or left, or several samples in one row."""
+    packed_length: int = 512
+    """Row length of the packed layout."""
+    multiple: int = 8
+    """Rows are padded to a multiple of this length: few shapes, so little recompilation."""
+    bucket: int = 8
+    """Batches are formed among this many batches' worth of samples of similar length."""
+    shuffle_features: bool = False
+    """Control: every sample gets the encoder features of another, fixed, random sample."""
+    seed: int = 0
+    """Seed of the data order and of dropped captions."""
+    accumulation: int = 1
+    """Batches that one optimiser step of one process sums up; the training loop's own number."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.bucket < 1 or self.multiple < 1:
+            raise InputError("BatchConfig: size, bucket and multiple are at least 1")
+        if not 0.0 <= self.drop_caption <= 1.0:
+            raise InputError(f"BatchConfig.drop_caption: {self.drop_caption}, expected 0 to 1")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample as tokens and what they predict."""
+
+    tokens: list[int]
+    target: list[int]
+    place: list[int]
+
+
+def sequence(
+    text: Sequence[int], codes: Sequence[int], vocabulary: ImageVocabulary, supervise_text: bool
+) -> Sample:
+    """[start] text <boi> x_1 ... x_n, the output at each position predicting the next token.
+
+    <boi> to x_(n-1) predict image content; x_n predicts <eoi>, which is not an input.
+    """
+    prompt = prompt_tokens(text, vocabulary)
+    image = [vocabulary.offset + code for code in codes]
+    tokens = prompt + image
+    target = tokens[1:] + [vocabulary.end]
+    if not supervise_text:
+        target[: len(prompt) - 1] = [IGNORE] * (len(prompt) - 1)
+    place = [-1] * (len(prompt) - 1) + list(range(len(image))) + [-1]
+    return Sample(tokens, target, place)
+
+
+def collate(
+    samples: Sequence[Sample],
+    features: Mapping[str, Tensor],
+    pad: int,
+    layout: Literal["right", "left", "packed"] = "right",
+    packed_length: int = 512,
+    multiple: int = 8,
+) -> Batch:
+    """Sequences as a batch; the layout changes where samples stand, not what they are."""
+    rows = (
+        _rows(samples, packed_length) if layout == "packed" else [[i] for i in range(len(samples))]
+    )
+    longest = max(sum(len(samples[i].tokens) for i in row) for row in rows)
+    length = -(-longest // multiple) * multiple
+    shape = (len(rows), length)
+    tokens = np.full(shape, pad, dtype=np.int64)
+    segment = np.full(shape, -1, dtype=np.int64)
+    position = np.zeros(shape, dtype=np.int64)
+    target = np.full(shape, IGNORE, dtype=np.int64)
+    place = np.full(shape, -1, dtype=np.int64)
+    for number, row in enumerate(rows):
+        used = sum(len(samples[i].tokens) for i in row)
+        start = length - used if layout == "left" else 0
+        for i in row:
+            sample = samples[i]
+            here = slice(start, start + len(sample.tokens))
+            tokens[number, here], target[number, here] = sample.tokens, sample.target
+            place[number, here], segment[number, here] = sample.place, i
+            position[number, here] = np.arange(len(sample.tokens))
+            start = here.stop
+    columns = [torch.from_numpy(c) for c in (tokens, segment, position, target)]
+    placed = torch.from_numpy(place)
+    return Batch(*columns, image=placed >= 0, place=placed, features=dict(features))
+
+
+def _rows(samples: Sequence[Sample], length: int) -> list[list[int]]:
+    """First-fit packing of samples into rows of at most `length` positions."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i, sample in enumerate(samples):
+        need = len(sample.tokens)
+        if need > length:
+            raise InputError(
+                f"BatchConfig.packed_length: {length} is shorter than a sample ({need})"
+            )
+        for number, free in enumerate(room):
+            if need <= free:
+                break
+        else:
+            number = len(rows)
+            rows.append([])
+            room.append(length)
+        rows[number].append(i)
+        room[number] -= need
+    return rows
+
+
+class RasterBatches:
+    """Batches of a prepared store: `batch(step, micro, rank, world)` depends on nothing else."""
+
+    def __init__(
+        self, store: Store, vocabulary: ImageVocabulary, config: BatchConfig | None = None
+    ):
+        self.store, self.vocabulary, self.config = store, vocabulary, config or BatchConfig()
+        if len(store) < self.config.size:
+            raise InputError(
+                f"BatchConfig.size: {self.config.size}, but the store has {len(store)} rows"
+            )
+        self._lengths = np.asarray(store.text_lengths())
+        rng = np.random.default_rng([self.config.seed, 1])
+        self._other = _derangement(len(store), rng)
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def batch(self, step: int, micro: int = 0, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of one accumulation step of one process."""
+        number = (step * self.config.accumulation + micro) * world + rank
+        indices = self._indices(number)
+        stored = self.store.rows(indices)
+        rng = np.random.default_rng([self.config.seed, 2, number])
+        dropped = rng.random(len(indices)) < self.config.drop_caption
+        codes = stored.codes.flatten(1).tolist()
+        samples = [
+            sequence([] if drop else text, code, self.vocabulary, self.config.supervise_text)
+            for text, code, drop in zip(stored.text_ids, codes, dropped, strict=True)
+        ]
+        features = stored.features
+        if self.config.shuffle_features and features:
+            features = self.store.rows(self._other[np.asarray(indices)].tolist()).features
+        c = self.config
+        return collate(
+            samples, features, self.vocabulary.pad, c.layout, c.packed_length, c.multiple
+        )
+
+    def _indices(self, number: int) -> list[int]:
+        """Rows of batch `number`; an epoch is a permutation, bucketed by caption length."""
+        size = self.config.size
+        per_epoch = len(self.store) // size
+        epoch, place = divmod(number, per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, self._order(epoch, per_epoch))
+        return self._epoch[1][place].tolist()
+
+    def _order(self, epoch: int, per_epoch: int) -> np.ndarray:
+        """(per_epoch, size) row numbers of one epoch."""
+        size, bucket = self.config.size, self.config.bucket
+        rng = np.random.default_rng([self.config.seed, 3, epoch])
+        rows = rng.permutation(len(self.store))[: per_epoch * size]
+        batches = []
+        for start in range(0, per_epoch, bucket):
+            mine = rows[start * size : (start + bucket) * size]
+            mine = mine[np.argsort(self._lengths[mine], kind="stable")].reshape(-1, size)
+            batches.append(mine[rng.permutation(len(mine))])
+        return np.concatenate(batches)
+
+
+def _derangement(count: int, rng: np.random.Generator) -> np.ndarray:
+    """A permutation without fixed points: a random cycle through all rows."""
+    cycle = rng.permutation(count)
+    other = np.empty(count, dtype=np.int64)
+    other[cycle] = np.roll(cycle, 1)
+    return other

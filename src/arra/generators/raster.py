@@ -1,0 +1,289 @@
+"""Raster generation over an unmodified Hugging Face causal language model.
+
+The sequence is [start] text <boi> x_1 ... x_n <eoi>; the model *is* the language model with a longer
+vocabulary (LlamaGen, arXiv 2406.06525, and ARRA, arXiv 2503.07334, with text as ordinary tokens). Its
+folder loads with `AutoModelForCausalLM` and `AutoTokenizer`; one file beside them, `arra.json`, says
+which ids are picture codes and how large the grid is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from arra.errors import InputError
+from arra.files import read_json, to_plain, write_json
+from arra.generators.base import Batch, Generator, Output
+from arra.generators.vocabulary import ImageVocabulary, add_image_tokens
+from arra.networks.cache import KVCache
+from arra.networks.language_model import (
+    compile_blocks,
+    decoder_blocks,
+    head_logits,
+    hidden_states,
+)
+from arra.networks.part import config_from_plain
+from arra.registry import generators
+
+SIDE_FILE = "arra.json"
+
+
+@dataclass(frozen=True)
+class RasterConfig:
+    """What a raster generator is, beside the configuration of its language model."""
+
+    vocabulary: ImageVocabulary
+    """Where picture codes stand among the token ids."""
+    grid: tuple[int, int]
+    """Rows and columns of codes."""
+    language_model: dict[str, Any] = field(default_factory=dict)
+    """The Hugging Face configuration, as its `to_dict` gives it."""
+    codec: str = ""
+    """Fingerprint of the codec whose codes the model draws."""
+
+
+@dataclass(frozen=True)
+class LlamaSize:
+    """Size of a Llama that is made from scratch."""
+
+    width: int = 256
+    """Hidden size D."""
+    depth: int = 4
+    """Number of decoder blocks."""
+    heads: int = 4
+    """Attention heads."""
+    feed_forward: int = 704
+    """Width of the SwiGLU layer."""
+    positions: int = 512
+    """Longest sequence."""
+    rope_theta: float = 10000.0
+    """Base of the rotary embedding."""
+
+
+@generators.register("raster")
+class RasterGenerator(Generator):
+    """A causal language model that draws codes in raster order."""
+
+    Config = RasterConfig
+    config: RasterConfig
+
+    def __init__(
+        self,
+        config: RasterConfig,
+        lm: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ):
+        super().__init__(config)
+        if lm is None:
+            settings = dict(config.language_model)
+            kind = settings.pop("model_type")
+            lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
+        rows = lm.get_input_embeddings().weight.shape[0]
+        if rows < config.vocabulary.size:
+            raise InputError(
+                f"language model: {rows} embedding rows, expected {config.vocabulary.size}; "
+                "resize_token_embeddings was not called"
+            )
+        self.lm = lm
+        self.tokenizer = tokenizer
+        text = lm.config.get_text_config()
+        self.width, self.depth = text.hidden_size, len(decoder_blocks(lm))
+
+    # ---- making one ----------------------------------------------------------------------------
+
+    @classmethod
+    def from_scratch(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        codes: int,
+        grid: tuple[int, int],
+        size: LlamaSize | None = None,
+        *,
+        seed: int,
+        codec: str = "",
+    ) -> Self:
+        """A small Llama with random weights (a function of `seed`) over text and `codes` codes."""
+        size = size or LlamaSize()
+        vocabulary = add_image_tokens(tokenizer, codes)
+        config = LlamaConfig(
+            vocab_size=max(vocabulary.size, len(tokenizer)),
+            hidden_size=size.width,
+            intermediate_size=size.feed_forward,
+            num_hidden_layers=size.depth,
+            num_attention_heads=size.heads,
+            num_key_value_heads=size.heads,
+            max_position_embeddings=size.positions,
+            rope_parameters={"rope_type": "default", "rope_theta": size.rope_theta},
+            bos_token_id=vocabulary.start,
+            eos_token_id=vocabulary.end,
+            pad_token_id=vocabulary.pad,
+            tie_word_embeddings=False,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            lm = AutoModelForCausalLM.from_config(config)
+        return cls(RasterConfig(vocabulary, grid, config.to_dict(), codec), lm, tokenizer)
+
+    @classmethod
+    def from_language_model(
+        cls,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        codes: int,
+        grid: tuple[int, int],
+        *,
+        seed: int = 0,
+        codec: str = "",
+    ) -> Self:
+        """A pretrained language model, its vocabulary extended in place by `codes` picture codes.
+
+        New rows are drawn around the mean of the old ones, as `resize_token_embeddings` does.
+        """
+        vocabulary = add_image_tokens(tokenizer, codes)
+        rows = lm.get_input_embeddings().weight.shape[0]
+        if rows < max(vocabulary.size, len(tokenizer)):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                lm.resize_token_embeddings(max(vocabulary.size, len(tokenizer)))
+        return cls(RasterConfig(vocabulary, grid, lm.config.to_dict(), codec), lm, tokenizer)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        from arra.data.tokenizer import train_text_tokenizer
+
+        tokenizer = train_text_tokenizer(["a red 3 left of a blue 5", "a green 7 above it"])
+        size = LlamaSize(width=32, depth=2, heads=2, feed_forward=48, positions=64)
+        return cls.from_scratch(tokenizer, 16, (3, 3), size, seed=0)
+
+    # ---- saving --------------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, Any]:
+        # transformers notes versions and file names in its configuration: no part of the identity
+        settings = super()._settings()
+        del settings["language_model"]
+        return {**settings, "model_type": self.lm.config.model_type}
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.lm.save_pretrained(save_directory)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(save_directory)
+        plain = to_plain(self.config)
+        del plain["language_model"]  # stands in the model's own config.json
+        write_json(save_directory / SIDE_FILE, {"generator": self.registered_name, **plain})
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Load a folder that `save_pretrained` wrote."""
+        folder = Path(source)
+        side = read_json(folder / SIDE_FILE)
+        if side.pop("generator", None) != cls.registered_name:
+            raise InputError(f"{folder / SIDE_FILE}: does not describe a raster generator")
+        lm = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        side["language_model"] = lm.config.to_dict()
+        config = config_from_plain(RasterConfig, side, where=folder / SIDE_FILE)
+        return cls(config, lm, tokenizer).eval()
+
+    # ---- training ------------------------------------------------------------------------------
+
+    def compile_blocks(self) -> None:
+        """Compile the decoder blocks in place (`torch.compile`)."""
+        compile_blocks(self.lm)
+
+    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Output:
+        mask, position = attention(batch)
+        with hidden_states(self.lm, layers) as states:
+            final = self.lm.get_decoder()(
+                input_ids=batch.tokens,
+                attention_mask=mask,
+                position_ids=position,
+                use_cache=False,
+            ).last_hidden_state
+        supervised = batch.target >= 0
+        logits = head_logits(self.lm, final[supervised])
+        return Output(logits, batch.target[supervised], states)
+
+    # ---- sampling ------------------------------------------------------------------------------
+
+    @property
+    def units(self) -> int:
+        """Number of codes in a picture."""
+        return self.config.grid[0] * self.config.grid[1]
+
+    def prompt_ids(self, caption: str | None) -> list[int]:
+        """Token ids up to and with begin-of-image; None is the empty prompt of guidance."""
+        if self.tokenizer is None:
+            raise InputError("this generator has no tokenizer: load it from a saved folder")
+        text = [] if caption is None else self.tokenizer.encode(caption, add_special_tokens=False)
+        return prompt_tokens(text, self.config.vocabulary)
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, KVCache]:
+        """Read prompts of any lengths: logits (B, codes) of the first unit, and the cache."""
+        longest = max(len(p) for p in prompts)
+        tokens = torch.full((len(prompts), longest), self.config.vocabulary.pad)
+        real = torch.zeros(len(prompts), longest, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            tokens[row, longest - len(prompt) :] = torch.tensor(list(prompt))
+            real[row, longest - len(prompt) :] = True
+        device = self.device
+        cache = KVCache.empty(len(prompts), self.lm.config, device)
+        return self._advance(tokens.to(device), real.to(device), cache), cache
+
+    def step(self, codes: Tensor, cache: KVCache) -> Tensor:
+        """Logits (B, codes) of the next unit after `codes` (B,) were drawn; extends the cache."""
+        tokens = codes[:, None] + self.config.vocabulary.offset
+        return self._advance(tokens, torch.ones_like(tokens, dtype=torch.bool), cache)
+
+    def _advance(self, tokens: Tensor, real: Tensor, cache: KVCache) -> Tensor:
+        visible, position = cache.extend(real)
+        final = self.lm.get_decoder()(
+            input_ids=tokens,
+            attention_mask=visible,
+            position_ids=position,
+            past_key_values=cache.past,
+            use_cache=True,
+        ).last_hidden_state
+        # Only picture codes are legal inside a picture: the others are never looked at.
+        vocabulary = self.config.vocabulary
+        logits = head_logits(self.lm, final[:, -1])
+        return logits[:, vocabulary.offset : vocabulary.offset + vocabulary.codes]
+
+
+def prompt_tokens(text: Sequence[int], vocabulary: ImageVocabulary) -> list[int]:
+    """[start] text <boi>."""
+    start = [] if vocabulary.start is None else [vocabulary.start]
+    return [*start, *text, vocabulary.begin]
+
+
+def attention(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+    """Attention mask and positions for a Hugging Face model.
+
+    Rows of one sample each that start at the first column need neither: padding on the right is
+    never seen by what stands before it. Otherwise (packed rows, padding on the left) the rule of the
+    layout is written out: (R, 1, T, T) bool, and the positions (R, T).
+    """
+    segment = batch.segment
+    real = segment >= 0
+    alone = (segment == segment[:, :1]) | ~real
+    if bool((alone.all(dim=1) & real[:, 0]).all()):
+        return None, None
+    same = segment[:, :, None] == segment[:, None, :]
+    length = segment.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=segment.device)
+    # padding looks at itself, so that no row of the softmax is empty
+    sees = (same & causal & real[:, None, :]) | (itself & ~real[:, None, :])
+    return sees[:, None], batch.position

@@ -1,0 +1,78 @@
+"""The KV cache as an explicit object: rows with their own lengths; fork, gather, truncate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PretrainedConfig
+
+from arra.errors import InputError
+
+
+@dataclass
+class KVCache:
+    """Keys and values of B rows, of which each sees only its own positions.
+
+    Rows of different lengths share one tensor by padding on the left: `visible` says which stored
+    positions are real, `next_position` where each row goes on.
+    """
+
+    past: Any
+    """Keys and values, a `transformers.DynamicCache`."""
+    visible: Tensor
+    """(B, L) bool: which of the L stored positions belong to the row."""
+
+    @classmethod
+    def empty(cls, rows: int, config: PretrainedConfig, device: torch.device) -> KVCache:
+        """A cache without positions for `rows` rows of a model with this configuration."""
+        visible = torch.zeros(rows, 0, dtype=torch.bool, device=device)
+        return cls(DynamicCache(config=config), visible)
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return self.visible.shape[0]
+
+    @property
+    def stored(self) -> int:
+        """L, the number of stored positions, padding included."""
+        return self.visible.shape[1]
+
+    @property
+    def next_position(self) -> Tensor:
+        """(B,) int64: how many real positions each row has, which is where it continues."""
+        return self.visible.sum(dim=1)
+
+    def extend(self, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Make room for (B, t) new positions, of which `real` are not padding.
+
+        Returns the visibility (B, L + t) int64 that the model expects as its attention mask, and the
+        positions (B, t). The keys themselves are added by the model's forward.
+        """
+        start = self.next_position
+        self.visible = torch.cat((self.visible, real), dim=1)
+        position = (start[:, None] + real.cumsum(dim=1) - 1).clamp(min=0)
+        return self.visible.to(torch.int64), position
+
+    def gather(self, rows: Tensor) -> None:
+        """Keep the given rows (n,) int64, in this order; rows may repeat."""
+        self.past.batch_select_indices(rows)
+        self.visible = self.visible[rows]
+
+    def fork(self, copies: int) -> None:
+        """Repeat every row `copies` times, copies of a row side by side."""
+        self.past.batch_repeat_interleave(copies)
+        self.visible = self.visible.repeat_interleave(copies, dim=0)
+
+    def truncate(self, stored: int) -> None:
+        """Forget all but the first `stored` positions (as counted by `self.stored`)."""
+        if not 0 <= stored <= self.stored:
+            raise InputError(f"KVCache.truncate: {stored}, expected 0 to {self.stored}")
+        if stored == self.stored:
+            return
+        # transformers takes 0 for "keep everything" in some versions: drop by a negative count
+        self.past.crop(stored - self.stored)
+        self.visible = self.visible[:, :stored]

@@ -1,0 +1,83 @@
+"""What any Hugging Face causal language model must tell: its blocks, its head, its hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from arra.errors import InputError
+
+
+def decoder_blocks(lm: PreTrainedModel) -> nn.ModuleList:
+    """The decoder blocks of a causal language model, in order.
+
+    They are found as the one `ModuleList` that has `num_hidden_layers` entries in the text decoder.
+    """
+    config = lm.config.get_text_config()
+    depth = config.num_hidden_layers
+    decoder = lm.get_decoder() if hasattr(lm, "get_decoder") else lm.base_model
+    found = [
+        module
+        for module in decoder.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    if not found:
+        raise InputError(f"{type(lm).__name__}: no list of its {depth} decoder blocks was found")
+    return found[0]
+
+
+@contextmanager
+def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Within the block, forward passes fill the yielded dictionary: layer -> (B, T, D).
+
+    Layer 1 is the output of the first decoder block (the embeddings would be layer 0); the last
+    layer is given before the final norm. Only what is asked for is kept.
+    """
+    blocks = decoder_blocks(lm)
+    for layer in layers:
+        if not 1 <= layer <= len(blocks):
+            raise InputError(f"layer {layer}: expected 1 to {len(blocks)}, the number of blocks")
+    states: dict[int, Tensor] = {}
+
+    def keep(layer: int):
+        def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
+            states[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    handles = [blocks[layer - 1].register_forward_hook(keep(layer)) for layer in set(layers)]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def compile_blocks(lm: PreTrainedModel) -> None:
+    """Compile every decoder block in place; equal blocks share the compiled code.
+
+    The forward is replaced, not the module: hooks stay outside of the compiled region, and the names
+    of the weights do not change.
+    """
+    for block in decoder_blocks(lm):
+        block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+
+
+def head_logits(lm: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """(M, V) logits of (M, D) final, normalised hidden states, with the model's own scaling."""
+    head = lm.get_output_embeddings()
+    if head is None:
+        raise InputError(f"{type(lm).__name__} has no output embeddings: not a language model?")
+    logits = head(hidden)
+    config = lm.config.get_text_config()
+    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
+        logits = logits * scale
+    if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
+        logits = logits / scaling
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
+        logits = cap * torch.tanh(logits / cap)
+    return logits

@@ -1,0 +1,193 @@
+"""Representation alignment: hidden states are pulled towards a frozen encoder's view of the picture.
+
+ARRA (arXiv 2503.07334, section 3): at every position whose output predicts an image token (the role
+called HYBNEXT), the state after block i is projected and compared with one global feature of the whole
+target picture. The loss and its projector exist in training only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arra.errors import InputError
+from arra.generators.base import Batch, Output
+from arra.objectives.base import Objective
+from arra.registry import objectives
+
+Positions = Literal["hybnext", "rep", "last"]
+Target = Literal["cls", "mean", "both", "patch"]
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """What is aligned with what, how, and how strongly."""
+
+    layers: tuple[int, ...] = (1,)
+    """Decoder blocks whose output is aligned, counted from 1; the losses of several are averaged."""
+    positions: Positions = "hybnext"
+    """Every position that predicts image content; only the first of them (one representation
+    position, REP); or only the last."""
+    target: Target = "cls"
+    """The CLS vector, the mean of the patch vectors, both side by side, or at each position the
+    vector of the patch that it predicts."""
+    projector: Literal["mlp", "linear", "pool"] = "mlp"
+    """Linear-GELU-Linear, one linear map, or parameter-free pooling of channels."""
+    similarity: Literal["cosine", "mse"] = "cosine"
+    """1 - cosine, or mean squared error."""
+    weight: float = 1.0
+    """Lambda, the weight of the loss."""
+    schedule: Literal["constant", "stop", "anneal"] = "constant"
+    """Constant; constant until step `until`, then nothing; or falling linearly to 0 at `until`."""
+    until: int = 0
+    """Step at which "stop" and "anneal" reach 0."""
+
+    def __post_init__(self) -> None:
+        if not self.layers or min(self.layers) < 1:
+            raise InputError(f"AlignmentConfig.layers: {self.layers}, blocks are counted from 1")
+        if self.weight < 0:
+            raise InputError(f"AlignmentConfig.weight: {self.weight}, expected 0 or more")
+        if self.schedule != "constant" and self.until < 1:
+            raise InputError(f"AlignmentConfig.until: needed by schedule {self.schedule!r}")
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Which features of a store the target needs."""
+        return {"cls": ("cls",), "mean": ("mean",), "both": ("cls", "mean"), "patch": ("patches",)}[
+            self.target
+        ]
+
+
+@objectives.register("alignment")
+class Alignment(Objective):
+    """lambda * mean over samples and positions of the distance between projection and feature."""
+
+    name = "alignment"
+
+    def __init__(
+        self,
+        config: AlignmentConfig,
+        width: int,
+        features: int,
+        grid: tuple[int, int] | None = None,
+        *,
+        seed: int = 0,
+    ):
+        """`width` D of the states, `features` D_F of the target (both: twice the encoder's width),
+        `grid` rows and columns of codes (needed by the patch target); `seed` of the projector."""
+        super().__init__()
+        if config.target == "patch" and grid is None:
+            raise InputError("Alignment.grid: the patch target needs the grid of codes")
+        self.config, self.grid, self.layers = config, grid, config.layers
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.projectors = nn.ModuleDict(
+                {str(layer): _projector(config.projector, width, features) for layer in self.layers}
+            )
+
+    @classmethod
+    def tiny(cls, width: int) -> Self:
+        """A small instance for contract tests: states of `width`, features of 8."""
+        return cls(AlignmentConfig(), width, 8)
+
+    def weight(self, step: int) -> float:
+        config = self.config
+        if config.schedule == "constant":
+            return config.weight
+        left = max(0.0, 1.0 - step / config.until)
+        return config.weight * (left if config.schedule == "anneal" else float(left > 0))
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        """Mean distance: for cosine 0 (equal direction) to 2 (opposite)."""
+        chosen = self._positions(batch)
+        sample, place = batch.segment[chosen], batch.place[chosen]
+        target = self._target(batch, sample, place)
+        losses = []
+        for layer in self.layers:
+            projected = self.projectors[str(layer)](output.hidden[layer][chosen])
+            losses.append(_distance(projected.float(), target, self.config.similarity))
+        per_position = torch.stack(losses).mean(dim=0)
+        return _mean_over_samples(per_position, sample, batch.samples)
+
+    def _positions(self, batch: Batch) -> Tensor:
+        """(R, T) bool: the positions that are aligned, found by what they predict."""
+        if self.config.positions == "hybnext":
+            return batch.image
+        if self.config.positions == "rep":
+            return batch.place == 0
+        return batch.image & (batch.place == batch.place.max())
+
+    def _target(self, batch: Batch, sample: Tensor, place: Tensor) -> Tensor:
+        """(M, D_F) the feature that each aligned position is pulled towards; no gradient."""
+        missing = [name for name in self.config.feature_names if name not in batch.features]
+        if missing:
+            raise InputError(
+                f"Alignment.target: {self.config.target!r} needs the feature {missing[0]!r}, which "
+                "the store does not hold; prepare it with that aggregation"
+            )
+        if self.config.target == "patch":
+            assert self.grid is not None
+            patches = on_grid(batch.features["patches"].float(), self.grid)
+            return patches[sample, place].detach()
+        parts = [batch.features[name].float() for name in self.config.feature_names]
+        return torch.cat(parts, dim=-1)[sample].detach()
+
+
+def on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Patch vectors (B, N, D) of a square grid, resampled to rows x columns: (B, n, D)."""
+    count, width = patches.shape[1:]
+    side = round(count**0.5)
+    if side * side != count:
+        raise InputError(f"patches: {count} of them, expected a square number")
+    if (side, side) == grid:
+        return patches
+    square = patches.transpose(1, 2).reshape(len(patches), width, side, side)
+    fitted = F.interpolate(square, size=grid, mode="bilinear", antialias=True, align_corners=False)
+    return fitted.flatten(2).transpose(1, 2)
+
+
+class _Pool(nn.Module):
+    """Channels averaged or repeated until there are as many as the feature has; no parameters."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.features = features
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.adaptive_avg_pool1d(hidden[:, None], self.features)[:, 0]
+
+
+def _projector(kind: str, width: int, features: int) -> nn.Module:
+    if kind == "linear":
+        return nn.Linear(width, features)
+    if kind == "pool":
+        return _Pool(features)
+    return nn.Sequential(nn.Linear(width, features), nn.GELU(), nn.Linear(features, features))
+
+
+def _distance(projected: Tensor, target: Tensor, similarity: str) -> Tensor:
+    """(M,) distance of each row."""
+    if projected.shape != target.shape:
+        raise InputError(
+            f"Alignment.features: the projector gives {projected.shape[-1]} channels, the stored "
+            f"features have {target.shape[-1]}"
+        )
+    if similarity == "cosine":
+        return 1.0 - F.cosine_similarity(projected, target, dim=-1)
+    return (projected - target).square().mean(dim=-1)
+
+
+def _mean_over_samples(values: Tensor, sample: Tensor, samples: int) -> Tensor:
+    """Mean over each sample's positions, then over samples."""
+    count = torch.bincount(sample, minlength=samples).clamp(min=1)
+    return (values / count[sample]).sum() / samples
+
+
+def feature_width(config: AlignmentConfig, features: Mapping[str, Tensor]) -> int:
+    """D_F of the target, from the features of a store or batch."""
+    return sum(features[name].shape[-1] for name in config.feature_names)

@@ -1,0 +1,215 @@
+"""The alignment objective: what it is, where its gradient goes, and what must not change it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from arra.errors import InputError
+from arra.generators.base import Output
+from arra.generators.batches import collate, sequence
+from arra.generators.raster import RasterGenerator
+from arra.networks.language_model import decoder_blocks
+from arra.objectives.alignment import Alignment, AlignmentConfig, on_grid
+from arra.objectives.base import Objective
+from arra.registry import objectives
+
+FEATURES = 6
+
+
+@pytest.fixture
+def generator():
+    return RasterGenerator.tiny()
+
+
+def batch_of(generator, order=(0, 1, 2), layout="right"):
+    captions = ["a red 3", "a green 7 left of a blue 5", ""]
+    rng = torch.Generator().manual_seed(0)
+    codes = torch.randint(16, (3, generator.units), generator=rng)
+    features = {
+        "cls": torch.randn(3, FEATURES, generator=rng),
+        "mean": torch.randn(3, FEATURES, generator=rng),
+        "patches": torch.randn(3, 9, FEATURES, generator=rng),
+    }
+    samples = []
+    for i in order:
+        text = generator.tokenizer.encode(captions[i], add_special_tokens=False)
+        samples.append(sequence(text, codes[i].tolist(), generator.config.vocabulary, False))
+    chosen = {name: x[list(order)] for name, x in features.items()}
+    return collate(samples, chosen, generator.config.vocabulary.pad, layout, packed_length=48)
+
+
+def alignment(generator, **settings):
+    config = AlignmentConfig(**settings)
+    width = FEATURES * (2 if config.target == "both" else 1)
+    return Alignment(config, generator.width, width, generator.config.grid, seed=1)
+
+
+EVERY = [
+    {},
+    {"positions": "rep"},
+    {"positions": "last", "target": "mean"},
+    {"target": "both", "layers": (1, 2)},
+    {"target": "patch", "projector": "linear"},
+    {"projector": "pool", "similarity": "mse"},
+]
+
+
+@pytest.mark.parametrize("settings", EVERY)
+def test_against_a_loop(generator, settings):
+    """The definition of the paper, sample by sample and position by position."""
+    objective, batch = alignment(generator, **settings), batch_of(generator)
+    config = objective.config
+    output = generator(batch, objective.layers)
+    total = 0.0
+    for layer in config.layers:
+        for i in range(3):
+            places = range(9)
+            if config.positions == "rep":
+                places = [0]
+            if config.positions == "last":
+                places = [8]
+            one = 0.0
+            for place in places:
+                where = int((batch.place[i] == place).nonzero())
+                projected = objective.projectors[str(layer)](output.hidden[layer][i, where][None])[
+                    0
+                ]
+                target = {
+                    "cls": lambda i=i: batch.features["cls"][i],
+                    "mean": lambda i=i: batch.features["mean"][i],
+                    "both": lambda i=i: torch.cat(
+                        (batch.features["cls"][i], batch.features["mean"][i])
+                    ),
+                    "patch": lambda i=i, p=place: batch.features["patches"][i, p],
+                }[config.target]()
+                if config.similarity == "cosine":
+                    one += 1 - (projected @ target) / projected.norm() / target.norm()
+                else:
+                    one += ((projected - target) ** 2).mean()
+            total += one / len(places)
+    expected = total / 3 / len(config.layers)
+    torch.testing.assert_close(objective(output, batch), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_gradient_goes_where_the_paper_says(generator, layer):
+    """Blocks up to the layer and the projector; nothing above, and not the head."""
+    objective = alignment(generator, layers=(layer,))
+    batch = batch_of(generator)
+    objective(generator(batch, objective.layers), batch).backward()
+    blocks = decoder_blocks(generator.lm)
+    for number, block in enumerate(blocks, start=1):
+        norms = [0.0 if p.grad is None else float(p.grad.norm()) for p in block.parameters()]
+        if number <= layer:
+            assert min(norms) > 0
+        else:
+            assert max(norms) == 0
+    assert generator.lm.lm_head.weight.grad is None
+    assert generator.lm.model.norm.weight.grad is None
+    assert generator.lm.model.embed_tokens.weight.grad.norm() > 0
+    assert all(p.grad.norm() > 0 for p in objective.parameters())
+
+
+def test_target_gets_no_gradient(generator):
+    batch = batch_of(generator)
+    features = {name: x.requires_grad_() for name, x in batch.features.items()}
+    batch = dataclasses.replace(batch, features=features)
+    objective = alignment(generator)
+    objective(generator(batch, (1,)), batch).backward()
+    assert batch.features["cls"].grad is None
+
+
+def test_perfect_and_opposite_projections(generator):
+    """A projector that outputs the target has loss 0, its negative 2."""
+    batch = batch_of(generator)
+    objective = Alignment(AlignmentConfig(projector="linear"), FEATURES, FEATURES)
+    with torch.no_grad():
+        objective.projectors["1"].weight.copy_(torch.eye(FEATURES))
+        objective.projectors["1"].bias.zero_()
+    states = batch.features["cls"][batch.segment.clamp(min=0)]
+    for sign, expected in ((1.0, 0.0), (-1.0, 2.0)):
+        output = Output(torch.empty(0), torch.empty(0), {1: sign * states})
+        assert abs(objective(output, batch).item() - expected) < 1e-6
+
+
+@pytest.mark.parametrize("layout", ["left", "packed"])
+@pytest.mark.parametrize("settings", EVERY[:3])
+def test_padding_packing_and_order_change_nothing(generator, layout, settings):
+    objective = alignment(generator, **settings)
+    values = []
+    for order, how in (((0, 1, 2), "right"), ((0, 1, 2), layout), ((2, 0, 1), "right")):
+        batch = batch_of(generator, order, how)
+        values.append(objective(generator(batch, objective.layers), batch).item())
+    assert max(values) - min(values) < 1e-6
+
+
+def test_schedules():
+    def at(schedule, step):
+        config = AlignmentConfig(weight=2.0, schedule=schedule, until=10)
+        return Alignment(config, 4, 4).weight(step)
+
+    assert [at("constant", s) for s in (0, 5, 99)] == [2.0, 2.0, 2.0]
+    assert [at("stop", s) for s in (0, 9, 10)] == [2.0, 2.0, 0.0]
+    assert [at("anneal", s) for s in (0, 5, 10, 20)] == [2.0, 1.0, 0.0, 0.0]
+
+
+def test_patch_features_are_resampled_to_the_grid():
+    rows = torch.arange(4.0)[:, None].expand(4, 4)
+    patches = rows.reshape(1, 16, 1)
+    fitted = on_grid(patches, (2, 2))
+    assert fitted.shape == (1, 4, 1)
+    assert fitted[0, 0] == fitted[0, 1] < fitted[0, 2] == fitted[0, 3]
+    with pytest.raises(InputError, match="square"):
+        on_grid(patches[:, :15], (2, 2))
+
+
+def test_errors_name_the_field(generator):
+    batch = dataclasses.replace(batch_of(generator), features={})
+    objective = alignment(generator, target="both")
+    with pytest.raises(InputError, match="'cls'"):
+        objective(generator(batch, (1,)), batch)
+    wrong = Alignment(AlignmentConfig(), generator.width, FEATURES + 1)
+    batch = batch_of(generator)
+    with pytest.raises(InputError, match=f"{FEATURES + 1} channels"):
+        wrong(generator(batch, (1,)), batch)
+    for settings, name in (
+        ({"layers": (0,)}, "layers"),
+        ({"weight": -1.0}, "weight"),
+        ({"schedule": "stop"}, "until"),
+    ):
+        with pytest.raises(InputError, match=name):
+            AlignmentConfig(**settings)
+
+
+@pytest.mark.parametrize("name", list(objectives))
+def test_contract_of_every_objective(generator, name):
+    """Named, finite, deterministic, and with a gradient for each of its own parameters."""
+    cls = objectives[name]
+    batch = batch_of(generator)
+    objective = cls.tiny(generator.width) if hasattr(cls, "tiny") else cls()
+    if name == "alignment":
+        objective = Alignment(AlignmentConfig(), generator.width, FEATURES)
+    assert isinstance(objective, Objective)
+    assert objective.name
+    value = objective(generator(batch, objective.layers), batch)
+    assert value.shape == ()
+    assert torch.isfinite(value)
+    assert value.item() == objective(generator(batch, objective.layers), batch).item()
+    value.backward()
+    assert all(p.grad is not None for p in objective.parameters())
+    assert objective.weight(0) >= 0
+
+
+def test_feature_of_the_mean_is_what_it_says(generator):
+    """`both` is CLS and mean side by side, which a pooled target must match channel by channel."""
+    batch = batch_of(generator)
+    objective = alignment(generator, target="both")
+    chosen = batch.image
+    target = objective._target(batch, batch.segment[chosen], batch.place[chosen])
+    assert torch.equal(target[0, :FEATURES], batch.features["cls"][0])
+    assert torch.equal(target[0, FEATURES:], batch.features["mean"][0])
+    assert F.cosine_similarity(target[:1], target[:1]).item() == pytest.approx(1.0)
