@@ -746,16 +746,18 @@ def test_bf16_and_fp32_may_follow_each_other_in_one_process(tmp_path):
     assert close(a, b, tolerance=0.1)
 
 
-def test_failing_compilation_falls_back_with_one_warning(tmp_path):
+def _refuse(*arguments):
+    raise RuntimeError("no compiler here")
+
+
+@pytest.mark.parametrize("call", ["forward", "_compiled_call_impl"])
+def test_failing_compilation_falls_back_with_one_warning(tmp_path, call):
     class Uncompilable(Toy):
         registered_name = "toy"
 
         def compile_blocks(self):
-            def broken(*arguments):
-                raise RuntimeError("no compiler here")
-
             for block in self.blocks:
-                block._compiled_call_impl = broken
+                setattr(block, call, _refuse)
 
     config = replace(FAST, compile=True)
     with warnings.catch_warnings(record=True) as told:
