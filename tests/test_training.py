@@ -524,6 +524,18 @@ def test_ema_is_the_average_of_its_definition():
     assert torch.equal(module.weight, own)
 
 
+def test_exported_weights_are_the_average_of_those_of_every_step(tmp_path):
+    start = dict(toy().state_dict())
+    config = replace(FAST, ema=0.9, steps=6, checkpoint_every=1, keep=6, learning_rate=0.1)
+    train(toy(), losses(), Rows(), config, tmp_path)
+    for name, expected in start.items():
+        for step in range(1, 7):
+            file = tmp_path / "checkpoints" / f"step-{step:08d}" / "generator.safetensors"
+            decay = min(0.9, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * load_file(file)[name]
+        assert torch.allclose(weights(tmp_path)[name], expected, atol=1e-5)
+
+
 # Divergence
 
 
@@ -734,16 +746,18 @@ def test_bf16_and_fp32_may_follow_each_other_in_one_process(tmp_path):
     assert close(a, b, tolerance=0.1)
 
 
-def test_failing_compilation_falls_back_with_one_warning(tmp_path):
+def _refuse(*arguments):
+    raise RuntimeError("no compiler here")
+
+
+@pytest.mark.parametrize("call", ["forward", "_compiled_call_impl"])
+def test_failing_compilation_falls_back_with_one_warning(tmp_path, call):
     class Uncompilable(Toy):
         registered_name = "toy"
 
         def compile_blocks(self):
-            def broken(*arguments):
-                raise RuntimeError("no compiler here")
-
             for block in self.blocks:
-                block._compiled_call_impl = broken
+                setattr(block, call, _refuse)
 
     config = replace(FAST, compile=True)
     with warnings.catch_warnings(record=True) as told:

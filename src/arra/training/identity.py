@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,6 @@ def identity(
     if config.schedule == "constant":
         del kept["steps"]  # then the number of steps does not change what happens before them
     first = batches.batch(0, 0, 0, world)
-    settings = getattr(joint.generator, "config", None)
     found = {
         "TrainConfig": kept,
         "precision": precision,
@@ -36,7 +34,7 @@ def identity(
             objective.name: {"layers": list(objective.layers), "weight": objective.weight(0)}
             for objective in joint.losses()
         },
-        "generator": to_plain(settings) if dataclasses.is_dataclass(settings) else None,
+        "generator": to_plain(joint.generator._settings()),
         "first_batch": _digest([first.tokens, first.target, first.position]),
     }
     return json.loads(json.dumps(found, default=str))

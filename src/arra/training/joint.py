@@ -112,21 +112,26 @@ def _check_trackers(trackers: Sequence[str]) -> None:
 def try_compile(generator: Generator, attempt: Callable[[], None]) -> bool:
     """Compile the generator's blocks and run `attempt` with them; on failure go back, and say so.
 
-    `generator.compile_blocks()` compiles in place (`torch.nn.Module.compile`). Compilation happens
-    at the first call only, hence the attempt; buffers are left as they were.
+    `generator.compile_blocks()` compiles in place: `module.compile()`, or a compiled `forward` on
+    the instance. Compilation happens at the first call only, hence the attempt; buffers are left
+    as they were.
     """
     compile_blocks = getattr(generator, "compile_blocks", None)
     if not callable(compile_blocks):
         warnings.warn(f"{type(generator).__name__} has nothing to compile", stacklevel=3)
         return False
     buffers = {name: buffer.clone() for name, buffer in generator.named_buffers()}
+    calls = ("forward", "_compiled_call_impl")
+    eager = [(m, {c: vars(m)[c] for c in calls if c in vars(m)}) for m in generator.modules()]
     try:
         compile_blocks()
         attempt()
         return True
     except Exception as error:  # whatever the compiler's stack raises: C++ missing, graph breaks
-        for module in generator.modules():
-            module._compiled_call_impl = None
+        for module, own in eager:
+            for call in calls:
+                vars(module).pop(call, None)
+            vars(module).update(own)
         reason = str(error).strip().partition("\n")[0]
         warnings.warn(f"not compiled, training goes on without: {reason}", stacklevel=3)
         return False

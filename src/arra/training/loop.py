@@ -294,10 +294,11 @@ class _Run:
             modes = [(module, module.training) for module in self.generator.modules()]
             results: dict[str, float] = {}
             average = self.ema.swapped() if self.ema else nullcontext()
-            with self.own_randomness(), average, torch.no_grad():
+            with average, torch.no_grad():
                 self.generator.eval()
                 for validator in validators:
-                    # The same random numbers each time: differences are the weights'.
+                    # The same random numbers each time: differences are the weights'. Training does
+                    # not notice, for it seeds every micro-batch.
                     self._seed(self.config.seed)
                     results |= validator(self.generator, done, self.folder)
             for module, mode in modes:
