@@ -1,4 +1,16 @@
-"""Settings that were measured: small codecs for digit scenes, trained in a minute on a CPU."""
+"""Settings that were measured: small codecs for digit scenes, trained in a minute on a CPU.
+
+Mean squared error on 1000 validation scenes (half of them pairs of digit and colour that training
+never showed), pixels in [-1, 1], 6000 training scenes, 3000 steps, seed 0, once each; about 55
+seconds of one CPU core:
+
+| codec | downsample | codes | error | codes used |
+|---|---|---|---|---|
+| vq | 4 | 1024 | 0.0063 | 99 % |
+| lfq | 4 | 1024 | 0.0105 | 99 % |
+| vq | 6 | 2048 | 0.0146 | 96 % |
+| lfq | 6 | 2048 | 0.0186 | 84 % |
+"""
 
 from __future__ import annotations
 
