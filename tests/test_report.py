@@ -84,7 +84,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.words: list[str] = []
         self.feed(text)
-        self.text = " ".join(" ".join(self.words).split())
+        self.text = re.sub(r"[ \n]+", " ", " ".join(self.words))  # no-break spaces stay
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
