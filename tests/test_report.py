@@ -244,6 +244,15 @@ def test_what_could_not_be_measured_is_null_and_a_dash(tmp_path):
     assert "nan" not in page.text.lower().split()
 
 
+def test_a_total_is_no_stage():
+    report = make_report()
+    report["seconds"]["total"] = 300.0
+    text = Page(report_page.render_page(report, make_pictures())).text
+    assert "5 min 00 s" in text
+    assert "total" not in text
+    assert "3 min 28 s" not in text
+
+
 def test_more_arms_than_two_have_their_columns(tmp_path):
     report = make_report()
     report["arms"]["shuffled"] = {**arm(0.5), "label": "a control"}
