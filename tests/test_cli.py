@@ -233,7 +233,11 @@ def test_info_tells_what_a_language_model_is(tmp_path):
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 9}))
     (folder / "image.json").write_text(json.dumps({"codec": "vq", "offset": 3}))
     found = describe(folder)
-    assert (found["kind"], found["model_type"], found["vocab_size"]) == ("language model", "llama", 9)
+    assert (found["kind"], found["model_type"], found["vocab_size"]) == (
+        "language model",
+        "llama",
+        9,
+    )
     assert found["parameters"] == 17
     assert found["files"] == {"image.json": {"codec": "vq", "offset": 3}}
 

@@ -84,7 +84,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.words: list[str] = []
         self.feed(text)
-        self.text = " ".join(" ".join(self.words).split())
+        self.text = re.sub(r"[ \n]+", " ", " ".join(self.words))  # no-break spaces stay
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -242,6 +242,15 @@ def test_what_could_not_be_measured_is_null_and_a_dash(tmp_path):
     assert values["arms"]["baseline"]["frechet"]["value"] is None
     assert "did not measure" in page.text
     assert "nan" not in page.text.lower().split()
+
+
+def test_a_total_is_no_stage():
+    report = make_report()
+    report["seconds"]["total"] = 300.0
+    text = Page(report_page.render_page(report, make_pictures())).text
+    assert "5 min 00 s" in text
+    assert "total" not in text
+    assert "3 min 28 s" not in text
 
 
 def test_more_arms_than_two_have_their_columns(tmp_path):

@@ -17,7 +17,7 @@ from arra.systems import base
 from arra.systems.results import ClaimResult, Estimate, Measure, read_result
 from arra.systems.table import docs_table
 
-INIT = '''
+INIT = """
 from arra.systems.base import System, deferred
 
 SYSTEM = System(
@@ -29,7 +29,7 @@ SYSTEM = System(
     claim=deferred("arra.systems.fake_{name}.claim:run"),
     seeds=2,
 )
-'''
+"""
 CLAIM = """
 from arra.systems.results import ClaimResult, Estimate, Measure
 
@@ -167,7 +167,9 @@ def test_values_that_are_not_finite_are_no_results():
 
 def test_the_page_shows_a_system_before_and_after_it_is_measured(fake, tmp_path):
     before = docs_table()
-    row = "| `fake-x` | A \\| paper about x | [2503.07334](https://arxiv.org/abs/2503.07334) | lead |"
+    row = (
+        "| `fake-x` | A \\| paper about x | [2503.07334](https://arxiv.org/abs/2503.07334) | lead |"
+    )
     assert f"{row} not measured | – |" in before
     base.reproduce("fake-x", folder=tmp_path, quiet=True)
     after = docs_table()

@@ -13,11 +13,13 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Union
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any
 
 import arra
 import arra.commands
-from arra.errors import ArraError
+from arra.errors import ArraError, InputError
 
 # The order in which help lists commands: as one works with them. A name needs no place here.
 _ORDER = (
@@ -50,6 +52,8 @@ def _run(arguments: Sequence[str]) -> int:
     import tyro
 
     names = command_names()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
+        raise InputError(f"no command is named {arguments[0]!r}; there are: {', '.join(names)}")
     if arguments and arguments[0] in names:  # only the command that runs is imported
         name = arguments[0]
         choices = [tyro.conf.subcommand(name, constructor=_command(name))]
@@ -61,8 +65,9 @@ def _run(arguments: Sequence[str]) -> int:
     # A union of one alternative is not a choice for tyro; the hidden None makes it one.
     alternatives: list[Any] = [Annotated[Any, choice] for choice in choices]
     alternatives.append(Annotated[None, tyro.conf.Suppress])
+    union: Any = reduce(or_, alternatives)
     code = tyro.cli(
-        Union[tuple(alternatives)],
+        union,
         prog="arra",
         description=_DESCRIPTION,
         args=list(arguments) or ["--help"],

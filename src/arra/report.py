@@ -84,7 +84,7 @@ class Report(TypedDict):
     """Everything in `report.json`."""
 
     seconds: dict[str, float]
-    """Wall-clock time of each stage, in order."""
+    """Wall-clock time of each stage, in order. If there is a "total", it is taken as their sum."""
     arms: dict[str, Arm]
     """At least "baseline" and "aligned"."""
     reader_error: Accuracy

@@ -43,7 +43,7 @@ def render_page(report: Report, pictures: Pictures) -> str:
         trained=report.get("trained", []),
         codec=_codec(pictures),
         stages=_stages(report["seconds"]),
-        total=duration(sum(report["seconds"].values())),
+        total=duration(_total(report["seconds"])),
         settings=_flat(report["settings"]),
         machine=_flat(report["machine"]),
         versions=report["versions"],
@@ -238,7 +238,12 @@ def _codec(pictures: Pictures) -> list[dict[str, str]]:
     return [{"original": data_uri(a), "reconstruction": data_uri(b)} for a, b in pairs]
 
 
+def _total(seconds: Mapping[str, float]) -> float:
+    return seconds.get("total", sum(value or 0.0 for value in seconds.values()))
+
+
 def _stages(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    seconds = {name: value for name, value in seconds.items() if name != "total"}
     longest = max([value or 0.0 for value in seconds.values()], default=0.0) or 1.0
     return [
         {
