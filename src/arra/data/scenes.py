@@ -261,6 +261,24 @@ class DigitScenes:
             picture[:] = draw(scene, self.config)
         return out, scenes
 
+    def redrawn(self, scene: Scene, seed: int) -> Scene:
+        """Another scene of the same caption: other scans, other places, and another background
+        where the caption leaves it open. For the variety that a prompt really has."""
+        rng = np.random.default_rng([_STREAM[self.split], self.seed, seed, 1])
+        kinds = tuple((r.first, r.kind, r.second) for r in scene.relations)
+        places = _placements(self.config, kinds)
+        corners = places[rng.integers(len(places))]
+        digits = []
+        for digit, (row, column) in zip(scene.digits, corners, strict=True):
+            scans = self._by_value[digit.value]
+            scan = int(scans[rng.integers(len(scans))])
+            digits.append(SceneDigit(digit.value, digit.colour, int(row), int(column), scan))
+        ground = tuple(GROUNDS)[rng.integers(len(GROUNDS))]
+        if scene.ground_named:
+            ground = scene.ground
+        new = Scene(scene.caption, tuple(digits), scene.relations, ground, scene.ground_named)
+        return _with_picture(new, self.config)
+
     def _make(self, index: int, draw: bool) -> Scene:
         rng = np.random.default_rng([_STREAM[self.split], self.seed, index])
         number = int(np.searchsorted(self._bounds, rng.random(), side="right")) + 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,13 +59,24 @@ def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
 
 
 def compile_blocks(lm: PreTrainedModel) -> None:
-    """Compile every decoder block in place; equal blocks share the compiled code.
+    """Compile the training pass of every decoder block; equal blocks share the compiled code.
 
     The forward is replaced, not the module: hooks stay outside of the compiled region, and the names
-    of the weights do not change.
+    of the weights do not change. In evaluation mode the plain forward runs, because decoding with a
+    growing cache would compile every length anew.
     """
     for block in decoder_blocks(lm):
-        block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+        block.forward = _compiled_in_training(block)  # type: ignore[method-assign]
+
+
+def _compiled_in_training(block: nn.Module) -> Callable[..., Any]:
+    plain = block.forward
+    compiled = torch.compile(plain)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return compiled(*args, **kwargs) if block.training else plain(*args, **kwargs)
+
+    return forward
 
 
 def head_logits(lm: PreTrainedModel, hidden: Tensor) -> Tensor:
