@@ -41,9 +41,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def tiny(name: str, seed: int = 0) -> QuantizedCodec:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return codecs[name].tiny()
+    return codecs[name].seeded(codecs[name].tiny().config, seed)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -1,4 +1,4 @@
-"""Files that are never half-written: atomic writes of files, folders and JSON, and content hashes."""
+"""Files that are never half-written: atomic files, folders and JSON; and content hashes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it replaces `path` in one step if the block succeeds."""
+    """Yield a temporary path beside `path`; it replaces `path` at once if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")

@@ -1,8 +1,8 @@
 """Names under which parts are saved, listed and contract-tested.
 
 A registry maps a short name to a class. It exists for two callers only: loading a saved part (the
-name stands in its `config.json`) and the contract tests, which run over every entry. Code that knows
-which part it wants imports it.
+name stands in its `config.json`) and the contract tests, which run over every entry. Code that
+knows which part it wants imports it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Raster generation over an unmodified Hugging Face causal language model.
 
-The sequence is [start] text <boi> x_1 ... x_n <eoi>; the model *is* the language model with a longer
-vocabulary (LlamaGen, arXiv 2406.06525, and ARRA, arXiv 2503.07334, with text as ordinary tokens). Its
-folder loads with `AutoModelForCausalLM` and `AutoTokenizer`; one file beside them, `arra.json`, says
-which ids are picture codes and how large the grid is.
+The sequence is [start] text <boi> x_1 ... x_n <eoi>; the model *is* the language model with a
+longer vocabulary (LlamaGen, arXiv 2406.06525, and ARRA, arXiv 2503.07334, with text as ordinary
+tokens). Its folder loads with `AutoModelForCausalLM` and `AutoTokenizer`; one file beside them,
+`arra.json`, says which ids are picture codes and how large the grid is.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ from arra.networks.cache import KVCache
 from arra.networks.language_model import (
     compile_blocks,
     decoder_blocks,
+    embedding_rows,
     head_logits,
     hidden_states,
 )
 from arra.networks.part import config_from_plain
+from arra.randomness import seeded
 from arra.registry import generators
 
 SIDE_FILE = "arra.json"
@@ -91,7 +93,7 @@ class RasterGenerator(Generator):
             settings = dict(config.language_model)
             kind = settings.pop("model_type")
             lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
-        rows = lm.get_input_embeddings().weight.shape[0]
+        rows = embedding_rows(lm)
         if rows < config.vocabulary.size:
             raise InputError(
                 f"language model: {rows} embedding rows, expected {config.vocabulary.size}; "
@@ -132,8 +134,7 @@ class RasterGenerator(Generator):
             pad_token_id=vocabulary.pad,
             tie_word_embeddings=False,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             lm = AutoModelForCausalLM.from_config(config)
         return cls(RasterConfig(vocabulary, grid, config.to_dict(), codec), lm, tokenizer)
 
@@ -153,10 +154,9 @@ class RasterGenerator(Generator):
         New rows are drawn around the mean of the old ones, as `resize_token_embeddings` does.
         """
         vocabulary = add_image_tokens(tokenizer, codes)
-        rows = lm.get_input_embeddings().weight.shape[0]
+        rows = embedding_rows(lm)
         if rows < max(vocabulary.size, len(tokenizer)):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed):
                 lm.resize_token_embeddings(max(vocabulary.size, len(tokenizer)))
         return cls(RasterConfig(vocabulary, grid, lm.config.to_dict(), codec), lm, tokenizer)
 
@@ -272,8 +272,8 @@ def attention(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
     """Attention mask and positions for a Hugging Face model.
 
     Rows of one sample each that start at the first column need neither: padding on the right is
-    never seen by what stands before it. Otherwise (packed rows, padding on the left) the rule of the
-    layout is written out: (R, 1, T, T) bool, and the positions (R, T).
+    never seen by what stands before it. Otherwise (packed rows, padding on the left) the rule of
+    the layout is written out: (R, 1, T, T) bool, and the positions (R, T).
     """
     segment = batch.segment
     real = segment >= 0

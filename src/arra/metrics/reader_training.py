@@ -190,9 +190,7 @@ def train_reader(
     pool = DigitScenes(config.scene, "train", seed=seed, combinations="all")
     pictures, scenes = pool.pictures(0, training.scenes)
     pixels, truth = to_pixels(pictures), _truth(scenes, config.scene.digit)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        reader = SceneReader(config)
+    reader = SceneReader.seeded(config, seed)
     reader.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(
         reader.parameters(), lr=training.learning_rate, weight_decay=training.decay

@@ -1,8 +1,8 @@
-"""What any Hugging Face causal language model must tell: its blocks, its head, its hidden states."""
+"""What a Hugging Face causal language model must tell: its blocks, head and hidden states."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -30,6 +30,13 @@ def decoder_blocks(lm: PreTrainedModel) -> nn.ModuleList:
     return found[0]
 
 
+def embedding_rows(lm: PreTrainedModel) -> int:
+    """How many token ids the input embedding has room for."""
+    table = lm.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
+    return len(table)
+
+
 @contextmanager
 def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Within the block, forward passes fill the yielded dictionary: layer -> (B, T, D).
@@ -43,7 +50,7 @@ def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
             raise InputError(f"layer {layer}: expected 1 to {len(blocks)}, the number of blocks")
     states: dict[int, Tensor] = {}
 
-    def keep(layer: int):
+    def keep(layer: int) -> Callable[[nn.Module, tuple, Tensor | tuple], None]:
         def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
             states[layer] = output[0] if isinstance(output, tuple) else output
 
@@ -60,11 +67,11 @@ def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
 def compile_blocks(lm: PreTrainedModel) -> None:
     """Compile every decoder block in place; equal blocks share the compiled code.
 
-    The forward is replaced, not the module: hooks stay outside of the compiled region, and the names
-    of the weights do not change.
+    The forward is replaced, not the module: hooks stay outside of the compiled region, and the
+    names of the weights do not change.
     """
     for block in decoder_blocks(lm):
-        block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+        block.forward = torch.compile(block.forward)
 
 
 def head_logits(lm: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`Part`: a module with a configuration that saves to, loads from and is identified by its content."""
+"""`Part`: a module with a configuration that is saved, loaded and identified by its content."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from arra.errors import InputError
 from arra.files import atomic_folder, read_json, write_json
+from arra.randomness import seeded
 from arra.registry import Registry
 
 
@@ -29,6 +30,7 @@ class Part(nn.Module, ModelHubMixin):
     registry: ClassVar[Registry]
     registered_name: ClassVar[str]
     Config: ClassVar[type]
+    config: Any
 
     def __init__(self, config: Any):
         super().__init__()
@@ -37,9 +39,18 @@ class Part(nn.Module, ModelHubMixin):
         self.config = config
 
     @classmethod
+    def seeded(cls, config: Any, seed: int) -> Self:
+        """A part whose random initial weights are a function of `config` and `seed` alone.
+
+        `cls(config)` draws them from torch's global generator, wherever that may stand.
+        """
+        with seeded(seed):
+            return cls(config)
+
+    @classmethod
     def tiny(cls) -> Self:
-        """A small instance with random weights, for tests."""
-        return cls(cls.Config())
+        """A small instance, the same each time, for tests."""
+        return cls.seeded(cls.Config(), 0)
 
     @property
     def device(self) -> torch.device:
@@ -59,7 +70,7 @@ class Part(nn.Module, ModelHubMixin):
         """The part of the configuration that, beside the weights, says what the part does."""
         return dataclasses.asdict(self.config)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write the part to a folder, whole or not at all."""
         with atomic_folder(save_directory) as folder:
             self._save_pretrained(folder)
@@ -92,7 +103,8 @@ class Part(nn.Module, ModelHubMixin):
         actual = cls.registry[saved["name"]]
         if not issubclass(actual, cls):
             raise InputError(f"{folder}: holds a {saved['name']}, expected {cls.registered_name}")
-        part = actual(config_from_plain(actual.Config, saved["config"], where=folder))
+        config = config_from_plain(actual.Config, saved["config"], where=folder)
+        part = actual.seeded(config, 0)  # the weights are overwritten: nobody's randomness is used
         part._load_weights(folder)
         return part.eval()
 

@@ -1,8 +1,8 @@
-"""Representation alignment: hidden states are pulled towards a frozen encoder's view of the picture.
+"""Representation alignment: hidden states are pulled towards a frozen encoder's features.
 
-ARRA (arXiv 2503.07334, section 3): at every position whose output predicts an image token (the role
-called HYBNEXT), the state after block i is projected and compared with one global feature of the whole
-target picture. The loss and its projector exist in training only.
+ARRA (arXiv 2503.07334, section 3): at every position whose output predicts an image token (the
+role called HYBNEXT), the state after block i is projected and compared with one global feature of
+the whole target picture. The loss and its projector exist in training only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from arra.errors import InputError
 from arra.generators.base import Batch, Output
 from arra.objectives.base import Objective
+from arra.randomness import seeded
 from arra.registry import objectives
 
 Positions = Literal["hybnext", "rep", "last"]
@@ -29,7 +30,7 @@ class AlignmentConfig:
     """What is aligned with what, how, and how strongly."""
 
     layers: tuple[int, ...] = (1,)
-    """Decoder blocks whose output is aligned, counted from 1; the losses of several are averaged."""
+    """Decoder blocks whose output is aligned, counted from 1; several losses are averaged."""
     positions: Positions = "hybnext"
     """Every position that predicts image content; only the first of them (one representation
     position, REP); or only the last."""
@@ -84,8 +85,7 @@ class Alignment(Objective):
         if config.target == "patch" and grid is None:
             raise InputError("Alignment.grid: the patch target needs the grid of codes")
         self.config, self.grid, self.layers = config, grid, config.layers
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.projectors = nn.ModuleDict(
                 {str(layer): _projector(config.projector, width, features) for layer in self.layers}
             )
