@@ -48,7 +48,7 @@ class SmallConfig:
             raise InputError("SmallConfig: expected depth and dim of 1 or more")
         if self.preprocessing.fit == "pad":
             raise InputError(
-                "SmallConfig.preprocessing: fit 'pad' is not trained; use crop or squash"
+                "SmallConfig.preprocessing: fit 'pad' is not trained; use crop or stretch"
             )
 
     @property
