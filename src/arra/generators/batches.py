@@ -60,8 +60,6 @@ class BatchConfig:
     """Control: every sample gets the encoder features of another, fixed, random sample."""
     seed: int = 0
     """Seed of the data order and of dropped captions."""
-    accumulation: int = 1
-    """Batches that one optimiser step of one process sums up; the training loop's own number."""
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.bucket < 1 or self.multiple < 1:
@@ -154,7 +152,7 @@ def _rows(samples: Sequence[Sample], length: int) -> list[list[int]]:
 
 
 class RasterBatches:
-    """Batches of a prepared store: `batch(step, micro, rank, world)` depends on nothing else."""
+    """Batches of a prepared store: `batch(step, part, parts)` depends on nothing else."""
 
     def __init__(
         self, store: Store, vocabulary: ImageVocabulary, config: BatchConfig | None = None
@@ -169,9 +167,9 @@ class RasterBatches:
         self._other = _derangement(len(store), rng)
         self._epoch: tuple[int, np.ndarray] | None = None
 
-    def batch(self, step: int, micro: int = 0, rank: int = 0, world: int = 1) -> Batch:
-        """The batch of one accumulation step of one process."""
-        number = (step * self.config.accumulation + micro) * world + rank
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """Part `part` of the `parts` of one step: those of all its micro-batches and processes."""
+        number = step * parts + part
         indices = self._indices(number)
         stored = self.store.rows(indices)
         rng = np.random.default_rng([self.config.seed, 2, number])
