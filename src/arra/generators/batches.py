@@ -14,6 +14,7 @@ from arra.errors import InputError
 from arra.generators.base import Batch
 from arra.generators.raster import prompt_tokens
 from arra.generators.vocabulary import ImageVocabulary
+from arra.settings import BatchConfig
 
 IGNORE = -100
 
@@ -36,36 +37,6 @@ class Store(Protocol):
     def text_lengths(self) -> np.ndarray:
         """(N,) the number of text ids of every row."""
         ...
-
-
-@dataclass(frozen=True)
-class BatchConfig:
-    """How rows of a store become training sequences."""
-
-    size: int = 64
-    """Samples in a batch (one process, one accumulation step)."""
-    drop_caption: float = 0.1
-    """Share of samples that lose their caption, for classifier-free guidance."""
-    supervise_text: bool = False
-    """Whether text tokens are predicted too (for a model that should keep its language)."""
-    layout: Literal["right", "left", "packed"] = "right"
-    """Padding on the right or left, or several samples in one row."""
-    packed_length: int = 512
-    """Row length of the packed layout."""
-    multiple: int = 8
-    """Rows are padded to a multiple of this length: few shapes, so little recompilation."""
-    bucket: int = 8
-    """Batches are formed among this many batches' worth of samples of similar length."""
-    shuffle_features: bool = False
-    """Control: every sample gets the encoder features of another, fixed, random sample."""
-    seed: int = 0
-    """Seed of the data order and of dropped captions."""
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.bucket < 1 or self.multiple < 1:
-            raise InputError("BatchConfig: size, bucket and multiple are at least 1")
-        if not 0.0 <= self.drop_caption <= 1.0:
-            raise InputError(f"BatchConfig.drop_caption: {self.drop_caption}, expected 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from arra.networks.language_model import (
 )
 from arra.networks.part import config_from_plain
 from arra.registry import generators
+from arra.settings import LlamaSize
 
 SIDE_FILE = "arra.json"
 
@@ -54,24 +55,6 @@ class RasterConfig:
     """The Hugging Face configuration, as its `to_dict` gives it."""
     codec: str = ""
     """Fingerprint of the codec whose codes the model draws."""
-
-
-@dataclass(frozen=True)
-class LlamaSize:
-    """Size of a Llama that is made from scratch."""
-
-    width: int = 256
-    """Hidden size D."""
-    depth: int = 4
-    """Number of decoder blocks."""
-    heads: int = 4
-    """Attention heads."""
-    feed_forward: int = 704
-    """Width of the SwiGLU layer."""
-    positions: int = 512
-    """Longest sequence."""
-    rope_theta: float = 10000.0
-    """Base of the rotary embedding."""
 
 
 @generators.register("raster")

@@ -202,9 +202,7 @@ class _Run:
         """One update; returns whether any process has been asked to stop."""
         began = time.perf_counter()
         weights = self.joint.weights(step)
-        micros = [
-            self._batch(step, micro) for micro in range(self.config.accumulation)
-        ]
+        micros = [self._batch(step, micro) for micro in range(self.config.accumulation)]
         shares, stop = self._shares(micros, list(weights), request)
         lr = learning_rate(self.config, step)
         for optimizer in self.optimizers:
