@@ -21,7 +21,7 @@ from arra.data.decode import fit
 from arra.data.report import BadEntry, Remarks
 from arra.data.shards import RowBlock, ShardForm, write_shard
 from arra.data.store import CODEC, SHARDS, TOKENIZER, Settings, ShardEntry, codec_identity
-from arra.data.tokenizer import CaptionEncoder
+from arra.data.tokenizer import CaptionEncoder, one_line
 from arra.encoders.base import Encoder, Features
 from arra.errors import ArraError, InputError, ProvenanceError
 from arra.files import read_json, sha256_of_file, to_plain, write_json
@@ -247,7 +247,8 @@ class Maker:
             images = [Image.fromarray(picture) for picture in pictures]
             found = features_of(self.encoder, images, kinds)
             values = {kind: self._feature(kind, column(found, kind), keys) for kind in kinds}
-        return RowBlock(keys, captions, self.captions(captions), codes, values)
+        text_ids = self.captions([one_line(caption) for caption in captions])
+        return RowBlock(keys, captions, text_ids, codes, values)
 
     def _feature(self, kind: str, tensor: Tensor, keys: list[str]) -> np.ndarray:
         shape = (len(keys), *self.job.form.feature_shapes[kind])

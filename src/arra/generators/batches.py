@@ -15,6 +15,7 @@ from arra.generators.base import Batch
 from arra.generators.raster import prompt_tokens
 from arra.generators.vocabulary import ImageVocabulary
 from arra.randomness import derangement
+from arra.settings import BatchConfig
 
 IGNORE = -100
 
@@ -37,38 +38,6 @@ class Store(Protocol):
     def text_lengths(self) -> np.ndarray:
         """(N,) the number of text ids of every row."""
         ...
-
-
-@dataclass(frozen=True)
-class BatchConfig:
-    """How rows of a store become training sequences."""
-
-    size: int = 64
-    """Samples in a batch (one process, one accumulation step)."""
-    drop_caption: float = 0.1
-    """Share of samples that lose their caption, for classifier-free guidance."""
-    supervise_text: bool = False
-    """Whether text tokens are predicted too (for a model that should keep its language)."""
-    layout: Literal["right", "left", "packed"] = "right"
-    """Padding on the right or left, or several samples in one row."""
-    packed_length: int = 512
-    """Row length of the packed layout."""
-    multiple: int = 8
-    """Rows are padded to a multiple of this length: few shapes, so little recompilation."""
-    bucket: int = 8
-    """Batches are formed among this many batches' worth of samples of similar length."""
-    shuffle_features: bool = False
-    """Control: every sample gets the encoder features of another, fixed, random sample."""
-    seed: int = 0
-    """Seed of the data order and of dropped captions."""
-    accumulation: int = 1
-    """Batches that one optimiser step of one process sums up; the training loop's own number."""
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.bucket < 1 or self.multiple < 1:
-            raise InputError("BatchConfig: size, bucket and multiple are at least 1")
-        if not 0.0 <= self.drop_caption <= 1.0:
-            raise InputError(f"BatchConfig.drop_caption: {self.drop_caption}, expected 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -159,7 +128,7 @@ def _rows(samples: Sequence[Sample], length: int) -> list[list[int]]:
 
 
 class RasterBatches:
-    """Batches of a prepared store: `batch(step, micro, rank, world)` depends on nothing else."""
+    """Batches of a prepared store: `batch(step, part, parts)` depends on nothing else."""
 
     def __init__(
         self, store: Store, vocabulary: ImageVocabulary, config: BatchConfig | None = None
@@ -174,9 +143,9 @@ class RasterBatches:
         self._other = derangement(len(store), rng)
         self._epoch: tuple[int, np.ndarray] | None = None
 
-    def batch(self, step: int, micro: int = 0, rank: int = 0, world: int = 1) -> Batch:
-        """The batch of one accumulation step of one process."""
-        number = (step * self.config.accumulation + micro) * world + rank
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """Part `part` of the `parts` of one step: those of all its micro-batches and processes."""
+        number = step * parts + part
         indices = self._indices(number)
         stored = self.store.rows(indices)
         rng = np.random.default_rng([self.config.seed, 2, number])

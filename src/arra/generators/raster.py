@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from arra.data.tokenizer import CaptionEncoder, one_line
 from arra.errors import InputError
 from arra.files import read_json, to_plain, write_json
 from arra.generators.base import Batch, Generator, Output
@@ -39,6 +40,7 @@ from arra.networks.language_model import (
 from arra.networks.part import config_from_plain
 from arra.randomness import seeded
 from arra.registry import generators
+from arra.settings import LlamaSize
 
 SIDE_FILE = "arra.json"
 
@@ -55,24 +57,6 @@ class RasterConfig:
     """The Hugging Face configuration, as its `to_dict` gives it."""
     codec: str = ""
     """Fingerprint of the codec whose codes the model draws."""
-
-
-@dataclass(frozen=True)
-class LlamaSize:
-    """Size of a Llama that is made from scratch."""
-
-    width: int = 256
-    """Hidden size D."""
-    depth: int = 4
-    """Number of decoder blocks."""
-    heads: int = 4
-    """Attention heads."""
-    feed_forward: int = 704
-    """Width of the SwiGLU layer."""
-    positions: int = 512
-    """Longest sequence."""
-    rope_theta: float = 10000.0
-    """Base of the rotary embedding."""
 
 
 @generators.register("raster")
@@ -101,6 +85,8 @@ class RasterGenerator(Generator):
             )
         self.lm = lm
         self.tokenizer = tokenizer
+        # made when first needed: copying a tokenizer of a large vocabulary takes a second
+        self._captions: tuple[PreTrainedTokenizerBase, CaptionEncoder] | None = None
         text = lm.config.get_text_config()
         self.width, self.depth = text.hidden_size, len(decoder_blocks(lm))
 
@@ -224,11 +210,17 @@ class RasterGenerator(Generator):
         return self.config.grid[0] * self.config.grid[1]
 
     def prompt_ids(self, caption: str | None) -> list[int]:
-        """Token ids up to and with begin-of-image; None is the empty prompt of guidance."""
+        """Token ids up to and with begin-of-image; None is the empty prompt of guidance.
+
+        Captions become ids exactly as preparation made them for training.
+        """
         if self.tokenizer is None:
             raise InputError("this generator has no tokenizer: load it from a saved folder")
-        text = [] if caption is None else self.tokenizer.encode(caption, add_special_tokens=False)
-        return prompt_tokens(text, self.config.vocabulary)
+        if caption is None:
+            return prompt_tokens([], self.config.vocabulary)
+        if self._captions is None or self._captions[0] is not self.tokenizer:
+            self._captions = self.tokenizer, CaptionEncoder.of(self.tokenizer)
+        return prompt_tokens(self._captions[1]([one_line(caption)])[0], self.config.vocabulary)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, KVCache]:
         """Read prompts of any lengths: logits (B, codes) of the first unit, and the cache."""

@@ -8,8 +8,7 @@ the whole target picture. The loss and its projector exist in training only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -20,48 +19,7 @@ from arra.generators.base import Batch, Output
 from arra.objectives.base import Objective
 from arra.randomness import seeded
 from arra.registry import objectives
-
-Positions = Literal["hybnext", "rep", "last"]
-Target = Literal["cls", "mean", "both", "patch"]
-
-
-@dataclass(frozen=True)
-class AlignmentConfig:
-    """What is aligned with what, how, and how strongly."""
-
-    layers: tuple[int, ...] = (1,)
-    """Decoder blocks whose output is aligned, counted from 1; several losses are averaged."""
-    positions: Positions = "hybnext"
-    """Every position that predicts image content; only the first of them (one representation
-    position, REP); or only the last."""
-    target: Target = "cls"
-    """The CLS vector, the mean of the patch vectors, both side by side, or at each position the
-    vector of the patch that it predicts."""
-    projector: Literal["mlp", "linear", "pool"] = "mlp"
-    """Linear-GELU-Linear, one linear map, or parameter-free pooling of channels."""
-    similarity: Literal["cosine", "mse"] = "cosine"
-    """1 - cosine, or mean squared error."""
-    weight: float = 1.0
-    """Lambda, the weight of the loss."""
-    schedule: Literal["constant", "stop", "anneal"] = "constant"
-    """Constant; constant until step `until`, then nothing; or falling linearly to 0 at `until`."""
-    until: int = 0
-    """Step at which "stop" and "anneal" reach 0."""
-
-    def __post_init__(self) -> None:
-        if not self.layers or min(self.layers) < 1:
-            raise InputError(f"AlignmentConfig.layers: {self.layers}, blocks are counted from 1")
-        if self.weight < 0:
-            raise InputError(f"AlignmentConfig.weight: {self.weight}, expected 0 or more")
-        if self.schedule != "constant" and self.until < 1:
-            raise InputError(f"AlignmentConfig.until: needed by schedule {self.schedule!r}")
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        """Which features of a store the target needs."""
-        return {"cls": ("cls",), "mean": ("mean",), "both": ("cls", "mean"), "patch": ("patches",)}[
-            self.target
-        ]
+from arra.settings import AlignmentConfig
 
 
 @objectives.register("alignment")

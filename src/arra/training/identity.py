@@ -25,7 +25,7 @@ def identity(
     del kept["precision"]  # what "auto" was resolved to counts
     if config.schedule == "constant":
         del kept["steps"]  # then the number of steps does not change what happens before them
-    first = batches.batch(0, 0, 0, world)
+    first = batches.batch(0, 0, config.accumulation * world)
     found = {
         "TrainConfig": kept,
         "precision": precision,
