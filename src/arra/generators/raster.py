@@ -36,6 +36,7 @@ from arra.networks.language_model import (
     embedding_rows,
     head_logits,
     hidden_states,
+    model_settings,
 )
 from arra.networks.part import config_from_plain
 from arra.randomness import seeded
@@ -157,10 +158,7 @@ class RasterGenerator(Generator):
     # ---- saving --------------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, Any]:
-        # transformers notes versions and file names in its configuration: no part of the identity
-        settings = super()._settings()
-        del settings["language_model"]
-        return {**settings, "model_type": self.lm.config.model_type}
+        return {**super()._settings(), "language_model": model_settings(self.lm)}
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.lm.save_pretrained(save_directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,24 @@ def embedding_rows(lm: PreTrainedModel) -> int:
     table = lm.get_input_embeddings().weight
     assert isinstance(table, Tensor)
     return len(table)
+
+
+_NOTES = frozenset({"transformers_version", "_name_or_path", "architectures", "dtype"})
+
+
+def model_settings(lm: PreTrainedModel) -> dict[str, Any]:
+    """The configuration that, beside the weights, says what the model computes (dropout, too).
+
+    Without what transformers notes in it: versions, file names and types of the last saving; and
+    without what has its default value, so that a release with a new field makes no other model.
+    """
+
+    def kept(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {str(name): kept(item) for name, item in value.items() if name not in _NOTES}
+
+    return kept(lm.config.to_diff_dict())
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -120,8 +121,13 @@ class Part(nn.Module, ModelHubMixin):
 
 def weights_fingerprint(module: nn.Module) -> str:
     """Hex digest of the names, types, shapes and values of a module's weights."""
+    return tensors_fingerprint(module.state_dict())
+
+
+def tensors_fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hex digest of the names, types, shapes and values of tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         flat = tensor.detach().cpu().contiguous()
         digest.update(f"{name}{flat.dtype}{tuple(flat.shape)}".encode())
         digest.update(flat.reshape(-1).view(torch.uint8).numpy())

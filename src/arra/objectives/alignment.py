@@ -8,13 +8,14 @@ the whole target picture. The loss and its projector exist in training only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arra.errors import InputError
+from arra.files import to_plain
 from arra.generators.base import Batch, Output
 from arra.objectives.base import Objective
 from arra.randomness import seeded
@@ -59,6 +60,9 @@ class Alignment(Objective):
             return config.weight
         left = max(0.0, 1.0 - step / config.until)
         return config.weight * (left if config.schedule == "anneal" else float(left > 0))
+
+    def settings(self) -> dict[str, Any]:
+        return {**to_plain(self.config), "grid": None if self.grid is None else list(self.grid)}
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         """Mean distance: for cosine 0 (equal direction) to 2 (opposite)."""
