@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from arra.errors import InputError
-from arra.files import atomic_folder, read_json, write_json
+from arra.files import atomic_folder, read_json, restore_folder, write_json
 from arra.randomness import seeded
 from arra.registry import Registry
 
@@ -93,6 +93,7 @@ class Part(nn.Module, ModelHubMixin):
         Raises `InputError` when the folder holds another kind of part or does not fit its weights.
         """
         folder = Path(source)
+        restore_folder(folder)
         if not folder.is_dir():
             if folder.is_absolute() or str(source).count("/") != 1:
                 raise InputError(f"{source}: no such folder, nor a repository name (owner/name)")
