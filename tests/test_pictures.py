@@ -55,13 +55,13 @@ def read_all(source: PictureSource) -> tuple[dict[str, tuple[np.ndarray, str]], 
     report = RowReport(LIMITS.bad_share, source.problems)
     rows = {row.key: (np.asarray(row.image), row.caption) for _, row in good_rows(source, report)}
     assert report.good == len(rows)
-    assert report.good + len(report.bad) == source.total
+    assert report.good + len(report.remarks.bad) == source.total
     return rows, report
 
 
 def reasons(report: RowReport) -> dict[str, str]:
-    named = {bad.name: bad.reason for bad in report.bad}
-    assert len(named) == len(report.bad), "a row is reported twice"
+    named = {bad.name: bad.reason for bad in report.remarks.bad}
+    assert len(named) == len(report.remarks.bad), "a row is reported twice"
     return named
 
 
@@ -152,10 +152,10 @@ def test_folder_names_every_broken_file_and_reads_every_good_one(broken_folder):
     rows, report = read_all(open_pictures(root, limits=LIMITS))
     assert reasons(report) == expected
     assert_good(rows)
-    assert report.notes == [
+    assert [(note.name, note.note) for note in report.remarks.notes] == [
         ("wrong_ending.jpg", "the content is PNG, the name says JPEG"),
     ]
-    assert sum(report.counts.values()) == len(expected)
+    assert sum(report.remarks.counts.values()) == len(expected)
     again = open_pictures(root, limits=LIMITS)
     assert again.identity() == open_pictures(str(root), limits=LIMITS).identity()
 

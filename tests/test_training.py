@@ -105,10 +105,10 @@ class Pull(Objective):
 class Rows:
     """`rows` random sequences a step with ragged targets, dealt out to micros and processes."""
 
-    def __init__(self, rows=8, accumulation=1, poison=None):
-        self.rows, self.accumulation, self.poison = rows, accumulation, poison
+    def __init__(self, rows=8, poison=None):
+        self.rows, self.poison = rows, poison
 
-    def batch(self, step, micro, rank, world):
+    def batch(self, step, part, parts):
         rng = torch.Generator().manual_seed(1000 + step)
         tokens = torch.randint(VOCABULARY, (self.rows, LENGTH), generator=rng)
         target = (tokens * 3 + 1) % VOCABULARY
@@ -116,8 +116,8 @@ class Rows:
         target[torch.arange(LENGTH) >= length] = -100
         if self.poison == step:
             tokens[0, 0] = 0
-        share = self.rows // (self.accumulation * world)
-        start = (micro * world + rank) * share
+        share = self.rows // parts
+        start = part * share
         own = slice(start, start + share)
         shape = tokens[own].shape
         return Batch(
@@ -182,10 +182,10 @@ class StopsAt(Rows):
         super().__init__(**settings_)
         self.last = last
 
-    def batch(self, step, micro, rank, world):
+    def batch(self, step, *place):
         if step == self.last:
             raise Stop
-        return super().batch(step, micro, rank, world)
+        return super().batch(step, *place)
 
 
 # Resuming
@@ -196,9 +196,9 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, optimize
     config = replace(FULL, optimizer=optimizer, validate_every=4)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     validators = [lambda generator, step, folder: {"v": float(generator.head.weight.sum())}]
-    data = Rows(accumulation=2)
+    data = Rows()
     first = train(toy(), losses(), data, config, whole, validators=validators)
-    crash = StopsAt(8, accumulation=2)
+    crash = StopsAt(8)
     with pytest.raises(Stop):
         train(toy(), losses(), crash, config, broken, validators=validators)
     assert len(read_log(broken / "log.jsonl")) == 8 + 2
@@ -328,7 +328,7 @@ def _child(folder, fatal):
     if fatal:
         checkpoint.save_file, files.os.replace, History.append = cut_save, cut_rename, cut_append
     config = replace(FULL, steps=24, checkpoint_every=2, keep=2)
-    train(toy(), losses(), Fatal(accumulation=2), config, folder)
+    train(toy(), losses(), Fatal(), config, folder)
 
 
 def _processes():
@@ -401,7 +401,7 @@ def test_cutting_a_batch_into_micro_batches_changes_only_rounding(tmp_path):
     for parts in (1, 2, 8):
         config = replace(FAST, accumulation=parts)
         folder = tmp_path / str(parts)
-        report = train(toy(dropout=0.0), losses(), Rows(8, parts), config, folder)
+        report = train(toy(dropout=0.0), losses(), Rows(8), config, folder)
         results[parts] = weights(folder), report.history
     for parts in (2, 8):
         assert close(results[1][0], results[parts][0])
@@ -411,8 +411,8 @@ def test_cutting_a_batch_into_micro_batches_changes_only_rounding(tmp_path):
 
 
 def test_loss_is_the_mean_over_all_supervised_tokens(tmp_path):
-    generator, data = toy(dropout=0.0), Rows(8, 4)
-    batches = [data.batch(0, micro, 0, 1) for micro in range(4)]
+    generator, data = toy(dropout=0.0), Rows(8)
+    batches = [data.batch(0, micro, 4) for micro in range(4)]
     with torch.no_grad():
         outputs = [generator(batch) for batch in batches]
     logits = torch.cat([output.logits for output in outputs])
@@ -493,7 +493,7 @@ def test_validation_does_not_change_training(tmp_path):
         return {"sum": float(weight.sum()), "undefined": math.nan}
 
     config = replace(FULL, validate_every=3)
-    data = Rows(accumulation=2)
+    data = Rows()
     report = train(toy(), losses(), data, config, tmp_path / "a", validators=[validator])
     train(toy(), losses(), data, FULL, tmp_path / "b")
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
@@ -558,12 +558,12 @@ class Breaks(Pull):
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_stops_the_run_and_keeps_its_batch(tmp_path, where):
     data = Rows(poison=8)
-    clean = [step for step in range(8) if data.batch(step, 0, 0, 1).tokens[0, 0] == 0]
+    clean = [step for step in range(8) if data.batch(step, 0, 1).tokens[0, 0] == 0]
     assert not clean
     with pytest.raises(TrainingDiverged, match=r"step 8: .*not finite.*step-00000005"):
         train(toy(), [NextToken(), Breaks(where)], data, FAST, tmp_path)
     stem = tmp_path / "diverged" / "step-00000008-rank0-micro0"
-    kept, batch = load_file(f"{stem}.safetensors"), data.batch(8, 0, 0, 1)
+    kept, batch = load_file(f"{stem}.safetensors"), data.batch(8, 0, 1)
     assert torch.equal(kept["tokens"], batch.tokens)
     assert torch.equal(kept["features.mean"], batch.features["mean"])
     facts = json.loads(Path(f"{stem}.json").read_text())
@@ -710,7 +710,7 @@ def test_log_is_cut_back_to_the_step_whatever_stands_at_its_end(tmp_path_factory
 
 
 def test_objectives_of_a_batch_that_supervises_nothing_are_zero():
-    batch = replace(Rows().batch(0, 0, 0, 1), target=torch.full((8, LENGTH), -100))
+    batch = replace(Rows().batch(0, 0, 1), target=torch.full((8, LENGTH), -100))
     output = toy()(batch)
     for objective in (NextToken(), ZLoss()):
         assert objectives[objective.registered_name] is type(objective)
@@ -796,7 +796,7 @@ def _worker(rank, world, port, folder):
     }
     early = [NextToken(), ZLoss(0.01), Pull(lambda step: 0.5 if step < 6 else 0.0)]
     config = replace(FAST, accumulation=2)
-    report = train(toy(dropout=0.0), early, Rows(8, 2), config, folder)
+    report = train(toy(dropout=0.0), early, Rows(8), config, folder)
     assert len(report.history) == 12
     torch.distributed.destroy_process_group()
 
@@ -816,7 +816,7 @@ def test_two_processes_equal_one(tmp_path):
         assert worker.exitcode == 0
     early = [NextToken(), ZLoss(0.01), Pull(lambda step: 0.5 if step < 6 else 0.0)]
     config = replace(FAST, accumulation=4)
-    train(toy(dropout=0.0), early, Rows(8, 4), config, tmp_path / "one")
+    train(toy(dropout=0.0), early, Rows(8), config, tmp_path / "one")
     assert close(weights(tmp_path / "one"), weights(tmp_path / "two"))
     logs = [read_log(tmp_path / name / "log.jsonl") for name in ("one", "two")]
     for a, b in zip(*logs, strict=True):

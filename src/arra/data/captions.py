@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arra.data.rows import BadRow, Limits
+from arra.data.tokenizer import one_line
 from arra.errors import InputError
 
 IMAGE_FIELDS = ("image", "file_name")
@@ -34,7 +35,7 @@ def clean_caption(raw: Any, name: str, limits: Limits | None = None) -> str:
     bad = next((char for char in raw if "\ud800" <= char <= "\udfff"), None)
     if bad is not None:
         raise BadRow(name, "the caption is not UTF-8", f"it holds U+{ord(bad):04X}")
-    text = " ".join(raw.removeprefix("\ufeff").split())
+    text = one_line(raw)
     if not text:
         raise BadRow(name, "the caption is empty")
     if len(text) > limits.max_caption:

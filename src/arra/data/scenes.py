@@ -2,9 +2,9 @@
 
 A scene is a pure function of (configuration, split, seed, index), so that any number of them exists
 without a file, workers need no coordination, and the truth of every picture is known. The digits
-are scikit-learn's (8 x 8 pixels, 1 797 of them); they are split by image, so that no handwritten digit
-of a test scene was ever part of a training scene. Some pairs of digit and colour (`HELD_OUT`) never
-occur in training: prompts of them test composition.
+are scikit-learn's (8 x 8 pixels, 1 797 of them); they are split by image, so that no handwritten
+digit of a test scene was ever part of a training scene. Some pairs of digit and colour (`HELD_OUT`)
+never occur in training: prompts of them test composition.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _placements(config: SceneConfig, kinds: tuple[tuple[int, str, int], ...]) ->
     """All placements (n, digits, 2) of corners in which every relation of `kinds` holds."""
     corners = range(0, config.size - config.digit + 1, config.step)
     spots = list(product(corners, corners))
-    found = [(spot,) for spot in spots]
+    found: list[tuple[tuple[int, int], ...]] = [(spot,) for spot in spots]
     for _ in range(len(kinds)):
         found = [
             (*placed, spot)
@@ -327,5 +327,6 @@ def draw(scene: Scene, config: SceneConfig) -> np.ndarray:
         rows = slice(digit.row, digit.row + config.digit)
         columns = slice(digit.column, digit.column + config.digit)
         ink = masks[digit.scan][..., None]
-        canvas[rows, columns] += ink * (np.float32(INKS[digit.colour]) - canvas[rows, columns])
+        colour = np.asarray(INKS[digit.colour], dtype=np.float32)
+        canvas[rows, columns] += ink * (colour - canvas[rows, columns])
     return np.rint(canvas).astype(np.uint8)

@@ -139,6 +139,11 @@ def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return backend
 
 
+def one_line(text: str) -> str:
+    """`text` on one line, runs of white space made one space, without a byte order mark."""
+    return " ".join(text.removeprefix("\ufeff").split())
+
+
 class CaptionEncoder:
     """Captions to ids, without control tokens.
 

@@ -26,6 +26,7 @@ from arra.encoders.preprocessing import Preprocessing
 from arra.errors import InputError, ProvenanceError
 from arra.files import write_json
 from arra.networks.part import weights_fingerprint
+from arra.randomness import seeded
 from arra.registry import encoders
 
 
@@ -92,8 +93,7 @@ class PretrainedEncoder(Encoder):
         from transformers import ViTConfig, ViTModel
 
         folder = tempfile.mkdtemp(prefix="arra-tiny-")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             model = ViTModel(
                 ViTConfig(
                     hidden_size=16,

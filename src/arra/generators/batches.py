@@ -1,4 +1,4 @@
-"""Training batches of a raster generator: a pure function of the step, so that resuming is exact."""
+"""Training batches of a raster generator: pure functions of the step, so resuming is exact."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from arra.errors import InputError
 from arra.generators.base import Batch
 from arra.generators.raster import prompt_tokens
 from arra.generators.vocabulary import ImageVocabulary
+from arra.randomness import derangement
+from arra.settings import BatchConfig
 
 IGNORE = -100
 
@@ -39,38 +41,6 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
-class BatchConfig:
-    """How rows of a store become training sequences."""
-
-    size: int = 64
-    """Samples in a batch (one process, one accumulation step)."""
-    drop_caption: float = 0.1
-    """Share of samples that lose their caption, for classifier-free guidance."""
-    supervise_text: bool = False
-    """Whether text tokens are predicted too (for a model that should keep its language)."""
-    layout: Literal["right", "left", "packed"] = "right"
-    """Padding on the right or left, or several samples in one row."""
-    packed_length: int = 512
-    """Row length of the packed layout."""
-    multiple: int = 8
-    """Rows are padded to a multiple of this length: few shapes, so little recompilation."""
-    bucket: int = 8
-    """Batches are formed among this many batches' worth of samples of similar length."""
-    shuffle_features: bool = False
-    """Control: every sample gets the encoder features of another, fixed, random sample."""
-    seed: int = 0
-    """Seed of the data order and of dropped captions."""
-    accumulation: int = 1
-    """Batches that one optimiser step of one process sums up; the training loop's own number."""
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.bucket < 1 or self.multiple < 1:
-            raise InputError("BatchConfig: size, bucket and multiple are at least 1")
-        if not 0.0 <= self.drop_caption <= 1.0:
-            raise InputError(f"BatchConfig.drop_caption: {self.drop_caption}, expected 0 to 1")
-
-
-@dataclass(frozen=True)
 class Sample:
     """One sample as tokens and what they predict."""
 
@@ -89,7 +59,7 @@ def sequence(
     prompt = prompt_tokens(text, vocabulary)
     image = [vocabulary.offset + code for code in codes]
     tokens = prompt + image
-    target = tokens[1:] + [vocabulary.end]
+    target = [*tokens[1:], vocabulary.end]
     if not supervise_text:
         target[: len(prompt) - 1] = [IGNORE] * (len(prompt) - 1)
     place = [-1] * (len(prompt) - 1) + list(range(len(image))) + [-1]
@@ -126,9 +96,16 @@ def collate(
             place[number, here], segment[number, here] = sample.place, i
             position[number, here] = np.arange(len(sample.tokens))
             start = here.stop
-    columns = [torch.from_numpy(c) for c in (tokens, segment, position, target)]
     placed = torch.from_numpy(place)
-    return Batch(*columns, image=placed >= 0, place=placed, features=dict(features))
+    return Batch(
+        tokens=torch.from_numpy(tokens),
+        segment=torch.from_numpy(segment),
+        position=torch.from_numpy(position),
+        target=torch.from_numpy(target),
+        image=placed >= 0,
+        place=placed,
+        features=dict(features),
+    )
 
 
 def _rows(samples: Sequence[Sample], length: int) -> list[list[int]]:
@@ -141,11 +118,8 @@ def _rows(samples: Sequence[Sample], length: int) -> list[list[int]]:
             raise InputError(
                 f"BatchConfig.packed_length: {length} is shorter than a sample ({need})"
             )
-        for number, free in enumerate(room):
-            if need <= free:
-                break
-        else:
-            number = len(rows)
+        number = next((n for n, free in enumerate(room) if need <= free), len(rows))
+        if number == len(rows):
             rows.append([])
             room.append(length)
         rows[number].append(i)
@@ -154,7 +128,7 @@ def _rows(samples: Sequence[Sample], length: int) -> list[list[int]]:
 
 
 class RasterBatches:
-    """Batches of a prepared store: `batch(step, micro, rank, world)` depends on nothing else."""
+    """Batches of a prepared store: `batch(step, part, parts)` depends on nothing else."""
 
     def __init__(
         self, store: Store, vocabulary: ImageVocabulary, config: BatchConfig | None = None
@@ -166,12 +140,12 @@ class RasterBatches:
             )
         self._lengths = np.asarray(store.text_lengths())
         rng = np.random.default_rng([self.config.seed, 1])
-        self._other = _derangement(len(store), rng)
+        self._other = derangement(len(store), rng)
         self._epoch: tuple[int, np.ndarray] | None = None
 
-    def batch(self, step: int, micro: int = 0, rank: int = 0, world: int = 1) -> Batch:
-        """The batch of one accumulation step of one process."""
-        number = (step * self.config.accumulation + micro) * world + rank
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """Part `part` of the `parts` of one step: those of all its micro-batches and processes."""
+        number = step * parts + part
         indices = self._indices(number)
         stored = self.store.rows(indices)
         rng = np.random.default_rng([self.config.seed, 2, number])
@@ -209,11 +183,3 @@ class RasterBatches:
             mine = mine[np.argsort(self._lengths[mine], kind="stable")].reshape(-1, size)
             batches.append(mine[rng.permutation(len(mine))])
         return np.concatenate(batches)
-
-
-def _derangement(count: int, rng: np.random.Generator) -> np.ndarray:
-    """A permutation without fixed points: a random cycle through all rows."""
-    cycle = rng.permutation(count)
-    other = np.empty(count, dtype=np.int64)
-    other[cycle] = np.roll(cycle, 1)
-    return other

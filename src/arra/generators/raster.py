@@ -1,9 +1,9 @@
 """Raster generation over an unmodified Hugging Face causal language model.
 
-The sequence is [start] text <boi> x_1 ... x_n <eoi>; the model *is* the language model with a longer
-vocabulary (LlamaGen, arXiv 2406.06525, and ARRA, arXiv 2503.07334, with text as ordinary tokens). Its
-folder loads with `AutoModelForCausalLM` and `AutoTokenizer`; one file beside them, `arra.json`, says
-which ids are picture codes and how large the grid is.
+The sequence is [start] text <boi> x_1 ... x_n <eoi>; the model *is* the language model with a
+longer vocabulary (LlamaGen, arXiv 2406.06525, and ARRA, arXiv 2503.07334, with text as ordinary
+tokens). Its folder loads with `AutoModelForCausalLM` and `AutoTokenizer`; one file beside them,
+`arra.json`, says which ids are picture codes and how large the grid is.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from arra.data.tokenizer import CaptionEncoder, one_line
 from arra.errors import InputError
 from arra.files import read_json, to_plain, write_json
 from arra.generators.base import Batch, Generator, Output
@@ -32,11 +33,15 @@ from arra.networks.cache import KVCache
 from arra.networks.language_model import (
     compile_blocks,
     decoder_blocks,
+    embedding_rows,
     head_logits,
     hidden_states,
+    model_settings,
 )
 from arra.networks.part import config_from_plain
+from arra.randomness import seeded
 from arra.registry import generators
+from arra.settings import LlamaSize
 
 SIDE_FILE = "arra.json"
 
@@ -53,24 +58,6 @@ class RasterConfig:
     """The Hugging Face configuration, as its `to_dict` gives it."""
     codec: str = ""
     """Fingerprint of the codec whose codes the model draws."""
-
-
-@dataclass(frozen=True)
-class LlamaSize:
-    """Size of a Llama that is made from scratch."""
-
-    width: int = 256
-    """Hidden size D."""
-    depth: int = 4
-    """Number of decoder blocks."""
-    heads: int = 4
-    """Attention heads."""
-    feed_forward: int = 704
-    """Width of the SwiGLU layer."""
-    positions: int = 512
-    """Longest sequence."""
-    rope_theta: float = 10000.0
-    """Base of the rotary embedding."""
 
 
 @generators.register("raster")
@@ -91,7 +78,7 @@ class RasterGenerator(Generator):
             settings = dict(config.language_model)
             kind = settings.pop("model_type")
             lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
-        rows = lm.get_input_embeddings().weight.shape[0]
+        rows = embedding_rows(lm)
         if rows < config.vocabulary.size:
             raise InputError(
                 f"language model: {rows} embedding rows, expected {config.vocabulary.size}; "
@@ -99,6 +86,8 @@ class RasterGenerator(Generator):
             )
         self.lm = lm
         self.tokenizer = tokenizer
+        # made when first needed: copying a tokenizer of a large vocabulary takes a second
+        self._captions: tuple[PreTrainedTokenizerBase, CaptionEncoder] | None = None
         text = lm.config.get_text_config()
         self.width, self.depth = text.hidden_size, len(decoder_blocks(lm))
 
@@ -132,8 +121,7 @@ class RasterGenerator(Generator):
             pad_token_id=vocabulary.pad,
             tie_word_embeddings=False,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             lm = AutoModelForCausalLM.from_config(config)
         return cls(RasterConfig(vocabulary, grid, config.to_dict(), codec), lm, tokenizer)
 
@@ -153,10 +141,9 @@ class RasterGenerator(Generator):
         New rows are drawn around the mean of the old ones, as `resize_token_embeddings` does.
         """
         vocabulary = add_image_tokens(tokenizer, codes)
-        rows = lm.get_input_embeddings().weight.shape[0]
+        rows = embedding_rows(lm)
         if rows < max(vocabulary.size, len(tokenizer)):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed):
                 lm.resize_token_embeddings(max(vocabulary.size, len(tokenizer)))
         return cls(RasterConfig(vocabulary, grid, lm.config.to_dict(), codec), lm, tokenizer)
 
@@ -171,10 +158,7 @@ class RasterGenerator(Generator):
     # ---- saving --------------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, Any]:
-        # transformers notes versions and file names in its configuration: no part of the identity
-        settings = super()._settings()
-        del settings["language_model"]
-        return {**settings, "model_type": self.lm.config.model_type}
+        return {**super()._settings(), "language_model": model_settings(self.lm)}
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.lm.save_pretrained(save_directory)
@@ -224,11 +208,17 @@ class RasterGenerator(Generator):
         return self.config.grid[0] * self.config.grid[1]
 
     def prompt_ids(self, caption: str | None) -> list[int]:
-        """Token ids up to and with begin-of-image; None is the empty prompt of guidance."""
+        """Token ids up to and with begin-of-image; None is the empty prompt of guidance.
+
+        Captions become ids exactly as preparation made them for training.
+        """
         if self.tokenizer is None:
             raise InputError("this generator has no tokenizer: load it from a saved folder")
-        text = [] if caption is None else self.tokenizer.encode(caption, add_special_tokens=False)
-        return prompt_tokens(text, self.config.vocabulary)
+        if caption is None:
+            return prompt_tokens([], self.config.vocabulary)
+        if self._captions is None or self._captions[0] is not self.tokenizer:
+            self._captions = self.tokenizer, CaptionEncoder.of(self.tokenizer)
+        return prompt_tokens(self._captions[1]([one_line(caption)])[0], self.config.vocabulary)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, KVCache]:
         """Read prompts of any lengths: logits (B, codes) of the first unit, and the cache."""
@@ -272,8 +262,8 @@ def attention(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
     """Attention mask and positions for a Hugging Face model.
 
     Rows of one sample each that start at the first column need neither: padding on the right is
-    never seen by what stands before it. Otherwise (packed rows, padding on the left) the rule of the
-    layout is written out: (R, 1, T, T) bool, and the positions (R, T).
+    never seen by what stands before it. Otherwise (packed rows, padding on the left) the rule of
+    the layout is written out: (R, 1, T, T) bool, and the positions (R, T).
     """
     segment = batch.segment
     real = segment >= 0

@@ -28,6 +28,7 @@ from arra.errors import InputError
 from arra.metrics.bootstrap import bootstrap, ratio
 from arra.metrics.measured import Interval, Measured
 from arra.metrics.readings import ReadDigit, Reading, true_reading
+from arra.randomness import derangement
 
 T = TypeVar("T")
 
@@ -190,14 +191,6 @@ def prompt_accuracy(
     return PromptScores(**{name: Share(right[name], asked[name]) for name in ATTRIBUTES})
 
 
-def _derangement(n: int, rng: np.random.Generator) -> np.ndarray:
-    """A random permutation that moves everything (a random cycle)."""
-    order = rng.permutation(n)
-    moved = np.empty(n, dtype=np.int64)
-    moved[order] = np.roll(order, 1)
-    return moved
-
-
 def shuffled_control(
     readings: Sequence[Reading],
     scenes: Sequence[Scene],
@@ -207,7 +200,7 @@ def shuffled_control(
     """Scores of the same pictures against each other's prompts: what ignoring the prompt gives."""
     if len(scenes) < 2:
         raise InputError("shuffled_control: expected at least two prompts")
-    order = _derangement(len(scenes), rng)
+    order = derangement(len(scenes), rng)
     return prompt_accuracy(readings, [scenes[i] for i in order], config)
 
 

@@ -1,4 +1,4 @@
-"""What any Hugging Face causal language model must tell: its blocks, its head, its hidden states."""
+"""What a Hugging Face causal language model must tell: its blocks, head and hidden states."""
 
 from __future__ import annotations
 
@@ -31,6 +31,31 @@ def decoder_blocks(lm: PreTrainedModel) -> nn.ModuleList:
     return found[0]
 
 
+def embedding_rows(lm: PreTrainedModel) -> int:
+    """How many token ids the input embedding has room for."""
+    table = lm.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
+    return len(table)
+
+
+_NOTES = frozenset({"transformers_version", "_name_or_path", "architectures", "dtype"})
+
+
+def model_settings(lm: PreTrainedModel) -> dict[str, Any]:
+    """The configuration that, beside the weights, says what the model computes (dropout, too).
+
+    Without what transformers notes in it: versions, file names and types of the last saving; and
+    without what has its default value, so that a release with a new field makes no other model.
+    """
+
+    def kept(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {str(name): kept(item) for name, item in value.items() if name not in _NOTES}
+
+    return kept(lm.config.to_diff_dict())
+
+
 @contextmanager
 def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Within the block, forward passes fill the yielded dictionary: layer -> (B, T, D).
@@ -44,7 +69,7 @@ def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
             raise InputError(f"layer {layer}: expected 1 to {len(blocks)}, the number of blocks")
     states: dict[int, Tensor] = {}
 
-    def keep(layer: int):
+    def keep(layer: int) -> Callable[[nn.Module, tuple, Tensor | tuple], None]:
         def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
             states[layer] = output[0] if isinstance(output, tuple) else output
 

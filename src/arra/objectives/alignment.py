@@ -1,66 +1,26 @@
-"""Representation alignment: hidden states are pulled towards a frozen encoder's view of the picture.
+"""Representation alignment: hidden states are pulled towards a frozen encoder's features.
 
-ARRA (arXiv 2503.07334, section 3): at every position whose output predicts an image token (the role
-called HYBNEXT), the state after block i is projected and compared with one global feature of the whole
-target picture. The loss and its projector exist in training only.
+ARRA (arXiv 2503.07334, section 3): at every position whose output predicts an image token (the
+role called HYBNEXT), the state after block i is projected and compared with one global feature of
+the whole target picture. The loss and its projector exist in training only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arra.errors import InputError
+from arra.files import to_plain
 from arra.generators.base import Batch, Output
 from arra.objectives.base import Objective
+from arra.randomness import seeded
 from arra.registry import objectives
-
-Positions = Literal["hybnext", "rep", "last"]
-Target = Literal["cls", "mean", "both", "patch"]
-
-
-@dataclass(frozen=True)
-class AlignmentConfig:
-    """What is aligned with what, how, and how strongly."""
-
-    layers: tuple[int, ...] = (1,)
-    """Decoder blocks whose output is aligned, counted from 1; the losses of several are averaged."""
-    positions: Positions = "hybnext"
-    """Every position that predicts image content; only the first of them (one representation
-    position, REP); or only the last."""
-    target: Target = "cls"
-    """The CLS vector, the mean of the patch vectors, both side by side, or at each position the
-    vector of the patch that it predicts."""
-    projector: Literal["mlp", "linear", "pool"] = "mlp"
-    """Linear-GELU-Linear, one linear map, or parameter-free pooling of channels."""
-    similarity: Literal["cosine", "mse"] = "cosine"
-    """1 - cosine, or mean squared error."""
-    weight: float = 1.0
-    """Lambda, the weight of the loss."""
-    schedule: Literal["constant", "stop", "anneal"] = "constant"
-    """Constant; constant until step `until`, then nothing; or falling linearly to 0 at `until`."""
-    until: int = 0
-    """Step at which "stop" and "anneal" reach 0."""
-
-    def __post_init__(self) -> None:
-        if not self.layers or min(self.layers) < 1:
-            raise InputError(f"AlignmentConfig.layers: {self.layers}, blocks are counted from 1")
-        if self.weight < 0:
-            raise InputError(f"AlignmentConfig.weight: {self.weight}, expected 0 or more")
-        if self.schedule != "constant" and self.until < 1:
-            raise InputError(f"AlignmentConfig.until: needed by schedule {self.schedule!r}")
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        """Which features of a store the target needs."""
-        return {"cls": ("cls",), "mean": ("mean",), "both": ("cls", "mean"), "patch": ("patches",)}[
-            self.target
-        ]
+from arra.settings import AlignmentConfig
 
 
 @objectives.register("alignment")
@@ -84,8 +44,7 @@ class Alignment(Objective):
         if config.target == "patch" and grid is None:
             raise InputError("Alignment.grid: the patch target needs the grid of codes")
         self.config, self.grid, self.layers = config, grid, config.layers
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.projectors = nn.ModuleDict(
                 {str(layer): _projector(config.projector, width, features) for layer in self.layers}
             )
@@ -101,6 +60,9 @@ class Alignment(Objective):
             return config.weight
         left = max(0.0, 1.0 - step / config.until)
         return config.weight * (left if config.schedule == "anneal" else float(left > 0))
+
+    def settings(self) -> dict[str, Any]:
+        return {**to_plain(self.config), "grid": None if self.grid is None else list(self.grid)}
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         """Mean distance: for cosine 0 (equal direction) to 2 (opposite)."""

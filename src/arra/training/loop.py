@@ -167,7 +167,7 @@ class _Run:
     def _attempt(self) -> None:
         """One forward and backward pass as training does it, thrown away."""
         self._seed(self.config.seed)
-        batch = self.batches.batch(self.start, 0, self.rank, self.world).to(self.device)
+        batch = self._batch(self.start, 0).to(self.device)
         with self.accelerator.autocast():
             total, _ = self.joint(batch, self.joint.weights(self.start))
         total.backward()
@@ -193,14 +193,16 @@ class _Run:
                     request.signal or signal.SIGINT,  # another process may have had it
                 )
 
+    def _batch(self, step: int, micro: int) -> Batch:
+        """This process's micro-batch `micro` of `step`."""
+        parts = self.config.accumulation * self.world
+        return self.batches.batch(step, micro * self.world + self.rank, parts)
+
     def _step(self, step: int, request: StopRequest) -> bool:
         """One update; returns whether any process has been asked to stop."""
         began = time.perf_counter()
         weights = self.joint.weights(step)
-        micros = [
-            self.batches.batch(step, micro, self.rank, self.world)
-            for micro in range(self.config.accumulation)
-        ]
+        micros = [self._batch(step, micro) for micro in range(self.config.accumulation)]
         shares, stop = self._shares(micros, list(weights), request)
         lr = learning_rate(self.config, step)
         for optimizer in self.optimizers:

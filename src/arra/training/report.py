@@ -12,10 +12,12 @@ from arra.generators.base import Batch, Generator
 class BatchSource(Protocol):
     """Training data as a function, so that any step's batch can be had at any time."""
 
-    def batch(self, step: int, micro: int, rank: int, world: int) -> Batch:
-        """Micro-batch `micro` of `step` (both from 0) for process `rank` of `world`, on the CPU.
+    def batch(self, step: int, part: int, parts: int) -> Batch:
+        """Part `part` of the `parts` that make up `step` (both from 0), on the CPU.
 
-        The same arguments give the same batch, in every process and after every restart.
+        The loop cuts a step into `TrainConfig.accumulation` micro-batches for every process; for
+        the data both are the same. The same arguments give the same batch, in every process and
+        after every restart.
         """
         ...
 

@@ -1,0 +1,153 @@
+"""Settings that Python and the command line share.
+
+They stand here and not beside what they set because torch and transformers take seconds to import,
+and help on the command line must not wait for them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from arra.errors import InputError
+
+Positions = Literal["hybnext", "rep", "last"]
+Target = Literal["cls", "mean", "both", "patch"]
+
+
+@dataclass(frozen=True)
+class LlamaSize:
+    """Size of a Llama that is made from scratch."""
+
+    width: int = 256
+    """Hidden size D."""
+    depth: int = 4
+    """Number of decoder blocks."""
+    heads: int = 4
+    """Attention heads."""
+    feed_forward: int = 704
+    """Width of the SwiGLU layer."""
+    positions: int = 512
+    """Longest sequence."""
+    rope_theta: float = 10000.0
+    """Base of the rotary embedding."""
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How rows of a store become training sequences."""
+
+    size: int = 64
+    """Samples in a batch (one process, one accumulation step)."""
+    drop_caption: float = 0.1
+    """Share of samples that lose their caption, for classifier-free guidance."""
+    supervise_text: bool = False
+    """Whether text tokens are predicted too (for a model that should keep its language)."""
+    layout: Literal["right", "left", "packed"] = "right"
+    """Padding on the right or left, or several samples in one row."""
+    packed_length: int = 512
+    """Row length of the packed layout."""
+    multiple: int = 8
+    """Rows are padded to a multiple of this length: few shapes, so little recompilation."""
+    bucket: int = 8
+    """Batches are formed among this many batches' worth of samples of similar length."""
+    shuffle_features: bool = False
+    """Control: every sample gets the encoder features of another, fixed, random sample."""
+    seed: int = 0
+    """Seed of the data order and of dropped captions."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.bucket < 1 or self.multiple < 1:
+            raise InputError("BatchConfig: size, bucket and multiple are at least 1")
+        if not 0.0 <= self.drop_caption <= 1.0:
+            raise InputError(f"BatchConfig.drop_caption: {self.drop_caption}, expected 0 to 1")
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """What is aligned with what, how, and how strongly."""
+
+    layers: tuple[int, ...] = (1,)
+    """Decoder blocks whose output is aligned, counted from 1; several losses are averaged."""
+    positions: Positions = "hybnext"
+    """Every position that predicts image content; only the first of them (one representation
+    position, REP); or only the last."""
+    target: Target = "cls"
+    """The CLS vector, the mean of the patch vectors, both side by side, or at each position the
+    vector of the patch that it predicts."""
+    projector: Literal["mlp", "linear", "pool"] = "mlp"
+    """Linear-GELU-Linear, one linear map, or parameter-free pooling of channels."""
+    similarity: Literal["cosine", "mse"] = "cosine"
+    """1 - cosine, or mean squared error."""
+    weight: float = 1.0
+    """Lambda, the weight of the loss."""
+    schedule: Literal["constant", "stop", "anneal"] = "constant"
+    """Constant; constant until step `until`, then nothing; or falling linearly to 0 at `until`."""
+    until: int = 0
+    """Step at which "stop" and "anneal" reach 0."""
+
+    def __post_init__(self) -> None:
+        if not self.layers or min(self.layers) < 1:
+            raise InputError(f"AlignmentConfig.layers: {self.layers}, blocks are counted from 1")
+        if self.weight < 0:
+            raise InputError(f"AlignmentConfig.weight: {self.weight}, expected 0 or more")
+        if self.schedule != "constant" and self.until < 1:
+            raise InputError(f"AlignmentConfig.until: needed by schedule {self.schedule!r}")
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Which features of a store the target needs."""
+        return {"cls": ("cls",), "mean": ("mean",), "both": ("cls", "mean"), "patch": ("patches",)}[
+            self.target
+        ]
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How pictures are drawn."""
+
+    guidance: float = 2.0
+    """Scale s of classifier-free guidance, u + s (c - u); 1 is none, and costs half."""
+    guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Constant, or growing from 1 at the first unit to `guidance` at the last."""
+    guidance_from: float = 0.0
+    """Share of the picture at which guidance begins."""
+    guidance_until: float = 1.0
+    """Share of the picture at which guidance ends; outside of the interval the scale is 1."""
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the most likely unit."""
+    top_k: int = 0
+    """Keep the k most likely units; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of units with at least this probability."""
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("guidance", self.guidance, 0.0 <= self.guidance < 1e4, "0 or more"),
+            ("guidance_from", self.guidance_from, 0.0 <= self.guidance_from <= 1.0, "0 to 1"),
+            ("guidance_until", self.guidance_until, 0.0 <= self.guidance_until <= 1.0, "0 to 1"),
+            ("temperature", self.temperature, 0.0 <= self.temperature < 1e4, "0 or more"),
+            ("top_k", self.top_k, self.top_k >= 0, "0 (off) or more"),
+            ("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "above 0, at most 1"),
+        )
+        for name, value, fine, expected in checks:
+            if not fine:  # NaN fails every comparison, and so lands here
+                raise InputError(f"SamplingConfig.{name}: {value}, expected {expected}")
+
+    @property
+    def guided(self) -> bool:
+        """Whether any unit needs the unconditional branch."""
+        return self.guidance != 1.0 and self.guidance_from < self.guidance_until
+
+    def scale(self, unit: int, units: int) -> float:
+        """Guidance scale for unit `unit` of `units`."""
+        share = unit / max(units - 1, 1)
+        if not self.guidance_from <= share <= self.guidance_until:
+            return 1.0
+        ramp = {
+            "constant": 1.0,
+            "linear": share,
+            "cosine": (1.0 - math.cos(math.pi * share)) / 2.0,
+        }[self.guidance_schedule]
+        return 1.0 + (self.guidance - 1.0) * ramp
