@@ -39,7 +39,7 @@ from arra.data.tokenizer import (
 from arra.errors import ArraError, InputError, ProvenanceError
 from arra.pixels import to_unit
 from arra.registry import codecs
-from store_parts import BrokenRow, NoiseSource, PatchCodec, PatchEncoder
+from store_parts import BrokenRow, NoiseSource, PatchCodec, PatchEncoder, contents
 
 CODEC = PatchCodec(PatchCodec.Config())
 ENCODER = PatchEncoder(PatchEncoder.Config())
@@ -65,12 +65,6 @@ def make(source: Any, folder: Path, tokenizer: Any, **options: Any) -> PreparedS
     return prepare(
         source, folder, **{"codec": CODEC, "tokenizer": tokenizer, **settings, **options}
     )
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a store, hidden ones included."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 # --- what a store holds ---------------------------------------------------------------------------

@@ -188,6 +188,9 @@ class PretrainedEncoder(Encoder):
             "preprocessing": self.preprocessing.identity(),
         }
 
+    def _settings(self) -> dict[str, Any]:
+        return self.identity()  # without the folder's place, like the identity
+
     def _save_pretrained(self, save_directory: Path) -> None:
         values = {"kind": self.registry.kind, "name": self.registered_name, "config": self.config}
         write_json(save_directory / "config.json", values)

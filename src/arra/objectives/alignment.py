@@ -50,9 +50,8 @@ class Alignment(Objective):
             )
 
     @classmethod
-    def tiny(cls, width: int) -> Self:
-        """A small instance for contract tests: states of `width`, features of 8."""
-        return cls(AlignmentConfig(), width, 8)
+    def tiny(cls, width: int, features: int) -> Self:
+        return cls(AlignmentConfig(), width, features)
 
     def weight(self, step: int) -> float:
         config = self.config

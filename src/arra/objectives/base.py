@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -21,6 +21,11 @@ class Objective(nn.Module):
     layers: Sequence[int] = ()
     """Which hidden states the objective reads (blocks counted from 1)."""
     registered_name: ClassVar[str]
+
+    @classmethod
+    def tiny(cls, width: int, features: int) -> Self:
+        """A small instance for contract tests: states of `width`, features of `features`."""
+        return cls()
 
     def weight(self, step: int) -> float:
         """The weight at training step `step` (from 0)."""
