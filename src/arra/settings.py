@@ -69,7 +69,7 @@ class AlignmentConfig:
     """What is aligned with what, how, and how strongly."""
 
     layers: tuple[int, ...] = (1,)
-    """Decoder blocks whose output is aligned, counted from 1; of several the losses are averaged."""
+    """Decoder blocks whose output is aligned, counted from 1; several losses are averaged."""
     positions: Positions = "hybnext"
     """Every position that predicts image content; only the first of them (one representation
     position, REP); or only the last."""
