@@ -64,12 +64,8 @@ class Samples:
         model = TextToImage(generator, self.codec.to(generator.device))
         drawn = model.draw(self.captions, range(len(self.captions)), self.sampling)
         real = model.paint(self.codes)
-        write_grid(
-            folder / "samples" / f"step-{step:08d}.png",
-            self.captions,
-            {f"step {step}": drawn},
-            real,
-        )
+        rows = {"real, through the codec": real, f"step {step}": drawn}
+        write_grid(folder / "samples" / f"step-{step:08d}.png", self.captions, rows)
         return {}
 
 
@@ -90,11 +86,10 @@ def write_grid(
     path: Path,
     captions: Sequence[str],
     rows: dict[str, np.ndarray],
-    real: np.ndarray | None = None,
     most: int = 24,
 ) -> None:
     """A PNG of pictures (N, H, W, 3) uint8 below their captions, one line for each of `rows`."""
     short = [text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…" for text in captions]
-    grid = draw_grid(Pictures(short, rows, real=real), {name: name for name in rows}, most=most)
+    grid = draw_grid(Pictures(short, rows), {name: name for name in rows}, most=most)
     with atomic_file(path) as temporary:
         grid.save(temporary, format="PNG")
