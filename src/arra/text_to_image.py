@@ -49,9 +49,7 @@ class TextToImage:
         self.generator, self.codec = generator.eval(), codec.eval()
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, device: torch.device | str | None = None
-    ) -> Self:
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Self:
         """Load a checkpoint folder, or the finished `model/` of a run folder.
 
         `device` None is CUDA where there is one, else the CPU. Raises `InputError` when there is no

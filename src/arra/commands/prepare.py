@@ -34,9 +34,7 @@ def command(
     reading: Annotated[SourceOptions, arg(name="")] = SourceOptions(),  # noqa: B008 - frozen
     codec_options: Annotated[CodecOptions, arg(name="codec")] = CodecOptions(),  # noqa: B008
     encoder_options: Annotated[EncoderOptions, arg(name="encoder")] = EncoderOptions(),  # noqa: B008
-    tokenizer_options: Annotated[  # noqa: B008
-        TokenizerOptions, arg(name="tokenizer")
-    ] = TokenizerOptions(),
+    tokenizer_options: Annotated[TokenizerOptions, arg(name="tokenizer")] = TokenizerOptions(),
     scenes: SceneConfig = SceneConfig(),  # noqa: B008
 ) -> None:
     """Turn captioned pictures into a prepared store: codes, text ids and encoder features.
