@@ -87,10 +87,10 @@ class JudgePlan:
     """Picture i is drawn with seed `sampling_seed` * 1 000 003 + i, in every arm."""
 
 
-def train_arm(
-    bench: Bench, arm: Arm, plan: TrainingPlan, seed: int, folder: Path
-) -> dict[str, Any]:
-    """Train one arm with one seed; an interrupted call goes on. Returns the facts of the training."""
+def arm_parts(
+    bench: Bench, arm: Arm, plan: TrainingPlan, seed: int
+) -> tuple[RasterGenerator, list[Objective], RasterBatches]:
+    """Generator, objectives and batches of one arm, functions of `seed`."""
     store = bench.store
     store.check(codec=bench.codec)
     generator = RasterGenerator.from_scratch(
@@ -110,6 +110,14 @@ def train_arm(
         objectives.append(
             Alignment(arm.alignment, generator.width, width, store.codes_shape, seed=seed)
         )
+    return generator, objectives, batches
+
+
+def train_arm(
+    bench: Bench, arm: Arm, plan: TrainingPlan, seed: int, folder: Path
+) -> dict[str, Any]:
+    """Train one arm with one seed, or go on; the facts of the training."""
+    generator, objectives, batches = arm_parts(bench, arm, plan, seed)
     config = replace(plan.train, seed=seed)
     report = train(generator, objectives, batches, config, folder, progress_label="train")
     facts = {
