@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+QUIET = "ARRA_QUIET"
+"""Environment variable that silences progress in a process and those that it starts."""
 
 _console = Console(stderr=True)
 
@@ -51,7 +55,11 @@ class _Bar(Task):
 
 @contextmanager
 def track(label: str, total: int, quiet: bool = False) -> Iterator[Task]:
-    """Show progress of `total` units under `label`: a bar on a terminal, lines elsewhere."""
+    """Show progress of `total` units under `label`: a bar on a terminal, lines elsewhere.
+
+    Nothing is shown with `quiet`, or where the environment variable ARRA_QUIET is set (but to 0).
+    """
+    quiet = quiet or os.environ.get(QUIET, "0") not in ("", "0")
     if quiet or not _console.is_terminal:
         yield Task(label, total, quiet)
         return
@@ -64,3 +72,32 @@ def track(label: str, total: int, quiet: bool = False) -> Iterator[Task]:
     )
     with Progress(*columns, console=_console) as progress:
         yield _Bar(label, total, progress)
+
+
+@contextmanager
+def without_library_bars() -> Iterator[None]:
+    """Within the block transformers and the hub show no bars of their own, which would break ours.
+
+    For reading and writing files here; a download is worth a bar.
+    """
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    # transformers asks the hub's switch when it is imported, and has one of its own from then on.
+    hub = not are_progress_bars_disabled()
+    library = sys.modules.get("transformers.utils.logging")
+    own = hub if library is None else library.is_progress_bar_enabled()
+    if library is not None:
+        library.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        library = sys.modules.get("transformers.utils.logging")
+        if own and library is not None:
+            library.enable_progress_bar()  # and the hub's
+        if hub != (not are_progress_bars_disabled()):
+            (enable_progress_bars if hub else disable_progress_bars)()

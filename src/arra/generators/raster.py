@@ -39,6 +39,7 @@ from arra.networks.language_model import (
     model_settings,
 )
 from arra.networks.part import config_from_plain
+from arra.progress import without_library_bars
 from arra.randomness import seeded
 from arra.registry import generators
 from arra.settings import LlamaSize
@@ -161,7 +162,8 @@ class RasterGenerator(Generator):
         return {**super()._settings(), "language_model": model_settings(self.lm)}
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        self.lm.save_pretrained(save_directory)
+        with without_library_bars():
+            self.lm.save_pretrained(save_directory)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
         plain = to_plain(self.config)
@@ -175,7 +177,8 @@ class RasterGenerator(Generator):
         side = read_json(folder / SIDE_FILE)
         if side.pop("generator", None) != cls.registered_name:
             raise InputError(f"{folder / SIDE_FILE}: does not describe a raster generator")
-        lm = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
+        with without_library_bars():
+            lm = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         side["language_model"] = lm.config.to_dict()
         config = config_from_plain(RasterConfig, side, where=folder / SIDE_FILE)
