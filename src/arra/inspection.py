@@ -46,6 +46,14 @@ def _describe_file(path: Path) -> dict[str, Any]:
 
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
+    # By the file that only this kind of folder has; report.json, say, stands in stores and runs.
+    for name, describer in _BY_FILE.items():
+        if (folder / name).is_file():
+            values = read_json(folder / name)
+            if isinstance(values, dict):
+                return describer(folder, values)
+    if (folder / ".work").is_dir():
+        return {"kind": "prepared store, not finished", "next": "run the same arra prepare again"}
     if (folder / "report.json").is_file():
         report = read_json(folder / "report.json")
         return {"kind": "run", **_summary_of_report(report if isinstance(report, dict) else {})}
@@ -68,8 +76,101 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
         return {"kind": "weights", **weights, "files": _side_files(folder)}
     raise InputError(
         f"{folder}: not a folder that arra knows; expected a saved codec, encoder or generator, a "
-        "checkpoint, a prepared store or a run"
+        "checkpoint, a prepared store, a run, generated pictures or an evaluation"
     )
+
+
+def _describe_store(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    settings = values.get("settings") or {}
+    codec, encoder = settings.get("codec") or {}, settings.get("encoder") or {}
+    return {
+        "kind": "prepared store",
+        "rows": values.get("rows"),
+        "bad_rows": values.get("bad_rows"),
+        "picture": settings.get("picture"),
+        "source": _short((settings.get("source") or {}).get("identity")),
+        "codes": values.get("codes_shape"),
+        "codec": {name: codec.get(name) for name in ("name", "vocabulary", "fingerprint")},
+        "features": values.get("feature_shapes"),
+        "encoder": {name: encoder.get(name) for name in ("encoder", "model", "weights")},
+        "tokenizer": settings.get("tokenizer"),
+        "arra": values.get("arra"),
+    }
+
+
+def _describe_checkpoint(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    codec = folder / "codec" / "config.json"
+    kept = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "dtype")
+    return {
+        "kind": "checkpoint",
+        "generator": values.get("generator"),
+        "grid": values.get("grid"),
+        "tokens": values.get("vocabulary"),
+        "codec": {
+            "name": read_json(codec).get("name") if codec.is_file() else None,
+            "fingerprint": values.get("codec"),
+        },
+        "language_model": {key: config[key] for key in kept if key in config},
+        **_weights(sorted(folder.glob("*.safetensors"))),
+    }
+
+
+def _describe_run(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    steps = sorted(path.name for path in folder.glob("checkpoints/step-*"))
+    finished = (folder / "model" / "arra.json").is_file()
+    return {
+        "kind": "run",
+        "finished": finished,
+        "store": values.get("store"),
+        "checkpoints": steps,
+        "log": _last_line(folder / "log.jsonl"),
+        "settings": values.get("decides"),
+        **({"model": _describe_folder(folder / "model")} if finished else {}),
+    }
+
+
+def _describe_generated(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    manifest = folder / "manifest.jsonl"
+    count = len(manifest.read_bytes().splitlines()) if manifest.is_file() else 0
+    return {**values, "kind": "generated pictures", "pictures": count}
+
+
+def _describe_evaluation(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    measures = values.get("measures") or []
+    shown = {m["name"]: m.get("value") for m in measures if isinstance(m, dict) and "name" in m}
+    return {"kind": "evaluation", "checkpoint": values.get("checkpoint"), "measures": shown}
+
+
+_BY_FILE = {
+    "store.json": _describe_store,
+    "run.json": _describe_run,
+    "arra.json": _describe_checkpoint,
+    "evaluation.json": _describe_evaluation,
+    "generation.json": _describe_generated,
+}
+
+
+def _short(identity: Any) -> Any:
+    """The source of a store without its nested settings."""
+    if not isinstance(identity, dict):
+        return identity
+    return {key: value for key, value in identity.items() if not isinstance(value, (dict, list))}
+
+
+def _last_line(path: Path) -> Any:
+    """The last whole entry of a JSON-lines file, or None; only its end is read."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as handle:
+        handle.seek(max(0, path.stat().st_size - 65536))
+        lines = handle.read().splitlines()
+    for line in reversed(lines):
+        try:
+            return json.loads(line)
+        except ValueError:
+            continue
+    return None
 
 
 def _weights(files: Iterable[Path]) -> dict[str, Any]:

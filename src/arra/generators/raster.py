@@ -104,8 +104,13 @@ class RasterGenerator(Generator):
         *,
         seed: int,
         codec: str = "",
+        appearance: Tensor | None = None,
     ) -> Self:
-        """A small Llama with random weights (a function of `seed`) over text and `codes` codes."""
+        """A small Llama with random weights (a function of `seed`) over text and `codes` codes.
+
+        `appearance` (codes, d) says what the codes look like (`Codec.appearance`): their embeddings
+        then begin as a random projection of it, so that codes which look alike are near each other.
+        """
         size = size or LlamaSize()
         vocabulary = add_image_tokens(tokenizer, codes)
         config = LlamaConfig(
@@ -120,10 +125,12 @@ class RasterGenerator(Generator):
             bos_token_id=vocabulary.start,
             eos_token_id=vocabulary.end,
             pad_token_id=vocabulary.pad,
-            tie_word_embeddings=False,
+            tie_word_embeddings=size.tied,
         )
         with seeded(seed):
             lm = AutoModelForCausalLM.from_config(config)
+            if appearance is not None:
+                _paint(lm, vocabulary, appearance)
         return cls(RasterConfig(vocabulary, grid, config.to_dict(), codec), lm, tokenizer)
 
     @classmethod
@@ -253,6 +260,20 @@ class RasterGenerator(Generator):
         vocabulary = self.config.vocabulary
         logits = head_logits(self.lm, final[:, -1])
         return logits[:, vocabulary.offset : vocabulary.offset + vocabulary.codes]
+
+
+@torch.no_grad()
+def _paint(lm: PreTrainedModel, vocabulary: ImageVocabulary, appearance: Tensor) -> None:
+    """Add a random projection of each code's appearance, of the size of the rows, to its row."""
+    if appearance.shape[0] != vocabulary.codes or appearance.ndim != 2:
+        raise InputError(
+            f"appearance: {tuple(appearance.shape)}, expected a row for each of {vocabulary.codes}"
+        )
+    table = lm.get_input_embeddings().weight
+    rows = table[vocabulary.offset : vocabulary.offset + vocabulary.codes]
+    width = appearance.shape[1]
+    projection = torch.randn(width, table.shape[1], device=table.device) / width**0.5
+    rows += rows.std() * (appearance.to(table.device, table.dtype) @ projection)
 
 
 def prompt_tokens(text: Sequence[int], vocabulary: ImageVocabulary) -> list[int]:

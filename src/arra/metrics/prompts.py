@@ -18,6 +18,7 @@ import numpy as np
 from arra.data.scenes import (
     GROUNDS,
     INKS,
+    OPPOSITE,
     DigitScenes,
     Relation,
     Scene,
@@ -33,7 +34,6 @@ from arra.randomness import derangement
 T = TypeVar("T")
 
 ATTRIBUTES = ("digit", "colour", "count", "relation", "ground", "all")
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
 class Reader(Protocol):
@@ -122,14 +122,15 @@ def relation_holds(
     """Whether `first` clearly stands `kind` `second`.
 
     The rule of the scenes (a whole digit apart along one axis, at most a step apart along the
-    other), loosened by `tolerance` pixels, half a step if None, because readings are not exact.
+    other), loosened by `tolerance` pixels, half of `config.aside` if None, because readings are not
+    exact.
     """
     if kind in ("right of", "below"):
         return relation_holds(OPPOSITE[kind], second, first, config, tolerance)
-    slack = config.step / 2 if tolerance is None else tolerance
+    slack = config.aside / 2 if tolerance is None else tolerance
     down, across = second.row - first.row, second.column - first.column
     along, beside = (across, down) if kind == "left of" else (down, across)
-    return along >= config.digit - slack and abs(beside) <= config.step + slack
+    return along >= config.digit - slack and abs(beside) <= config.aside + slack
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ class ReaderConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels per cell: the largest of 8, 4 and 2 not above the step of the scenes."""
-        return next((s for s in (8, 4) if s <= self.scene.step), 2)
+        """Pixels per cell: 8, 4 or 2, so that a digit covers several cells and no two share one."""
+        return next((s for s in (8, 4) if s <= self.scene.aside), 2)
 
 
 @dataclass(frozen=True)

@@ -84,13 +84,24 @@ def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
 
 
 def compile_blocks(lm: PreTrainedModel) -> None:
-    """Compile every decoder block in place; equal blocks share the compiled code.
+    """Compile the training pass of every decoder block; equal blocks share the compiled code.
 
     The forward is replaced, not the module: hooks stay outside of the compiled region, and the
-    names of the weights do not change.
+    names of the weights do not change. In evaluation mode the plain forward runs, because decoding
+    with a growing cache would compile every length anew.
     """
     for block in decoder_blocks(lm):
-        block.forward = torch.compile(block.forward)
+        block.forward = _compiled_in_training(block)  # type: ignore[method-assign]
+
+
+def _compiled_in_training(block: nn.Module) -> Callable[..., Any]:
+    plain = block.forward
+    compiled = torch.compile(plain)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return compiled(*args, **kwargs) if block.training else plain(*args, **kwargs)
+
+    return forward
 
 
 def head_logits(lm: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -1,0 +1,104 @@
+"""`arra train`: a language model learns to draw the pictures of a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from arra.settings import AlignmentConfig, BatchConfig, LlamaSize, SamplingConfig
+from arra.training.config import TrainConfig
+
+_TRAINING = TrainConfig(
+    steps=2000, learning_rate=1e-3, schedule="cosine", checkpoint_every=250, validate_every=500
+)
+
+
+def command(
+    store: Annotated[Positional[Path], arg(metavar="STORE")],
+    out: Annotated[Path, arg(metavar="RUN")],
+    lm: Annotated[str | None, arg(metavar="NAME|PATH")] = None,
+    no_align: bool = False,
+    z_loss: float = 0.0,
+    held_out: Annotated[Path | None, arg(metavar="STORE")] = None,
+    held_out_share: float = 0.05,
+    samples: int = 8,
+    json: bool = False,
+    training: Annotated[TrainConfig, arg(name="")] = _TRAINING,
+    batch: BatchConfig = BatchConfig(),  # noqa: B008 - frozen
+    align: AlignmentConfig = AlignmentConfig(),  # noqa: B008
+    llama: LlamaSize = LlamaSize(),  # noqa: B008
+    sampling: SamplingConfig = SamplingConfig(),  # noqa: B008
+) -> None:
+    """Train a text-to-image model on a prepared store: a pretrained language model, or a new one.
+
+    RUN gets checkpoints/, log.jsonl (one JSON object a line), samples/ (pictures of the same captions
+    at each validation), run.json and, at the end, model/: a folder that AutoModelForCausalLM loads,
+    with the codec in it. Killed or interrupted at any moment, the same command goes on and ends with
+    the same weights.
+
+    The model learns to predict picture codes after captions, and its hidden states are aligned with
+    the encoder features in the store (representation alignment, arXiv 2503.07334).
+
+    Several processes or machines: accelerate launch -m arra train ...
+
+    Args:
+        store: A folder that `arra prepare` made.
+        out: Folder of the run.
+        lm: A pretrained causal language model by folder or hub name, whose vocabulary is extended by
+            the picture codes. The store must have been prepared with its tokenizer
+            (--tokenizer). Without it a Llama is made, of the sizes --llama.*.
+        no_align: Train without representation alignment; so does --align.weight 0.
+        z_loss: Weight of the squared logarithm of the softmax's normaliser; 1e-5 steadies bf16.
+        held_out: A store of other pictures, made with the codec and tokenizer of this one, on which
+            held-out bits are measured.
+        held_out_share: Share of the rows that are kept out of training for that, where no other store
+            is given (at most 2048 rows); 0 trains on all.
+        samples: Captions of which pictures are drawn at each validation; 0 draws none.
+        json: Print the summary as JSON for programs.
+        training: The training loop. The seed is also that of new weights.
+        batch: How rows become batches.
+        align: Representation alignment.
+        llama: Size of the Llama that is made without --lm.
+        sampling: How the samples are drawn.
+    """
+    from arra.jobs.console import print_json
+    from arra.jobs.training import Training, run_training
+
+    job = Training(
+        store=store,
+        out=out,
+        lm=lm,
+        llama=llama,
+        align=None if no_align else align,
+        batch=batch,
+        training=training,
+        z_loss=z_loss,
+        held_out=held_out,
+        held_out_share=held_out_share,
+        samples=samples,
+        sampling=sampling,
+    )
+    summary = run_training(job).summary()
+    if json:
+        print_json(summary)
+    else:
+        print("\n".join(_lines(summary)))
+
+
+def _lines(summary: dict[str, Any]) -> list[str]:
+    again = f" (from step {summary['resumed_from']})" if summary["resumed_from"] else ""
+    lines = [
+        f"{summary['steps']} steps{again} in {summary['seconds']:.0f} s, {summary['precision']}, "
+        f"{summary['parameters']:,} parameters"
+    ]
+    losses = {k: v for k, v in summary["last"].items() if k in ("cross_entropy", "alignment")}
+    if losses:
+        lines.append("last losses: " + ", ".join(f"{k} {v:.4f}" for k, v in losses.items()))
+    bits = (summary["validation"] or {}).get("held_out_bits")
+    if bits is not None:
+        lines.append(f"held-out pictures: {bits:.3f} bits per code")
+    lines.append(f"model: {summary['model']}; pictures drawn on the way: {summary['samples']}")
+    lines.append(f'next: arra generate {summary["run"]} "your prompt" --out pictures')
+    return lines

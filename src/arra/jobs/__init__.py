@@ -1,0 +1,1 @@
+"""What the commands do: each job is a function of Python values, which the command line calls too."""

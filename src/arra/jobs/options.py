@@ -1,0 +1,89 @@
+"""Options of the jobs. Light to import, for help on the command line must not wait for torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from arra.data.rows import Limits
+from arra.errors import InputError
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a source of pictures is read."""
+
+    split: str | None = None
+    """Take only this split: of a data set, the field `split` of a listing, or the folder of that
+    name. For digit scenes: train (which is what they are unless told), validation or test."""
+    image_column: str | None = None
+    """Column or field of the picture or its file name; recognised unless given."""
+    caption_column: str | None = None
+    """Column or field of the caption; recognised unless given."""
+    scene_seed: int = 0
+    """Seed of digit scenes."""
+    limits: Limits = field(default_factory=Limits)
+    """What is accepted."""
+
+
+@dataclass(frozen=True)
+class CodecOptions:
+    """A codec that is trained on the source's own pictures."""
+
+    downsample: int | None = None
+    """Pixels per code along each side; a picture has (size / downsample) squared codes. Unless
+    given: 4 up to 32 pixels, 8 up to 128, else 16."""
+    vocabulary: int = 1024
+    """Number of different codes; a power of two for lfq."""
+    stem: Literal["patch", "conv"] | None = None
+    """"patch" works on the coarse grid only and is cheap; "conv" halves the picture step by step and
+    draws finer detail. Unless given: patch up to 32 pixels, else conv."""
+    width: int = 64
+    """Channels."""
+    steps: int = 3000
+    """Most training steps."""
+    seconds: float | None = None
+    """Most seconds of training; with them, two runs are not the same bit for bit."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of the pictures."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "width", "steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"codec.{name}: {getattr(self, name)}, expected 1 or more")
+        if self.downsample is not None and self.downsample < 1:
+            raise InputError(f"codec.downsample: {self.downsample}, expected 1 or more")
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """An encoder: which layer of a pretrained one, or how a small one is trained."""
+
+    layer: int | None = None
+    """Of a pretrained encoder: output of this block (1 is the first, -1 the last); unless given its
+    final output."""
+    cls: Literal["pooled", "projected"] = "pooled"
+    """Of a pretrained encoder: its pooled vector, or that projected into the space of captions."""
+    width: int = 64
+    """Of a small encoder: channels of its patch features, a multiple of 8."""
+    dim: int = 128
+    """Of a small encoder: length of its CLS vector."""
+    steps: int = 1000
+    """Of a small encoder: most training steps."""
+    seconds: float | None = None
+    """Of a small encoder: most seconds; with them, two runs are not the same bit for bit."""
+    batch: int = 128
+    """Of a small encoder: pictures a step."""
+    seed: int = 0
+    """Of a small encoder: seed of weights, order, views and masks."""
+
+
+@dataclass(frozen=True)
+class TokenizerOptions:
+    """A text tokenizer that is trained on the captions."""
+
+    kind: Literal["word", "bpe"] | None = None
+    """"bpe" reads every text; "word" is for a small closed language, in which new words become one
+    unknown word. Unless given: word for digit scenes, else bpe."""
+    vocabulary: int = 1024
+    """Most entries, control tokens included."""

@@ -1,0 +1,247 @@
+"""Codec, encoder and tokenizer of a preparation: loaded, or trained on the source's own pictures.
+
+What is trained is kept in a folder beside the store with the digest of what it was trained from, so
+that a preparation that was interrupted, or is asked for again, finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from arra.codecs import LFQCodec, LFQConfig, VQCodec, VQConfig
+from arra.codecs.autoencoder import AutoencoderConfig
+from arra.codecs.base import Codec
+from arra.codecs.measuring import CodecReport
+from arra.codecs.recipes import scene_autoencoder, scene_training
+from arra.codecs.training import CodecTraining, train_codec
+from arra.data.tokenizer import TokenizerKind, load_text_tokenizer, train_text_tokenizer
+from arra.encoders import (
+    Encoder,
+    EncoderTraining,
+    PretrainedConfig,
+    PretrainedEncoder,
+    Preprocessing,
+    SmallConfig,
+    train_encoder,
+)
+from arra.errors import InputError, ProvenanceError
+from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
+from arra.jobs.options import CodecOptions, EncoderOptions, TokenizerOptions
+from arra.jobs.sources import Sample
+from arra.text_to_image import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CodecKind = Literal["vq", "lfq"]
+RECORD = "made.json"
+"""In the folder of a trained part: the digest of what it was made from, and a report."""
+
+
+class PartsFolder:
+    """The trained parts beside a store."""
+
+    def __init__(self, folder: Path, basis: dict[str, Any], overwrite: bool = False):
+        """`basis` is what all parts depend on: the source and how its pictures are fitted."""
+        self.folder, self.basis, self.overwrite = folder, basis, overwrite
+
+    def path(self, name: str) -> Path:
+        """The folder of the part `name`."""
+        return self.folder / name
+
+    def make(self, name: str, settings: Any, train: Callable[[Path], dict[str, Any]]) -> Path:
+        """The folder of the part `name`, made by `train(folder)` unless it is there already.
+
+        `train` writes the part into a folder and returns a report. Raises `ProvenanceError` when a
+        part is there that was made from something else, unless it may be overwritten.
+        """
+        target = self.folder / name
+        basis = to_plain({**self.basis, "settings": settings})
+        digest = sha256_of_json(basis)
+        if target.is_dir():
+            there = read_json(target / RECORD)
+            if there.get("digest") == digest:
+                return target
+            if not self.overwrite:
+                changed = [k for k, v in basis.items() if there.get("basis", {}).get(k) != v]
+                raise ProvenanceError(
+                    f"{target}: was made from something else (differs: {', '.join(changed)}); name "
+                    "another store, or train it again with --overwrite"
+                )
+        with atomic_folder(target) as temporary:
+            report = train(temporary)
+            record = {"digest": digest, "basis": basis, "report": report}
+            write_json(temporary / RECORD, record)
+        return target
+
+    def report(self, name: str) -> dict[str, Any]:
+        """What training the part `name` reported."""
+        return dict(read_json(self.folder / name / RECORD)["report"])
+
+
+# ---- codec -------------------------------------------------------------------------------------
+
+
+def codec_downsample(options: CodecOptions, size: int) -> int:
+    """Pixels per code for pictures of `size` pixels; `InputError` unless it divides them."""
+    usual = 4 if size <= 32 else 8 if size <= 128 else 16
+    found = options.downsample or usual
+    if size % found:
+        raise InputError(
+            f"codec.downsample: {found} does not divide pictures of {size} pixels; choose another "
+            "of the two"
+        )
+    return found
+
+
+def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Codec, CodecTraining]:
+    """A fresh codec (its weights a function of the seed) and how it is to be trained."""
+    downsample = codec_downsample(options, size)
+    stem = options.stem or ("patch" if size <= 32 else "conv")
+    if stem == "patch":
+        autoencoder = replace(scene_autoencoder(downsample), width=options.width)
+        training = scene_training(options.steps, options.seconds)
+    else:
+        autoencoder = AutoencoderConfig(downsample, width=options.width, blocks=1, decoder_blocks=2)
+        training = CodecTraining(options.steps, options.seconds)
+    training = replace(training, warmup=min(training.warmup, options.steps // 10))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        if kind == "vq":
+            return VQCodec(VQConfig(autoencoder, options.vocabulary)), training
+        bits = options.vocabulary.bit_length() - 1
+        if 2**bits != options.vocabulary:
+            raise InputError(f"codec.vocabulary: {options.vocabulary}, lfq needs a power of two")
+        config = LFQConfig(autoencoder, bits, commitment=0.05, entropy=0.02)
+        return LFQCodec(config), training
+
+
+def train_own_codec(
+    parts: PartsFolder,
+    kind: CodecKind,
+    options: CodecOptions,
+    size: int,
+    pictures: Callable[[], Sample],
+    device: str,
+) -> Codec:
+    """A codec trained on the sample, or the one that was trained earlier from the same."""
+    codec, training = build_codec(kind, options, size)
+
+    def train(folder: Path) -> dict[str, Any]:
+        data = torch.from_numpy(pictures().pictures)
+        generator = torch.Generator().manual_seed(options.seed)
+        report: CodecReport = train_codec(codec.to(device), data, training, generator=generator)
+        codec.cpu()._save_pretrained(folder)
+        return {key: value for key, value in asdict(report).items() if key != "history"}
+
+    made = parts.make("codec", {"kind": kind, **asdict(options)}, train)
+    return Codec.from_pretrained(made).to(device)
+
+
+# ---- encoder -----------------------------------------------------------------------------------
+
+
+def load_encoder(name: str, options: EncoderOptions, device: str) -> Encoder:
+    """An encoder that arra saved, or a vision model of transformers, by folder or hub name."""
+    folder = Path(name)
+    if (folder / "config.json").is_file() and "kind" in read_json(folder / "config.json"):
+        return Encoder.from_pretrained(folder).to(device)
+    config = PretrainedConfig(name, layer=options.layer, cls=options.cls)
+    with quiet_transformers():
+        return PretrainedEncoder(config).to(device)
+
+
+def small_encoder(size: int, options: EncoderOptions) -> SmallConfig:
+    """A small encoder for pictures of `size` pixels, with about 6 x 6 patches or more."""
+    steps = [step for step in (16, 8, 4, 2) if size % step == 0]
+    if not steps:
+        raise InputError(f"size: {size} pixels; a small encoder needs an even number")
+    downsample = next((step for step in steps if size // step >= 6), steps[-1])
+    preprocessing = Preprocessing(size=size)
+    return SmallConfig(
+        width=options.width, dim=options.dim, downsample=downsample, preprocessing=preprocessing
+    )
+
+
+def train_own_encoder(
+    parts: PartsFolder,
+    objective: str,
+    options: EncoderOptions,
+    size: int,
+    pictures: Callable[[], Sample],
+    device: str,
+) -> Encoder:
+    """A small encoder trained on the sample, or the one that was trained earlier from the same.
+
+    Trained with captions ("contrastive"), its caption tower lies in the subfolder `text/`.
+    """
+    training = EncoderTraining(
+        objective, options.steps, options.seconds, options.batch, seed=options.seed
+    )
+
+    def train(folder: Path) -> dict[str, Any]:
+        data = pictures()
+        trained = train_encoder(
+            small_encoder(size, options),
+            torch.from_numpy(data.pictures),
+            training,
+            data.captions,
+            device=device,
+        )
+        trained.encoder.cpu()._save_pretrained(folder)
+        if trained.text is not None:
+            trained.text.cpu().save_pretrained(folder / "text")
+        last = trained.report.losses[-min(50, trained.report.steps) :]
+        return {
+            "objective": objective,
+            "loss": float(np.mean(last)),
+            "steps": trained.report.steps,
+            "seconds": trained.report.seconds,
+            "pictures": trained.report.pictures,
+            "parameters": trained.report.parameters,
+        }
+
+    settings = {"objective": objective, **asdict(options)}
+    return Encoder.from_pretrained(parts.make("encoder", settings, train)).to(device)
+
+
+# ---- tokenizer ---------------------------------------------------------------------------------
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder (also that of a language model), or of a model on the hub."""
+    if (Path(path) / "tokenizer.json").is_file():
+        return load_text_tokenizer(path)
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # the library raises many kinds
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{path}: no tokenizer that transformers can load: {first[0]}") from error
+
+
+def train_own_tokenizer(
+    parts: PartsFolder, kind: TokenizerKind, vocabulary: int, pictures: Callable[[], Sample]
+) -> PreTrainedTokenizerBase:
+    """A tokenizer trained on the sample's captions, or the one trained earlier from the same."""
+
+    def train(folder: Path) -> dict[str, Any]:
+        tokenizer = train_text_tokenizer(pictures().captions, vocabulary, kind)
+        tokenizer.save_pretrained(str(folder))
+        return {"kind": kind, "vocabulary": len(tokenizer)}
+
+    settings = {"kind": kind, "vocabulary": vocabulary}
+    return load_text_tokenizer(parts.make("tokenizer", settings, train))
+
+
+def tokenizer_kind(options: TokenizerOptions, scenes: bool) -> TokenizerKind:
+    """The kind asked for, or the one that suits the source."""
+    return options.kind or ("word" if scenes else "bpe")

@@ -1,0 +1,127 @@
+"""Sources of captioned pictures by one name, and a sample of them in memory to train parts on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import cast, get_args
+
+import numpy as np
+from PIL import Image
+
+from arra.data.blocks import BlockSource, ScenePictures, Source
+from arra.data.pictures import fit, open_pictures
+from arra.data.prepare import Fit
+from arra.data.report import RowReport
+from arra.data.rows import BadRow
+from arra.data.scenes import DigitScenes, SceneConfig, Split
+from arra.errors import InputError
+from arra.jobs.options import SourceOptions
+from arra.progress import track
+
+MEMORY = 1 << 30
+"""Most bytes of pictures that a sample holds."""
+_SCENES = re.compile(r"scenes:(\d[\d_]*)")
+
+
+def is_scenes(source: str) -> bool:
+    """Whether `source` asks for digit scenes, as `scenes:20000` does."""
+    return source.startswith("scenes:")
+
+
+def open_source(
+    source: str, options: SourceOptions | None = None, scenes: SceneConfig | None = None
+) -> Source:
+    """The pictures at a path or of a data set's name, or `scenes:N`, the first N digit scenes.
+
+    Raises `InputError` when there is nothing of this kind.
+    """
+    options = options or SourceOptions()
+    if is_scenes(source):
+        match = _SCENES.fullmatch(source)
+        if match is None:
+            raise InputError(f"{source}: expected scenes:NUMBER, such as scenes:20000")
+        split = options.split or "train"
+        if split not in get_args(Split):
+            raise InputError(f"split: {split!r}, expected one of {', '.join(get_args(Split))}")
+        endless = DigitScenes(scenes, cast(Split, split), seed=options.scene_seed)
+        return ScenePictures(endless, int(match[1]))
+    return open_pictures(
+        source,
+        limits=options.limits,
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+        split=options.split,
+    )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some captioned pictures in memory."""
+
+    pictures: np.ndarray
+    """(N, S, S, 3) uint8."""
+    captions: list[str]
+    """N captions."""
+
+    def head(self, most: int) -> Sample:
+        """The first `most` of them."""
+        return replace(self, pictures=self.pictures[:most], captions=self.captions[:most])
+
+
+def sample(
+    source: Source,
+    size: int,
+    *,
+    most: int = 20_000,
+    how: Fit = "crop",
+    resample: str = "lanczos",
+    bad_share: float = 0.1,
+    label: str = "read pictures",
+) -> Sample:
+    """Up to `most` good rows of `source`, chosen evenly by chance, fitted to `size` pixels.
+
+    The choice depends on the number of rows alone. Fewer are taken where they would not fit into
+    `MEMORY`. Raises `InputError` when more than `bad_share` of the rows are bad or none is good.
+    """
+    most = max(1, min(most, MEMORY // (3 * size * size), len(source)))
+    rows = np.sort(np.random.default_rng(0).permutation(len(source))[:most])
+    if isinstance(source, BlockSource) and source.side == size:
+        return _from_blocks(source, rows, label)
+    report = RowReport(bad_share, getattr(source, "problems", ()))
+    total = len(source) + len(report.bad)
+    report.check(total)
+    pictures, captions = np.empty((most, size, size, 3), dtype=np.uint8), []
+    filter_ = Image.Resampling[resample.upper()]
+    with track(label, most) as task:
+        for row in rows.tolist():
+            task.advance()
+            try:
+                found = source.read(row)
+            except BadRow as bad:
+                report.add(bad)
+                report.check(total)
+                continue
+            image = found.image if found.image.mode == "RGB" else found.image.convert("RGB")
+            pictures[len(captions)] = np.asarray(fit(image, size, how, filter_))
+            captions.append(found.caption)
+    if not captions:
+        raise InputError(f"not one of {most} rows can be used: {report.summary()}")
+    return Sample(pictures[: len(captions)], captions)
+
+
+def _from_blocks(source: BlockSource, rows: np.ndarray, label: str) -> Sample:
+    """As `sample` does, of pictures that are arrays already."""
+    pictures = np.empty((len(rows), source.side, source.side, 3), dtype=np.uint8)
+    captions: list[str] = []
+    with track(label, len(rows)) as task:
+        for first in range(0, int(rows[-1]) + 1, 1024):
+            here = rows[(rows >= first) & (rows < first + 1024)]
+            if not len(here):
+                continue
+            block = source.block(first, int(here[-1]) + 1)
+            start = len(captions)
+            pictures[start : start + len(here)] = block.pictures[here - first]
+            captions += [block.captions[row] for row in (here - first).tolist()]
+            task.advance(len(here))
+    return Sample(pictures, captions)

@@ -1,0 +1,176 @@
+"""Captions in, pictures out: a generator of codes together with the codec that paints them.
+
+A checkpoint is the folder of a plain language model (`AutoModelForCausalLM` and `AutoTokenizer` load
+it) with the codec in its subfolder `codec/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+
+import arra.codecs as _registers_codecs  # noqa: F401 - a saved codec is found by its name
+from arra.codecs.base import Codec
+from arra.data.captions import clean_caption
+from arra.data.store import codec_identity
+from arra.data.tokenizer import tokenizer_fingerprint
+from arra.errors import InputError, ProvenanceError
+from arra.files import atomic_folder, sha256_of_json
+from arra.generators.raster import SIDE_FILE, RasterGenerator
+from arra.samplers.ancestral import AncestralSampler
+from arra.settings import SamplingConfig
+
+CODEC = "codec"
+
+
+class TextToImage:
+    """A trained generator and the codec whose codes it draws."""
+
+    def __init__(self, generator: RasterGenerator, codec: Codec):
+        """`ProvenanceError` unless the generator was trained on the codes of this very codec."""
+        found = codec.fingerprint()
+        if generator.config.codec != found:
+            recorded = generator.config.codec[:12] or "no codec"
+            raise ProvenanceError(
+                f"the generator was trained on codes of {recorded}, but this {codec.registered_name} "
+                f"codec is {found[:12]}: its codes mean other pictures. Use the codec in the "
+                "checkpoint's folder codec/, or that of the store it was trained on"
+            )
+        if generator.config.vocabulary.codes != codec.vocabulary:
+            raise ProvenanceError(
+                f"the generator has {generator.config.vocabulary.codes} picture tokens, the codec "
+                f"{codec.vocabulary} codes"
+            )
+        self.generator, self.codec = generator.eval(), codec.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, device: torch.device | str | None = None
+    ) -> Self:
+        """Load a checkpoint folder, or the finished `model/` of a run folder.
+
+        `device` None is CUDA where there is one, else the CPU. Raises `InputError` when there is no
+        checkpoint, `ProvenanceError` when its codec is another one.
+        """
+        path = checkpoint_folder(folder)
+        with quiet_transformers():
+            generator = RasterGenerator.from_pretrained(path)
+        model = cls(generator, Codec.from_pretrained(path / CODEC))
+        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move generator and codec."""
+        self.generator.to(device)
+        self.codec.to(device)
+        return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a picture in pixels."""
+        rows, columns = self.generator.config.grid
+        return rows * self.codec.downsample, columns * self.codec.downsample
+
+    def fingerprint(self) -> str:
+        """Hex digest of weights, token layout, codec and tokenizer: what decides a picture."""
+        tokenizer = self.generator.tokenizer
+        parts = {
+            "generator": self.generator.fingerprint(),
+            "codec": codec_identity(self.codec),
+            "tokenizer": None if tokenizer is None else tokenizer_fingerprint(tokenizer),
+        }
+        return sha256_of_json(parts)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write generator and codec to one folder, both or neither."""
+        with atomic_folder(folder) as temporary:
+            self.write(temporary)
+
+    def write(self, folder: Path) -> None:
+        """Write into an existing folder; for callers that make it whole themselves."""
+        with quiet_transformers():
+            self.generator._save_pretrained(folder)
+        self.codec.save_pretrained(folder / CODEC)
+
+    def draw(
+        self,
+        captions: Sequence[str | None],
+        seeds: Sequence[int],
+        sampling: SamplingConfig | None = None,
+        *,
+        batch: int = 64,
+        on_unit: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
+        """Pictures (N, H, W, 3) uint8, one for each caption and seed.
+
+        A caption of None draws whatever the model likes. A picture depends on its caption, its seed
+        and `sampling` only, not on the `batch` it is drawn in. `on_unit` is called with the number
+        of pictures whenever that many have got one more unit; a picture has `generator.units`.
+
+        Raises `InputError` for an empty or unreadable caption, or other numbers of seeds.
+        """
+        if isinstance(captions, str):
+            raise InputError("captions: a single string, expected several: [caption]")
+        texts = [
+            None if caption is None else clean_caption(caption, f"prompt {number}")
+            for number, caption in enumerate(captions, start=1)
+        ]
+        sampler = AncestralSampler(sampling)
+        codes = sampler(self.generator, texts, seeds, batch=batch, on_unit=on_unit)
+        return self.paint(codes.view(len(codes), *self.generator.config.grid))
+
+    def paint(self, codes: torch.Tensor) -> np.ndarray:
+        """Pictures (N, H, W, 3) uint8 of codes (N, h, w).
+
+        One by one: convolutions round differently in batches of other sizes, and the same codes
+        should give the same bytes in any company.
+        """
+        pictures = np.empty((len(codes), *self.size, 3), dtype=np.uint8)
+        for picture, grid in zip(pictures, codes, strict=True):
+            pixels = self.codec.decode(grid[None].to(self.codec.device))[0]
+            levels = pixels.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+            picture[:] = levels.permute(1, 2, 0).cpu().numpy()
+        return pictures
+
+
+def checkpoint_folder(folder: str | Path) -> Path:
+    """The folder with the checkpoint: `folder` itself, or its `model/`; `InputError` otherwise."""
+    folder = Path(folder)
+    for path in (folder, folder / "model"):
+        if (path / SIDE_FILE).is_file():
+            if not (path / CODEC / "config.json").is_file():
+                raise InputError(
+                    f"{path}: holds no codec ({CODEC}/), without which codes are no pictures; if it "
+                    "is a run's model, run the same `arra train` again to complete it"
+                )
+            return path
+    if (folder / "checkpoints").is_dir():
+        raise InputError(
+            f"{folder}: its training is not finished; run the same `arra train` again, which goes on "
+            "where it stopped"
+        )
+    raise InputError(
+        f"{folder}: no checkpoint here; expected a folder with {SIDE_FILE}, or a run with model/"
+    )
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No "Loading weights" bars and no notes of transformers within the block."""
+    from transformers.utils import logging
+
+    def empty(factory: object, arguments: tuple, options: dict) -> object:
+        return logging.EmptyTqdm(*arguments, **options)
+
+    verbosity = logging.get_verbosity()
+    previous = logging.set_tqdm_hook(empty)  # bars of downloads are not transformers' and stay
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(previous)
+        logging.set_verbosity(verbosity)
