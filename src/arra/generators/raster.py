@@ -33,7 +33,7 @@ from arra.networks.cache import KVCache
 from arra.networks.language_model import (
     compile_blocks,
     decoder_blocks,
-    embedding_rows,
+    embedding_table,
     head_logits,
     hidden_states,
     model_settings,
@@ -79,7 +79,7 @@ class RasterGenerator(Generator):
             settings = dict(config.language_model)
             kind = settings.pop("model_type")
             lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
-        rows = embedding_rows(lm)
+        rows = len(embedding_table(lm))
         if rows < config.vocabulary.size:
             raise InputError(
                 f"language model: {rows} embedding rows, expected {config.vocabulary.size}; "
@@ -149,7 +149,7 @@ class RasterGenerator(Generator):
         New rows are drawn around the mean of the old ones, as `resize_token_embeddings` does.
         """
         vocabulary = add_image_tokens(tokenizer, codes)
-        rows = embedding_rows(lm)
+        rows = len(embedding_table(lm))
         if rows < max(vocabulary.size, len(tokenizer)):
             with seeded(seed):
                 lm.resize_token_embeddings(max(vocabulary.size, len(tokenizer)))
@@ -269,7 +269,7 @@ def _paint(lm: PreTrainedModel, vocabulary: ImageVocabulary, appearance: Tensor)
         raise InputError(
             f"appearance: {tuple(appearance.shape)}, expected a row for each of {vocabulary.codes}"
         )
-    table = lm.get_input_embeddings().weight
+    table = embedding_table(lm)
     rows = table[vocabulary.offset : vocabulary.offset + vocabulary.codes]
     width = appearance.shape[1]
     projection = torch.randn(width, table.shape[1], device=table.device) / width**0.5
