@@ -22,9 +22,12 @@ IGNORE = -100
 class Rows(Protocol):
     """What a prepared store gives for some of its rows."""
 
-    text_ids: Sequence[Sequence[int]]
-    codes: Tensor
-    features: Mapping[str, Tensor]
+    @property
+    def text_ids(self) -> Sequence[Sequence[int]]: ...
+    @property
+    def codes(self) -> Tensor: ...
+    @property
+    def features(self) -> Mapping[str, Tensor]: ...
 
 
 class Store(Protocol):

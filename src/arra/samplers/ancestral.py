@@ -17,7 +17,8 @@ from arra.samplers.noise import PictureNoise, draw
 class Stepper(Protocol):
     """What the sampler needs of a generator: prompts are read once, then unit follows unit."""
 
-    units: int
+    @property
+    def units(self) -> int: ...
 
     def prompt_ids(self, caption: str | None) -> list[int]: ...
 
