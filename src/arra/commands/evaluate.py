@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from arra.jobs.options import EncoderOptions
+from arra.jobs.options import EncoderOptions, SourceOptions
 from arra.settings import SamplingConfig
 
 # Frozen, so that one object can be the default of every call.
 _ENCODEROPTIONS = EncoderOptions()
+_SOURCEOPTIONS = SourceOptions()
 _SAMPLINGCONFIG = SamplingConfig()
 
 
@@ -37,6 +38,7 @@ def command(
     overwrite: bool = False,
     json: bool = False,
     encoder_options: Annotated[EncoderOptions, arg(name="encoder")] = _ENCODEROPTIONS,
+    reading: Annotated[SourceOptions, arg(name="")] = _SOURCEOPTIONS,
     sampling: Annotated[SamplingConfig, arg(name="")] = _SAMPLINGCONFIG,
 ) -> None:
     """Measure a checkpoint: held-out bits, distances to real pictures, diversity, copies, accuracy.
@@ -73,6 +75,7 @@ def command(
         overwrite: Replace pictures in DIR that were drawn with other settings.
         json: Print the result as JSON for programs instead of a table.
         encoder_options: Which layer of the encoders.
+        reading: How SOURCE is read.
         sampling: How pictures are drawn.
     """
     from arra.jobs.console import print_json
@@ -84,6 +87,7 @@ def command(
         store=store,
         pictures=pictures,
         source=source,
+        reading=reading,
         count=count,
         encoders=encoders,
         encoder_options=encoder_options,

@@ -32,7 +32,7 @@ from arra.jobs.evaluation_parts import (
     seen_by,
 )
 from arra.jobs.generation import Generation, generate
-from arra.jobs.options import EncoderOptions
+from arra.jobs.options import EncoderOptions, SourceOptions
 from arra.jobs.parts import load_encoder
 from arra.jobs.sources import open_source, sample
 from arra.jobs.validation import distinct_captions, plain_batches
@@ -71,6 +71,8 @@ class Evaluation:
     """A folder of `arra generate` to judge, instead of drawing."""
     source: str | None = None
     """Real pictures to compare with; None takes the rows as the codec paints them."""
+    reading: SourceOptions = field(default_factory=SourceOptions)
+    """How they are read."""
     count: int = 256
     """Captions that are drawn."""
     encoders: tuple[str, ...] = ()
@@ -215,7 +217,9 @@ class _Evaluator:
             pictures, found = other.pictures(0, most)
             return pictures, [scene.caption for scene in found], "test scenes"
         if self.job.source is not None:
-            chosen = sample(open_source(self.job.source), self.model.size[0], most=most)
+            source = open_source(self.job.source, self.job.reading)
+            share = self.job.reading.limits.bad_share
+            chosen = sample(source, self.model.size[0], most=most, bad_share=share)
             return chosen.pictures, chosen.captions, f"pictures of {self.job.source}"
         rows = self.ground.held_out
         if rows is None:
