@@ -24,9 +24,9 @@ from arra.data.tokenizer import TokenizerKind, load_text_tokenizer, train_text_t
 from arra.encoders import (
     Encoder,
     EncoderTraining,
+    Preprocessing,
     PretrainedConfig,
     PretrainedEncoder,
-    Preprocessing,
     SmallConfig,
     train_encoder,
 )

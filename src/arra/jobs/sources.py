@@ -91,7 +91,8 @@ def sample(
     report = RowReport(bad_share, getattr(source, "problems", ()))
     total = len(source) + len(report.bad)
     report.check(total)
-    pictures, captions = np.empty((most, size, size, 3), dtype=np.uint8), []
+    pictures = np.empty((most, size, size, 3), dtype=np.uint8)
+    captions: list[str] = []
     filter_ = Image.Resampling[resample.upper()]
     with track(label, most) as task:
         for row in rows.tolist():
