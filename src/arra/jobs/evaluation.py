@@ -34,7 +34,7 @@ from arra.jobs.evaluation_parts import (
 from arra.jobs.generation import Generation, generate
 from arra.jobs.options import EncoderOptions, SourceOptions
 from arra.jobs.parts import load_encoder
-from arra.jobs.sources import open_source, sample
+from arra.jobs.sources import open_source, sample_pictures
 from arra.jobs.validation import distinct_captions, plain_batches
 from arra.metrics.diversity import ssim_diversity
 from arra.metrics.frechet import fd_infinity, frechet_distance, frechet_floor
@@ -219,7 +219,7 @@ class _Evaluator:
         if self.job.source is not None:
             source = open_source(self.job.source, self.job.reading)
             share = self.job.reading.limits.bad_share
-            chosen = sample(source, self.model.size[0], most=most, bad_share=share)
+            chosen = sample_pictures(source, self.model.size[0], most=most, bad_share=share)
             return chosen.pictures, chosen.captions, f"pictures of {self.job.source}"
         rows = self.ground.held_out
         if rows is None:
