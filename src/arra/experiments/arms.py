@@ -6,6 +6,7 @@ sampling, so that their difference is due to what differs between them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from arra.data.scenes import DigitScenes, Scene
 from arra.errors import InputError
 from arra.experiments.bench import Bench
 from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
-from arra.generators.batches import BatchConfig, RasterBatches, collate, sequence
-from arra.generators.raster import LlamaSize, RasterGenerator
+from arra.generators.batches import RasterBatches, collate, sequence
+from arra.generators.raster import RasterGenerator
 from arra.metrics.diversity import ssim_diversity
 from arra.metrics.frechet import frechet_distance, frechet_floor
 from arra.metrics.image_text import image_text_score
@@ -33,6 +34,7 @@ from arra.pixels import to_uint8, to_unit
 from arra.progress import track
 from arra.samplers.ancestral import AncestralSampler
 from arra.samplers.logits import SamplingConfig
+from arra.settings import BatchConfig, LlamaSize
 from arra.training.config import TrainConfig
 from arra.training.loop import train
 
@@ -98,6 +100,7 @@ def train_arm(
         plan.size,
         seed=seed,
         codec=bench.codec.fingerprint(),
+        appearance=bench.codec.appearance(),
     )
     batch = replace(plan.batch, seed=seed, shuffle_features=arm.shuffled)
     batches = RasterBatches(store, generator.config.vocabulary, batch)
@@ -134,7 +137,7 @@ def train_arm(
 def judge_arm(bench: Bench, folder: Path, plan: JudgePlan) -> tuple[dict[str, Any], np.ndarray]:
     """Draw and measure with the model in `folder`: plain results, and the pictures uint8."""
     generator = RasterGenerator.from_pretrained(folder / "model")
-    real, scenes = bench.scenes("heldout", plan.prompts)
+    _, scenes = bench.scenes("heldout", plan.prompts)
     seeds = [plan.sampling_seed * 1_000_003 + i for i in range(plan.prompts)]
     pictures = draw(bench, generator, [s.caption for s in scenes], seeds, plan.sampling)
     rng = np.random.default_rng(0)
@@ -200,9 +203,7 @@ def _diversity(
     seeds = [plan.sampling_seed * 1_000_003 + 500_000 + i for i in range(len(groups))]
     drawn = draw(bench, generator, captions, seeds, plan.sampling)
     source = DigitScenes(bench.config.scene, "test", 0, "heldout")
-    real = np.stack(
-        [source.redrawn(chosen[p], seed=i).picture for i, p in enumerate(groups)]  # type: ignore[misc]
-    )
+    real = np.stack([source.redrawn(chosen[p], seed=i).picture for i, p in enumerate(groups)])
     found = ssim_diversity(drawn, groups, real, groups, rng=rng)
     return {"ms_ssim": plain({"generated": found.generated, "real": found.real})}
 
@@ -210,8 +211,8 @@ def _diversity(
 def draw(
     bench: Bench,
     generator: RasterGenerator,
-    captions: list[str | None],
-    seeds: list[int],
+    captions: Sequence[str | None],
+    seeds: Sequence[int],
     sampling: SamplingConfig,
 ) -> np.ndarray:
     """Pictures (N, S, S, 3) uint8 of captions and seeds."""
@@ -308,6 +309,11 @@ def _image_text(
             return tower(list(texts)).double().numpy()
 
     score = image_text_score(
-        pictures, captions, picture_features, text_features, encoder="the teacher's towers", rng=rng
+        pictures,
+        captions,
+        picture_features=picture_features,
+        text_features=text_features,
+        encoder="the teacher's towers",
+        rng=rng,
     )
     return plain({"matched": score.matched, "wrong_pairs": score.shuffled})

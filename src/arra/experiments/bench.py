@@ -7,7 +7,7 @@ settings change.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from arra.encoders.small import SmallConfig
 from arra.encoders.text import SmallTextEncoder
 from arra.encoders.training import EncoderTraining, train_encoder
 from arra.errors import InputError
-from arra.experiments.jobs import Job, run_jobs
+from arra.experiments.parallel import Job, run_jobs
 from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
 from arra.metrics.prompts import reader_error
 from arra.metrics.reader import SceneReader
@@ -133,9 +133,7 @@ def make_codec(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
         pictures, _ = _training_scenes(config, config.codec_pictures)
         # all pairs of digit and ink: also those that no training picture shows
         held_out, _ = DigitScenes(config.scene, "validation", config.seed, "all").pictures(0, 1000)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            codec = VQCodec(config.codec)
+        codec = VQCodec.seeded(config.codec, config.seed)
         report = train_codec(
             codec,
             torch.from_numpy(pictures),
@@ -154,8 +152,8 @@ def make_codec(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
             "parameters": sum(p.numel() for p in codec.parameters()),
         }
 
-    settings = (config.scene, config.codec, config.codec_training, config.codec_pictures)
-    _once(folder / "codec", [*map(asdict, settings[:3]), settings[3], config.seed], make)
+    settings = [config.scene, config.codec, config.codec_training, config.codec_pictures]
+    _once(folder / "codec", [*settings, config.seed], make)
 
 
 def make_networks(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
@@ -187,8 +185,7 @@ def make_reader(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
             },
         }
 
-    settings = [asdict(config.scene), config.reader_steps, config.seed]
-    _once(folder / "reader", settings, make)
+    _once(folder / "reader", [config.scene, config.reader_steps, config.seed], make)
 
 
 def make_encoder(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
@@ -215,8 +212,8 @@ def make_encoder(config: BenchConfig, folder: Path, quiet: bool = False) -> None
             "last_loss": trained.report.losses[-1],
         }
 
-    settings = (config.scene, config.encoder, config.encoder_training)
-    _once(folder / "encoder", [*map(asdict, settings), config.codec_pictures, config.seed], make)
+    settings = [config.scene, config.encoder, config.encoder_training, config.codec_pictures]
+    _once(folder / "encoder", [*settings, config.seed], make)
 
 
 def _make_store(bench: Bench, processes: int | None, quiet: bool) -> None:

@@ -25,8 +25,10 @@ class Rows(Protocol):
 
     @property
     def text_ids(self) -> Sequence[Sequence[int]]: ...
+
     @property
     def codes(self) -> Tensor: ...
+
     @property
     def features(self) -> Mapping[str, Tensor]: ...
 
