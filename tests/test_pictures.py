@@ -72,13 +72,13 @@ def read_all(source: PictureSource) -> tuple[dict[str, tuple[np.ndarray, str]], 
     report = RowReport(LIMITS.bad_share, source.problems)
     rows = {row.key: (np.asarray(row.image), row.caption) for _, row in good_rows(source, report)}
     assert report.good == len(rows)
-    assert report.good + len(report.remarks.bad) == source.total
+    assert report.good + len(report.bad) == source.total
     return rows, report
 
 
 def reasons(report: RowReport) -> dict[str, str]:
-    named = {bad.name: bad.reason for bad in report.remarks.bad}
-    assert len(named) == len(report.remarks.bad), "a row is reported twice"
+    named = {bad.name: bad.reason for bad in report.bad}
+    assert len(named) == len(report.bad), "a row is reported twice"
     return named
 
 

@@ -89,7 +89,7 @@ def test_a_room_knows_only_what_stands_below_it(room):
 
 
 def test_every_folder_is_a_room_or_above_all_rooms():
-    above = {"commands", "experiments", "systems", "templates"}
+    above = {"commands", "experiments", "jobs", "systems", "templates"}
     folders = {path.name for path in SOURCE.iterdir() if path.is_dir()} - {"__pycache__"}
     assert folders - above == set(KNOWS)
 

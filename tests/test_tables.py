@@ -49,7 +49,7 @@ def check(source: PictureSource, prefix: str) -> RowReport:
     rows = dict(good_rows(source, report))
     expected = {f"{prefix}#{i}": row[2] for i, row in enumerate(MIXED) if row[2]}
     assert len(expected) >= 25
-    assert {bad.name: bad.reason for bad in report.remarks.bad} == expected
+    assert {bad.name: bad.reason for bad in report.bad} == expected
     for index, (_, text, reason, pixels) in enumerate(MIXED):
         if reason is None:
             assert (rows[index].key, rows[index].caption) == (f"{prefix}#{index}", text)
@@ -99,7 +99,7 @@ def test_parquet_caption_that_is_not_utf8(tmp_path):
     source = open_pictures(tmp_path)
     report = RowReport(1.0)
     assert [index for index, _ in good_rows(source, report)] == [0]
-    assert [str(bad) for bad in report.remarks.bad] == [
+    assert [str(bad) for bad in report.bad] == [
         "a.parquet#1: the caption is not UTF-8 (byte 0xe4 at 5)"
     ]
 
@@ -143,7 +143,7 @@ def test_damaged_parquet(tmp_path):
     report = RowReport(1.0)
     good = [row.caption for _, row in good_rows(open_pictures(path), report)]
     assert good == ["a", "b"]
-    assert {bad.name: bad.reason for bad in report.remarks.bad} == {
+    assert {bad.name: bad.reason for bad in report.bad} == {
         "a.parquet#2": "its row group cannot be read",
         "a.parquet#3": "its row group cannot be read",
     }
@@ -221,7 +221,7 @@ def test_dataset_may_refer_only_to_its_own_files(tmp_path):
     source = tables.DatasetSource(data, "refers", LIMITS, root=root)
     rows = [row for _, row in good_rows(source, report)]
     np.testing.assert_array_equal(np.asarray(rows[0].image), RGB)
-    assert [bad.reason for bad in report.remarks.bad] == [
+    assert [bad.reason for bad in report.bad] == [
         "its path leaves the folder",
         "its path leaves the folder",
         "there is no such file",

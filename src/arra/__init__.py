@@ -19,10 +19,17 @@ if TYPE_CHECKING:
     from arra.data.prepare import prepare
     from arra.data.store import PreparedStore
     from arra.data.tokenizer import train_text_tokenizer
-    from arra.encoders import EncoderTraining, PretrainedConfig, PretrainedEncoder, SmallConfig
-    from arra.encoders.training import train_encoder
+    from arra.encoders import (
+        EncoderTraining,
+        Preprocessing,
+        PretrainedConfig,
+        PretrainedEncoder,
+        SmallConfig,
+        train_encoder,
+    )
     from arra.generators.batches import RasterBatches
     from arra.generators.raster import RasterGenerator
+    from arra.jobs.sources import sample_pictures
     from arra.objectives.alignment import Alignment
     from arra.objectives.cross_entropy import NextToken, ZLoss
     from arra.settings import AlignmentConfig, BatchConfig, LlamaSize, SamplingConfig
@@ -46,6 +53,7 @@ _HOMES = {
     "LlamaSize": "arra.settings",
     "NextToken": "arra.objectives.cross_entropy",
     "PreparedStore": "arra.data.store",
+    "Preprocessing": "arra.encoders",
     "PretrainedConfig": "arra.encoders",
     "PretrainedEncoder": "arra.encoders",
     "RasterBatches": "arra.generators.batches",
@@ -59,6 +67,7 @@ _HOMES = {
     "ZLoss": "arra.objectives.cross_entropy",
     "open_pictures": "arra.data.pictures",
     "prepare": "arra.data.prepare",
+    "sample_pictures": "arra.jobs.sources",
     "train": "arra.training.loop",
     "train_codec": "arra.codecs.training",
     "train_encoder": "arra.encoders",
@@ -76,6 +85,7 @@ __all__ = [
     "LlamaSize",
     "NextToken",
     "PreparedStore",
+    "Preprocessing",
     "PretrainedConfig",
     "PretrainedEncoder",
     "RasterBatches",
@@ -90,6 +100,7 @@ __all__ = [
     "__version__",
     "open_pictures",
     "prepare",
+    "sample_pictures",
     "train",
     "train_codec",
     "train_encoder",

@@ -14,6 +14,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+QUIET = "ARRA_QUIET"
+"""Environment variable that silences progress in a process and those that it starts."""
 PROGRESS_FILE = "ARRA_PROGRESS_FILE"
 """Environment variable of a worker process: where it writes its progress instead of showing it."""
 
@@ -76,10 +78,14 @@ class _ToFile(Task):
 
 @contextmanager
 def track(label: str, total: int, quiet: bool = False) -> Iterator[Task]:
-    """Show progress of `total` units under `label`: a bar on a terminal, lines elsewhere."""
+    """Show progress of `total` units under `label`: a bar on a terminal, lines elsewhere.
+
+    Nothing is shown with `quiet`, or where the environment variable ARRA_QUIET is set (but to 0).
+    """
     if file := os.environ.get(PROGRESS_FILE):
         yield _ToFile(label, total, Path(file))
         return
+    quiet = quiet or os.environ.get(QUIET, "0") not in ("", "0")
     if quiet or not _console.is_terminal:
         yield Task(label, total, quiet)
         return
@@ -95,6 +101,35 @@ def _columns() -> tuple[Any, ...]:
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
     )
+
+
+@contextmanager
+def without_library_bars() -> Iterator[None]:
+    """Within the block transformers and the hub show no bars of their own, which would break ours.
+
+    For reading and writing files here; a download is worth a bar.
+    """
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    # transformers asks the hub's switch when it is imported, and has one of its own from then on.
+    hub = not are_progress_bars_disabled()
+    library = sys.modules.get("transformers.utils.logging")
+    own = hub if library is None else library.is_progress_bar_enabled()
+    if library is not None:
+        library.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        library = sys.modules.get("transformers.utils.logging")
+        if own and library is not None:
+            library.enable_progress_bar()  # and the hub's
+        if hub != (not are_progress_bars_disabled()):
+            (enable_progress_bars if hub else disable_progress_bars)()
 
 
 class Display:

@@ -1,7 +1,7 @@
 """Captions in, pictures out: a generator of codes together with the codec that paints them.
 
-A checkpoint is the folder of a plain language model (`AutoModelForCausalLM` and `AutoTokenizer` load
-it) with the codec in its subfolder `codec/`.
+A checkpoint is the folder of a plain language model (`AutoModelForCausalLM` and `AutoTokenizer`
+load it) with the codec in its subfolder `codec/`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class TextToImage:
         if generator.config.codec != found:
             recorded = generator.config.codec[:12] or "no codec"
             raise ProvenanceError(
-                f"the generator was trained on codes of {recorded}, but this {codec.registered_name} "
-                f"codec is {found[:12]}: its codes mean other pictures. Use the codec in the "
-                "checkpoint's folder codec/, or that of the store it was trained on"
+                f"the generator was trained on codes of {recorded}, but this "
+                f"{codec.registered_name} codec is {found[:12]}: its codes mean other pictures. "
+                "Use the codec in the checkpoint's folder codec/, or that of the store"
             )
         if generator.config.vocabulary.codes != codec.vocabulary:
             raise ProvenanceError(
@@ -142,14 +142,14 @@ def checkpoint_folder(folder: str | Path) -> Path:
         if (path / SIDE_FILE).is_file():
             if not (path / CODEC / "config.json").is_file():
                 raise InputError(
-                    f"{path}: holds no codec ({CODEC}/), without which codes are no pictures; if it "
-                    "is a run's model, run the same `arra train` again to complete it"
+                    f"{path}: holds no codec ({CODEC}/), without which codes are no pictures; if "
+                    "it is a run's model, run the same `arra train` again to complete it"
                 )
             return path
     if (folder / "checkpoints").is_dir():
         raise InputError(
-            f"{folder}: its training is not finished; run the same `arra train` again, which goes on "
-            "where it stopped"
+            f"{folder}: its training is not finished; run the same `arra train` again, which goes "
+            "on where it stopped"
         )
     raise InputError(
         f"{folder}: no checkpoint here; expected a folder with {SIDE_FILE}, or a run with model/"

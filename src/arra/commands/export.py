@@ -17,9 +17,9 @@ def command(
 ) -> None:
     """Export a checkpoint as a folder that any program for language models loads.
 
-    DIR is what AutoModelForCausalLM and AutoTokenizer load, with the codec in codec/ and a model card
-    (README.md) that explains the token layout. It is loaded again and must give the same logits
-    before it gets its name.
+    DIR is what AutoModelForCausalLM and AutoTokenizer load, with the codec in codec/ and a model
+    card (README.md) that explains the token layout. It is loaded again and must give the same
+    logits before it gets its name.
 
     Args:
         checkpoint: A run folder, its model/, or an exported checkpoint.

@@ -9,6 +9,9 @@ from tyro.conf import Positional, arg
 
 from arra.settings import SamplingConfig
 
+# Frozen, so that one object can be the default of every call.
+_SAMPLINGCONFIG = SamplingConfig()
+
 
 def command(
     checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")],
@@ -22,14 +25,14 @@ def command(
     device: str = "auto",
     overwrite: bool = False,
     json: bool = False,
-    sampling: Annotated[SamplingConfig, arg(name="")] = SamplingConfig(),  # noqa: B008 - frozen
+    sampling: Annotated[SamplingConfig, arg(name="")] = _SAMPLINGCONFIG,
 ) -> None:
     """Draw pictures for prompts with a trained checkpoint, one PNG for each prompt and seed.
 
     Every PNG carries its prompt, seed, settings and checkpoint in text chunks. DIR also gets
     manifest.jsonl (one JSON object a picture) and grid.png. The same prompt, seed and settings give
-    the same picture. Killed at any moment, the same command draws only what is missing and ends with
-    the same files; more prompts or seeds can be added to a folder, other settings cannot.
+    the same picture. Killed at any moment, the same command draws only what is missing and ends
+    with the same files; more prompts or seeds can be added to a folder, other settings cannot.
 
     Args:
         checkpoint: A run folder, its model/, or an exported checkpoint.

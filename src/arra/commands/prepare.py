@@ -10,6 +10,13 @@ from tyro.conf import Positional, arg
 from arra.data.scenes import SceneConfig
 from arra.jobs.options import CodecOptions, EncoderOptions, SourceOptions, TokenizerOptions
 
+# Frozen, so that one object can be the default of every call.
+_SOURCEOPTIONS = SourceOptions()
+_CODECOPTIONS = CodecOptions()
+_ENCODEROPTIONS = EncoderOptions()
+_TOKENIZEROPTIONS = TokenizerOptions()
+_SCENECONFIG = SceneConfig()
+
 
 def command(
     source: Positional[str],
@@ -31,11 +38,11 @@ def command(
     device: str = "auto",
     overwrite: bool = False,
     json: bool = False,
-    reading: Annotated[SourceOptions, arg(name="")] = SourceOptions(),  # noqa: B008 - frozen
-    codec_options: Annotated[CodecOptions, arg(name="codec")] = CodecOptions(),  # noqa: B008
-    encoder_options: Annotated[EncoderOptions, arg(name="encoder")] = EncoderOptions(),  # noqa: B008
-    tokenizer_options: Annotated[TokenizerOptions, arg(name="tokenizer")] = TokenizerOptions(),
-    scenes: SceneConfig = SceneConfig(),  # noqa: B008
+    reading: Annotated[SourceOptions, arg(name="")] = _SOURCEOPTIONS,
+    codec_options: Annotated[CodecOptions, arg(name="codec")] = _CODECOPTIONS,
+    encoder_options: Annotated[EncoderOptions, arg(name="encoder")] = _ENCODEROPTIONS,
+    tokenizer_options: Annotated[TokenizerOptions, arg(name="tokenizer")] = _TOKENIZEROPTIONS,
+    scenes: SceneConfig = _SCENECONFIG,
 ) -> None:
     """Turn captioned pictures into a prepared store: codes, text ids and encoder features.
 
@@ -43,9 +50,9 @@ def command(
     metadata.csv or Parquet files, such a file, an .npz with a captions.jsonl, a data set of the
     datasets library by path or name, or digit scenes: scenes:20000 is twenty thousand of them.
 
-    What is trained on the way (codec, encoder, tokenizer) is kept in STORE.parts. Rows that cannot be
-    used are left out and named, with the reason, in STORE/report.json. An interrupted preparation
-    goes on when the same command is run again.
+    What is trained on the way (codec, encoder, tokenizer) is kept in STORE.parts. Rows that cannot
+    be used are left out and named, with the reason, in STORE/report.json. An interrupted
+    preparation goes on when the same command is run again.
 
     Args:
         source: Where the pictures are.
@@ -59,8 +66,8 @@ def command(
         train_encoder: Train a small encoder on the pictures: contrastive (with the captions),
             instance or masked (without), or several joined by +. With neither option the store has
             no features, and training goes without alignment.
-        tokenizer: Text tokenizer, such as that of the language model to be trained (its folder or hub
-            name). Without it one is trained on the captions.
+        tokenizer: Text tokenizer, such as that of the language model to be trained (its folder or
+            hub name). Without it one is trained on the captions.
         aggregations: Which features are stored. Alignment with targets cls, mean and both needs cls
             and mean; target patch needs patches.
         fit: How a picture becomes a square: the centre cut out, filled up with white, or distorted.

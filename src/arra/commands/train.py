@@ -10,6 +10,10 @@ from tyro.conf import Positional, arg
 from arra.settings import AlignmentConfig, BatchConfig, LlamaSize, SamplingConfig
 from arra.training.config import TrainConfig
 
+_BATCHCONFIG = BatchConfig()
+_ALIGNMENTCONFIG = AlignmentConfig()
+_LLAMASIZE = LlamaSize()
+_SAMPLINGCONFIG = SamplingConfig()
 _TRAINING = TrainConfig(
     steps=2000, learning_rate=1e-3, schedule="cosine", checkpoint_every=250, validate_every=500
 )
@@ -26,17 +30,17 @@ def command(
     samples: int = 8,
     json: bool = False,
     training: Annotated[TrainConfig, arg(name="")] = _TRAINING,
-    batch: BatchConfig = BatchConfig(),  # noqa: B008 - frozen
-    align: AlignmentConfig = AlignmentConfig(),  # noqa: B008
-    llama: LlamaSize = LlamaSize(),  # noqa: B008
-    sampling: SamplingConfig = SamplingConfig(),  # noqa: B008
+    batch: BatchConfig = _BATCHCONFIG,
+    align: AlignmentConfig = _ALIGNMENTCONFIG,
+    llama: LlamaSize = _LLAMASIZE,
+    sampling: SamplingConfig = _SAMPLINGCONFIG,
 ) -> None:
     """Train a text-to-image model on a prepared store: a pretrained language model, or a new one.
 
-    RUN gets checkpoints/, log.jsonl (one JSON object a line), samples/ (pictures of the same captions
-    at each validation), run.json and, at the end, model/: a folder that AutoModelForCausalLM loads,
-    with the codec in it. Killed or interrupted at any moment, the same command goes on and ends with
-    the same weights.
+    RUN gets checkpoints/, log.jsonl (one JSON object a line), samples/ (pictures of the same
+    captions at each validation), run.json and, at the end, model/: a folder that
+    AutoModelForCausalLM loads, with the codec in it. Killed or interrupted at any moment, the same
+    command goes on and ends with the same weights.
 
     The model learns to predict picture codes after captions, and its hidden states are aligned with
     the encoder features in the store (representation alignment, arXiv 2503.07334).
@@ -46,15 +50,15 @@ def command(
     Args:
         store: A folder that `arra prepare` made.
         out: Folder of the run.
-        lm: A pretrained causal language model by folder or hub name, whose vocabulary is extended by
-            the picture codes. The store must have been prepared with its tokenizer
+        lm: A pretrained causal language model by folder or hub name, whose vocabulary is extended
+            by the picture codes. The store must have been prepared with its tokenizer
             (--tokenizer). Without it a Llama is made, of the sizes --llama.*.
         no_align: Train without representation alignment; so does --align.weight 0.
         z_loss: Weight of the squared logarithm of the softmax's normaliser; 1e-5 steadies bf16.
         held_out: A store of other pictures, made with the codec and tokenizer of this one, on which
             held-out bits are measured.
-        held_out_share: Share of the rows that are kept out of training for that, where no other store
-            is given (at most 2048 rows); 0 trains on all.
+        held_out_share: Share of the rows that are kept out of training for that, where no other
+            store is given (at most 2048 rows); 0 trains on all.
         samples: Captions of which pictures are drawn at each validation; 0 draws none.
         json: Print the summary as JSON for programs.
         training: The training loop. The seed is also that of new weights.

@@ -51,7 +51,7 @@ from arra.errors import InputError
 from arra.files import atomic_folder, sha256_of_json, to_plain, write_json
 from arra.pixels import to_unit
 from arra.progress import track
-from arra.resizing import Resample, resampling
+from arra.resizing import resampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,7 +67,7 @@ def prepare(
     encoder: Encoder | None = None,
     aggregations: Sequence[str] = ("cls", "mean"),
     fit: Fit = "crop",
-    resample: Resample = "lanczos",
+    resample: str = "lanczos",
     feature_dtype: str = "float16",
     shard_rows: int = 2048,
     batch: int = 64,

@@ -125,6 +125,15 @@ class RowReport:
         self.good = 0
         self.remarks = Remarks([BadEntry.of(None, problem) for problem in problems])
 
+    @property
+    def bad(self) -> list[BadEntry]:
+        """The bad rows, those that the source itself left out first."""
+        return self.remarks.bad
+
+    def add(self, bad: BadRow, index: int | None = None) -> None:
+        """Take in one bad row."""
+        self.remarks.refuse(index, bad)
+
     def accept(self, index: int, row: Row) -> None:
         """Count one good row and keep its notes."""
         self.good += 1
@@ -163,7 +172,7 @@ def good_rows(source: PictureSource, report: RowReport) -> Iterator[tuple[int, R
         try:
             row = source.read(index)
         except BadRow as bad:
-            report.remarks.refuse(index, bad)
+            report.add(bad, index)
             report.check(source.total)
             continue
         report.accept(index, row)

@@ -7,8 +7,8 @@ digit of a test scene was ever part of a training scene.
 
 Some combinations never occur in training, so that prompts of them test composition: a fifth of the
 pairs of coloured digits never stand in one picture, and a fifth of the pairs of coloured digit and
-background never occur with that digit alone ("heldout"). Harder still, each digit never occurs at all
-in one of the six inks ("inks").
+background never occur with that digit alone ("heldout"). Harder still, each digit never occurs at
+all in one of the six inks ("inks").
 """
 
 from __future__ import annotations
@@ -248,9 +248,9 @@ def _caption(
 class DigitScenes:
     """An endless sequence of scenes: `scenes[i]` is the same scene on every machine.
 
-    `combinations` says which scenes occur: those of training ("seen"); only scenes with a combination
-    that training never shows, of known coloured digits ("heldout"); only digits in inks in which
-    training never shows them ("inks"); or "all".
+    `combinations` says which scenes occur: those of training ("seen"); only scenes with a
+    combination that training never shows, of known coloured digits ("heldout"); only digits in inks
+    in which training never shows them ("inks"); or "all".
     """
 
     def __init__(

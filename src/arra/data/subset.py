@@ -1,4 +1,4 @@
-"""Some rows of a prepared store as if they were all of it, and the split into training and held out."""
+"""Some rows of a prepared store as if they were all of it; rows to train on and to hold out."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from arra.encoders.base import Encoder, Features
+from arra.encoders.base import Encoder, Features, check_pixels
 from arra.encoders.preprocessing import Preprocessing
 from arra.errors import InputError
 from arra.registry import encoders
@@ -167,11 +167,7 @@ class SmallEncoder(Encoder):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Features:
         """Features of pixels (B, 3, S, S): cls (B, dim), patches (B, grid * grid, width)."""
-        size = self.config.preprocessing.size
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
-            raise InputError(
-                f"pixels: shape {tuple(pixels.shape)}, expected (B, 3, {size}, {size})"
-            )
+        check_pixels(pixels, self.config.preprocessing.size)
         cls, patches = self.network(pixels.to(self.device))
         return Features(cls=cls, patches=patches)
 

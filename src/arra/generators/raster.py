@@ -33,12 +33,13 @@ from arra.networks.cache import KVCache
 from arra.networks.language_model import (
     compile_blocks,
     decoder_blocks,
-    embedding_rows,
+    embedding_table,
     head_logits,
     hidden_states,
     model_settings,
 )
 from arra.networks.part import config_from_plain
+from arra.progress import without_library_bars
 from arra.randomness import seeded
 from arra.registry import generators
 from arra.settings import LlamaSize
@@ -78,7 +79,7 @@ class RasterGenerator(Generator):
             settings = dict(config.language_model)
             kind = settings.pop("model_type")
             lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
-        rows = embedding_rows(lm)
+        rows = len(embedding_table(lm))
         if rows < config.vocabulary.size:
             raise InputError(
                 f"language model: {rows} embedding rows, expected {config.vocabulary.size}; "
@@ -148,7 +149,7 @@ class RasterGenerator(Generator):
         New rows are drawn around the mean of the old ones, as `resize_token_embeddings` does.
         """
         vocabulary = add_image_tokens(tokenizer, codes)
-        rows = embedding_rows(lm)
+        rows = len(embedding_table(lm))
         if rows < max(vocabulary.size, len(tokenizer)):
             with seeded(seed):
                 lm.resize_token_embeddings(max(vocabulary.size, len(tokenizer)))
@@ -168,7 +169,8 @@ class RasterGenerator(Generator):
         return {**super()._settings(), "language_model": model_settings(self.lm)}
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        self.lm.save_pretrained(save_directory)
+        with without_library_bars():
+            self.lm.save_pretrained(save_directory)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
         plain = to_plain(self.config)
@@ -182,7 +184,8 @@ class RasterGenerator(Generator):
         side = read_json(folder / SIDE_FILE)
         if side.pop("generator", None) != cls.registered_name:
             raise InputError(f"{folder / SIDE_FILE}: does not describe a raster generator")
-        lm = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
+        with without_library_bars():
+            lm = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         side["language_model"] = lm.config.to_dict()
         config = config_from_plain(RasterConfig, side, where=folder / SIDE_FILE)
@@ -266,7 +269,7 @@ def _paint(lm: PreTrainedModel, vocabulary: ImageVocabulary, appearance: Tensor)
         raise InputError(
             f"appearance: {tuple(appearance.shape)}, expected a row for each of {vocabulary.codes}"
         )
-    table = lm.get_input_embeddings().weight
+    table = embedding_table(lm)
     rows = table[vocabulary.offset : vocabulary.offset + vocabulary.codes]
     width = appearance.shape[1]
     projection = torch.randn(width, table.shape[1], device=table.device) / width**0.5

@@ -1,1 +1,1 @@
-"""What the commands do: each job is a function of Python values, which the command line calls too."""
+"""What the commands do, as functions of Python values; the command line only calls them."""

@@ -48,7 +48,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     table = Table(*columns, title=escape(title) or None, title_justify="left")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # a file has room, and a wrapped name cannot be searched for
+    console.print(table)
 
 
 @contextmanager

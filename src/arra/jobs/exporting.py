@@ -1,4 +1,4 @@
-"""The job of `arra export`: a checkpoint as a plain language model folder, checked before it is there."""
+"""The job of `arra export`: a checkpoint as a plain language model folder, checked by reloading."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def export(
     dtype: Literal["float32", "bfloat16"] = "float32",
     overwrite: bool = False,
 ) -> Exported:
-    """Write `model` with language-model weights of `dtype`, its codec in `codec/`, and a model card.
+    """Write `model` with weights of `dtype`, its codec in `codec/`, and a model card.
 
     Before the folder gets its name, `AutoModelForCausalLM` loads it and must give the same logits,
     bit for bit; `ArraError` otherwise. Changes the type of the model's own weights.
@@ -57,7 +57,7 @@ def export(
     model.to("cpu")
     lm = model.generator.lm
     for parameter in lm.parameters():
-        # not lm.to(): that would round buffers, such as rotary frequencies, which loading makes anew
+        # not lm.to(), which would round buffers too: loading makes rotary frequencies anew
         parameter.data = parameter.data.to(DTYPES[dtype])
     ids = _probe(model)
     with atomic_folder(folder) as temporary:
@@ -103,8 +103,8 @@ def model_card(model: TextToImage, dtype: str) -> str:
     v, (rows, columns) = generator.config.vocabulary, generator.config.grid
     height, width = model.size
     tokenizer = generator.tokenizer
-    name = {} if tokenizer is None else {i: tokenizer.convert_ids_to_tokens(i)
-                                         for i in (v.begin, v.end, v.start) if i is not None}  # fmt: skip
+    ids = [token for token in (v.begin, v.end, v.start) if token is not None]
+    name = {} if tokenizer is None else {i: tokenizer.convert_ids_to_tokens(i) for i in ids}
     start = "nothing" if v.start is None else f"`{name.get(v.start)}` ({v.start})"
     first = "" if v.start is None else f"{v.start}, "
     return f"""---
@@ -117,8 +117,8 @@ tags:
 
 # A text-to-image model
 
-A `{generator.lm.config.model_type}` language model ({dtype}) that continues a caption with the codes
-of a picture of {height} x {width} pixels: {rows} x {columns} codes, row by row, of a
+A `{generator.lm.config.model_type}` language model ({dtype}) that continues a caption with the
+codes of a picture of {height} x {width} pixels: {rows} x {columns} codes, row by row, of a
 {codec.registered_name} codec with {v.codes} codes, which lies in `{CODEC}/`. Made with arra
 {__version__}.
 

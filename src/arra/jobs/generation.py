@@ -1,7 +1,7 @@
-"""The job of `arra generate`: prompts in, a folder of pictures out that an interruption cannot spoil.
+"""The job of `arra generate`: prompts in, a folder of pictures out that no interruption spoils.
 
-The folder holds `generation.json` (with which checkpoint and settings), one PNG a picture, and, once
-all are drawn, `manifest.jsonl` and `grid.png`. A PNG carries its prompt, seed, settings and
+The folder holds `generation.json` (with which checkpoint and settings), one PNG a picture, and,
+once all are drawn, `manifest.jsonl` and `grid.png`. A PNG carries its prompt, seed, settings and
 checkpoint in text chunks, so that it can be told what it is wherever it goes.
 """
 
@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_file, read_json, sha256_of_file, sha256_of_json, to_plain, write_json
 from arra.jobs.console import resumable
 from arra.jobs.validation import write_grid
-from arra.progress import track
+from arra.progress import Task, track
 from arra.settings import SamplingConfig
 from arra.text_to_image import TextToImage
 
@@ -117,8 +118,8 @@ def generate(model: TextToImage, job: Generation) -> Generated:
     there = [_is_whole(path, one, digest) for path, one in zip(files, wanted, strict=True)]
     missing = there.count(False)
     with resumable("drawing"), track("draw", missing * model.generator.units) as task:
-        # Whole batches are drawn again, though some of their pictures may be there: a matrix product
-        # rounds by its size, and the pictures should be those of an undisturbed run to the last bit.
+        # Whole batches are drawn again, though some of their pictures may be there: a product of
+        # matrices rounds by their size, and an undisturbed run's pictures are to come out.
         for start in range(0, len(wanted), job.batch):
             here = range(start, min(start + job.batch, len(wanted)))
             todo = [i for i in here if not there[i]]
@@ -129,13 +130,18 @@ def generate(model: TextToImage, job: Generation) -> Generated:
                 [wanted[i].seed for i in here],
                 job.sampling,
                 batch=job.batch,
-                on_unit=lambda pictures, todo=todo: task.advance(len(todo)),
+                on_unit=partial(_advance, task, len(todo)),
             )
             for i in todo:
                 _write(files[i], drawn[i - start], wanted[i], settings, digest)
     result = Generated(job.out, files, wanted, missing)
     _summarise(result, job)
     return result
+
+
+def _advance(task: Task, units: int, pictures: int) -> None:
+    """Of the pictures that got a unit only the missing ones count as progress."""
+    task.advance(units)
 
 
 def _wanted(job: Generation) -> list[Wanted]:

@@ -42,8 +42,8 @@ def build_generator(
     theirs, recorded = load_tokenizer(lm), store.provenance.settings.tokenizer["fingerprint"]
     if tokenizer_fingerprint(theirs) != recorded:
         raise ProvenanceError(
-            f"{store.folder}: its captions were read by another tokenizer than that of {lm}; prepare "
-            f"it again with --tokenizer {lm}"
+            f"{store.folder}: its captions were read by another tokenizer than that of {lm}; "
+            f"prepare it again with --tokenizer {lm}"
         )
     model = load_language_model(lm)
     _check_positions(model, longest, lm)
@@ -110,6 +110,6 @@ def _check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
     if positions is not None and longest > positions:
         raise InputError(
             f"{name}: made for {positions} positions, but the longest row of the store needs "
-            f"{longest}: caption, control tokens and picture codes. Prepare the store with a coarser "
-            "codec (--codec.downsample), a smaller --size or shorter captions"
+            f"{longest}: caption, control tokens and picture codes. Prepare the store with a "
+            "coarser codec (--codec.downsample), a smaller --size or shorter captions"
         )

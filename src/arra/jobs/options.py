@@ -36,8 +36,8 @@ class CodecOptions:
     vocabulary: int = 1024
     """Number of different codes; a power of two for lfq."""
     stem: Literal["patch", "conv"] | None = None
-    """"patch" works on the coarse grid only and is cheap; "conv" halves the picture step by step and
-    draws finer detail. Unless given: patch up to 32 pixels, else conv."""
+    """"patch" works on the coarse grid only and is cheap; "conv" halves the picture step by step
+    and draws finer detail. Unless given: patch up to 32 pixels, else conv."""
     width: int = 64
     """Channels."""
     steps: int = 3000

@@ -7,6 +7,7 @@ that a preparation that was interrupted, or is asked for again, finds it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,10 +75,15 @@ class PartsFolder:
                     f"{target}: was made from something else (differs: {', '.join(changed)}); name "
                     "another store, or train it again with --overwrite"
                 )
-        with atomic_folder(target) as temporary:
-            report = train(temporary)
-            record = {"digest": digest, "basis": basis, "report": report}
-            write_json(temporary / RECORD, record)
+        try:
+            with atomic_folder(target) as temporary:
+                report = train(temporary)
+                record = {"digest": digest, "basis": basis, "report": report}
+                write_json(temporary / RECORD, record)
+        except BaseException:
+            with suppress(OSError):  # an empty folder is no use to anybody; one with parts stays
+                self.folder.rmdir()
+            raise
         return target
 
     def report(self, name: str) -> dict[str, Any]:

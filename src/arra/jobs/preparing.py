@@ -27,7 +27,7 @@ from arra.jobs.parts import (
     train_own_encoder,
     train_own_tokenizer,
 )
-from arra.jobs.sources import Sample, is_scenes, open_source, sample
+from arra.jobs.sources import Sample, is_scenes, open_source, sample_pictures
 
 _SIZE = 64  # pixels a side, for sources that do not say
 
@@ -119,7 +119,7 @@ def run_preparation(job: Preparation) -> Prepared:
 
     @cache  # read once, and only if something is trained
     def pictures() -> Sample:
-        return sample(
+        return sample_pictures(
             source,
             size,
             most=job.sample,

@@ -69,7 +69,7 @@ class Sample:
         return replace(self, pictures=self.pictures[:most], captions=self.captions[:most])
 
 
-def sample(
+def sample_pictures(
     source: Source,
     size: int,
     *,
@@ -91,7 +91,8 @@ def sample(
     report = RowReport(bad_share, getattr(source, "problems", ()))
     total = len(source) + len(report.bad)
     report.check(total)
-    pictures, captions = np.empty((most, size, size, 3), dtype=np.uint8), []
+    pictures = np.empty((most, size, size, 3), dtype=np.uint8)
+    captions: list[str] = []
     filter_ = Image.Resampling[resample.upper()]
     with track(label, most) as task:
         for row in rows.tolist():
@@ -111,7 +112,7 @@ def sample(
 
 
 def _from_blocks(source: BlockSource, rows: np.ndarray, label: str) -> Sample:
-    """As `sample` does, of pictures that are arrays already."""
+    """As `sample_pictures` does, of pictures that are arrays already."""
     pictures = np.empty((len(rows), source.side, source.side, 3), dtype=np.uint8)
     captions: list[str] = []
     with track(label, len(rows)) as task:

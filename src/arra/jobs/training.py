@@ -1,7 +1,7 @@
 """The job of `arra train`: a store in, a run folder with a text-to-image model out.
 
-A run folder holds `run.json` (what was asked for), `log.jsonl`, `checkpoints/`, `samples/` (pictures
-drawn on the way) and, once training is finished, `model/`.
+A run folder holds `run.json` (what was asked for), `log.jsonl`, `checkpoints/`, `samples/`
+(pictures drawn on the way) and, once training is finished, `model/`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Trained:
     def summary(self) -> dict[str, Any]:
         """Plain values for programs."""
         report = self.report
-        last = {k: v for k, v in (report.history[-1] if report.history else {}).items()}
+        last = report.history[-1] if report.history else {}
         return {
             "run": str(self.folder),
             "model": str(report.model),

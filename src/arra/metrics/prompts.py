@@ -122,7 +122,8 @@ def relation_holds(
     """Whether `first` clearly stands `kind` `second`.
 
     The rule of the scenes (a whole digit apart along one axis, at most a step apart along the
-    other), loosened by `tolerance` pixels, half of `config.aside` if None, because readings are not exact.
+    other), loosened by `tolerance` pixels, half of `config.aside` if None, because readings are not
+    exact.
     """
     if kind in ("right of", "below"):
         return relation_holds(OPPOSITE[kind], second, first, config, tolerance)

@@ -31,11 +31,11 @@ def decoder_blocks(lm: PreTrainedModel) -> nn.ModuleList:
     return found[0]
 
 
-def embedding_rows(lm: PreTrainedModel) -> int:
-    """How many token ids the input embedding has room for."""
+def embedding_table(lm: PreTrainedModel) -> nn.Parameter:
+    """(rows, D) the input embedding; it has room for as many token ids as rows."""
     table = lm.get_input_embeddings().weight
-    assert isinstance(table, Tensor)
-    return len(table)
+    assert isinstance(table, nn.Parameter)
+    return table
 
 
 _NOTES = frozenset({"transformers_version", "_name_or_path", "architectures", "dtype"})
@@ -86,12 +86,12 @@ def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
 def compile_blocks(lm: PreTrainedModel) -> None:
     """Compile the training pass of every decoder block; equal blocks share the compiled code.
 
-    The forward is replaced, not the module: hooks stay outside of the compiled region, and the names
-    of the weights do not change. In evaluation mode the plain forward runs, because decoding with a
-    growing cache would compile every length anew.
+    The forward is replaced, not the module: hooks stay outside of the compiled region, and the
+    names of the weights do not change. In evaluation mode the plain forward runs, because decoding
+    with a growing cache would compile every length anew.
     """
     for block in decoder_blocks(lm):
-        block.forward = _compiled_in_training(block)  # type: ignore[method-assign]
+        block.forward = _compiled_in_training(block)
 
 
 def _compiled_in_training(block: nn.Module) -> Callable[..., Any]:

@@ -1,0 +1,133 @@
+"""`arra evaluate`: measure what a checkpoint draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from arra.jobs.options import EncoderOptions, SourceOptions
+from arra.settings import SamplingConfig
+
+# Frozen, so that one object can be the default of every call.
+_ENCODEROPTIONS = EncoderOptions()
+_SOURCEOPTIONS = SourceOptions()
+_SAMPLINGCONFIG = SamplingConfig()
+
+
+def command(
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")],
+    out: Annotated[Path, arg(metavar="DIR")],
+    store: Annotated[Path | None, arg(metavar="STORE")] = None,
+    pictures: Annotated[Path | None, arg(metavar="DIR")] = None,
+    source: Annotated[str | None, arg(metavar="SOURCE")] = None,
+    count: int = 256,
+    encoders: Annotated[tuple[str, ...], arg(metavar="NAME|PATH")] = (),
+    towers: Annotated[str | None, arg(metavar="PATH")] = None,
+    scenes: bool = False,
+    reader: Annotated[Path | None, arg(metavar="PATH")] = None,
+    reader_seconds: float = 40.0,
+    reader_steps: int | None = None,
+    diversity_prompts: int = 16,
+    diversity_seeds: int = 4,
+    training_rows: int = 10_000,
+    seed: int = 0,
+    batch: int = 64,
+    device: str = "auto",
+    overwrite: bool = False,
+    json: bool = False,
+    encoder_options: Annotated[EncoderOptions, arg(name="encoder")] = _ENCODEROPTIONS,
+    reading: Annotated[SourceOptions, arg(name="")] = _SOURCEOPTIONS,
+    sampling: Annotated[SamplingConfig, arg(name="")] = _SAMPLINGCONFIG,
+) -> None:
+    """Measure a checkpoint: held-out bits, distances to real pictures, diversity, copies, accuracy.
+
+    DIR gets evaluation.json (every measure with its interval, sample size and the encoder that
+    looked, and the reason for each that could not be measured) and the pictures that were drawn for
+    it, so that the same command goes on where it stopped.
+
+    Args:
+        checkpoint: A run folder, its model/, or an exported checkpoint.
+        out: Folder for the result and the pictures.
+        store: A store of the same codec to evaluate on. Default: the rows that the checkpoint's run
+            held out.
+        pictures: Judge the pictures in this folder, which `arra generate` made, instead of drawing.
+        source: Real pictures to compare with, as for `arra prepare`. Default: the store's rows as
+        the
+            codec paints them, so that the codec's own loss does not count.
+        count: Captions of the store that are drawn.
+        encoders: Encoders in which drawn and real pictures are compared (Fréchet distance and its
+            floor, precision and recall, copies): folders saved by arra, or vision models of
+            transformers by folder or hub name.
+        towers: A CLIP model's folder, or an encoder that `arra prepare --train-encoder contrastive`
+            trained (STORE.parts/encoder), for the image-text score.
+        scenes: The checkpoint draws digit scenes: draw held-out combinations and read the pictures.
+        reader: A saved reader of digit scenes. Default: one is trained, and kept in DIR/parts.
+        reader_seconds: How long that takes.
+        reader_steps: Train it for so many steps instead.
+        diversity_prompts: Prompts of which several pictures are drawn to see how alike they are.
+        diversity_seeds: How many of each.
+        training_rows: Most training pictures among which copies are looked for.
+        seed: Seed of the pictures and of the intervals.
+        batch: Pictures drawn at once.
+        device: Where to work: auto, cpu, cuda, cuda:1, mps.
+        overwrite: Replace pictures in DIR that were drawn with other settings.
+        json: Print the result as JSON for programs instead of a table.
+        encoder_options: Which layer of the encoders.
+        reading: How SOURCE is read.
+        sampling: How pictures are drawn.
+    """
+    from arra.jobs.console import print_json
+    from arra.jobs.evaluation import RESULT, Evaluation, evaluate
+
+    job = Evaluation(
+        checkpoint=checkpoint,
+        out=out,
+        store=store,
+        pictures=pictures,
+        source=source,
+        reading=reading,
+        count=count,
+        encoders=encoders,
+        encoder_options=encoder_options,
+        towers=towers,
+        scenes=scenes,
+        reader=reader,
+        reader_seconds=reader_seconds,
+        reader_steps=reader_steps,
+        diversity_prompts=diversity_prompts,
+        diversity_seeds=diversity_seeds,
+        training_rows=training_rows,
+        seed=seed,
+        sampling=sampling,
+        batch=batch,
+        device=device,
+        overwrite=overwrite,
+    )
+    result = evaluate(job)
+    if json:
+        print_json(result)
+    else:
+        _print_table(result)
+        print(f"written to {out / RESULT}")
+
+
+def _print_table(result: dict[str, Any]) -> None:
+    from arra.jobs.console import print_table
+
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.4g}"
+
+    rows = []
+    for measure in result["measures"]:
+        interval = measure["interval"]
+        bounds = "–"
+        if interval is not None:
+            bounds = f"{number(interval['low'])} to {number(interval['high'])}"
+        cells = (measure["name"], number(measure["value"]), bounds, str(measure["n"]))
+        rows.append((*cells, measure["encoder"]))
+    title = f"{result['pictures']} pictures; real: {result['real']['what']}"
+    print_table(("measure", "value", "95 % interval", "n", "encoder"), rows, title)
+    for what, why in result["skipped"].items():
+        print(f"not measured: {what} ({why})")
