@@ -51,7 +51,7 @@ def _print_table(report: Report) -> None:
     arms = report["arms"]
     table = Table("measure", *arms, title="256 prompts" if "prompts" not in report else None)
     for name in ("digit", "colour", "relation", "all"):
-        cells = [_interval(arm["prompt_accuracy"][name], 100) for arm in arms.values()]  # type: ignore[literal-required]
+        cells = [_interval(arm["prompt_accuracy"][name], 100) for arm in arms.values()]
         table.add_row(f"{name} right, %", *cells)
     table.add_row("Fréchet distance", *[_interval(arm["frechet"], 1) for arm in arms.values()])
     table.add_row(

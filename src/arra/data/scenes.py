@@ -227,7 +227,7 @@ def _caption(
         text = first
     else:
         kind, second = relations[0].kind, _phrase(digits[1], rng)
-        form = rng.integers(3)
+        form = int(rng.choice(3, p=(0.45, 0.4, 0.15)))
         if form == 0:
             text = f"{first} {kind} {second}"
         elif form == 1:

@@ -1,1 +1,1 @@
-"""Experiments that systems share: digit scenes with everything around a generator, and paired arms."""
+"""Experiments that systems share: digit scenes with all around a generator, and paired arms."""

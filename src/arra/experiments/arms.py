@@ -1,7 +1,7 @@
-"""Arms of an experiment: the same generator trained in different ways on one bench, and judged alike.
+"""Arms of an experiment: one generator trained in different ways on one bench, judged alike.
 
-Arms are paired: for one seed they share initial weights, data order, dropped captions and the noise of
-sampling, so that their difference is due to what differs between them.
+Arms are paired: for one seed they share initial weights, data order, dropped captions and the noise
+of sampling, so that their difference is due to what differs between them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from arra.data.scenes import DigitScenes, Scene
+from arra.data.scenes import draw as draw_scene
 from arra.errors import InputError
 from arra.experiments.bench import Bench
 from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
@@ -211,7 +212,8 @@ def _diversity(
     seeds = [plan.sampling_seed * 1_000_003 + 500_000 + i for i in range(len(groups))]
     drawn = draw(bench, generator, captions, seeds, plan.sampling)
     source = DigitScenes(bench.config.scene, "test", 0, "heldout")
-    real = np.stack([source.redrawn(chosen[p], seed=i).picture for i, p in enumerate(groups)])
+    again = [source.redrawn(chosen[prompt], seed=i) for i, prompt in enumerate(groups)]
+    real = np.stack([draw_scene(scene, bench.config.scene) for scene in again])
     found = ssim_diversity(drawn, groups, real, groups, rng=rng)
     return {"ms_ssim": plain({"generated": found.generated, "real": found.real})}
 
@@ -238,7 +240,7 @@ def held_out(bench: Bench, generator: RasterGenerator, combinations: str, count:
     vocabulary = generator.config.vocabulary
     start = 0 if vocabulary.start is None else 1
 
-    def batches():  # type: ignore[no-untyped-def]
+    def batches():
         for first in range(0, count, 128):
             here = slice(first, first + 128)
             codes = bench.codec.encode(to_unit(pictures[here])).flatten(1).tolist()
@@ -254,7 +256,7 @@ def held_out(bench: Bench, generator: RasterGenerator, combinations: str, count:
 def run_arm(
     bench: Bench, arm: Arm, plan: TrainingPlan, judge: JudgePlan, seed: int, folder: Path
 ) -> dict[str, Any]:
-    """Train and judge one arm; what is done is not done again. Leaves `arm.json`, `pictures.npz`."""
+    """Train and judge one arm, unless that was done; leaves `arm.json` and `pictures.npz`."""
     digest = sha256_of_json(
         to_plain([bench.store.provenance.settings, arm, plan, judge, seed, ATTRIBUTES])
     )

@@ -102,7 +102,7 @@ class Bench:
     def scenes(
         self, combinations: str, count: int, seed: int = 0
     ) -> tuple[np.ndarray, list[Scene]]:
-        """Test scenes: pictures (n, S, S, 3) uint8 and their truth; no scan of them was trained on."""
+        """Test scenes, of scans never trained on: pictures (n, S, S, 3) uint8 and their truth."""
         source = DigitScenes(self.config.scene, "test", seed, combinations)  # type: ignore[arg-type]
         return source.pictures(0, count)
 

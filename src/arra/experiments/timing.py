@@ -18,8 +18,8 @@ def step_seconds(
 ) -> dict[str, list[float]]:
     """Seconds of `repeats` training steps of each arm, one step of each in turn.
 
-    The arms take turns because a busy machine's speed drifts: compare step by step. Forward, losses,
-    backward and the optimiser's update are timed; the first three steps are not.
+    The arms take turns because a busy machine's speed drifts: compare step by step. Forward,
+    losses, backward and the optimiser's update are timed; the first three steps are not.
     """
     steps = {name: _stepper(bench, arm, plan) for name, arm in arms.items()}
     times: dict[str, list[float]] = {name: [] for name in arms}
@@ -47,7 +47,7 @@ def _stepper(bench: Bench, arm: Arm, plan: TrainingPlan) -> Callable[[int], None
     optimizer = torch.optim.AdamW(joint.parameters(), lr=plan.train.learning_rate, fused=True)
 
     def step(number: int) -> None:
-        batch = batches.batch(number, 0, 0, 1)
+        batch = batches.batch(number)
         total, _ = joint(batch, joint.weights(number))
         total.backward()
         torch.nn.utils.clip_grad_norm_(joint.parameters(), 1.0)

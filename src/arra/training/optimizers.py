@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from arra.errors import InputError
 from arra.training.config import TrainConfig
+from arra.training.muon import Muon
 
 # Modules of these names map hidden states to the vocabulary; Muon is not meant for that matrix.
 _HEADS = frozenset({"head", "heads", "lm_head", "output_head", "unembedding"})
@@ -37,11 +38,11 @@ def build_optimizers(joint: nn.Module, config: TrainConfig) -> list[Optimizer]:
     built: list[Optimizer] = []
     if hidden:
         built.append(
-            torch.optim.Muon(
+            Muon(
                 hidden,
                 lr=config.learning_rate,
                 weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
+                scale=config.muon_scale,
             )
         )
     elif config.optimizer == "muon":

@@ -1,4 +1,4 @@
-"""ARRA: autoregressive representation alignment (arXiv 2503.07334), the system arra is named after."""
+"""ARRA, autoregressive representation alignment (arXiv 2503.07334): what arra is named after."""
 
 from arra.systems.base import System, deferred
 

@@ -1,4 +1,4 @@
-"""The demo: a language model learns to draw from captions, with and without alignment, side by side."""
+"""The demo: a language model learns to draw from captions, with and without alignment."""
 
 from __future__ import annotations
 
