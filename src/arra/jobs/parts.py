@@ -109,12 +109,15 @@ def codec_downsample(options: CodecOptions, size: int) -> int:
 def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Codec, CodecTraining]:
     """A fresh codec (its weights a function of the seed) and how it is to be trained."""
     downsample = codec_downsample(options, size)
-    stem = options.stem or ("patch" if size <= 32 else "conv")
+    stem = options.stem or ("patch" if size <= 128 else "conv")
     if stem == "patch":
-        autoencoder = replace(scene_autoencoder(downsample), width=options.width)
+        width = options.width or (64 if downsample <= 4 else 128)
+        autoencoder = replace(scene_autoencoder(downsample), width=width)
         training = scene_training(options.steps, options.seconds)
     else:
-        autoencoder = AutoencoderConfig(downsample, width=options.width, blocks=1, decoder_blocks=2)
+        autoencoder = AutoencoderConfig(
+            downsample, width=options.width or 64, blocks=1, decoder_blocks=2
+        )
         training = CodecTraining(options.steps, options.seconds)
     training = replace(training, warmup=min(training.warmup, options.steps // 10))
     with torch.random.fork_rng(devices=[]):
