@@ -85,6 +85,12 @@ class PatchEncoder(Encoder):
         return {"name": self.registered_name, "fingerprint": self.fingerprint(), "size": (8, 8)}
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a store, hidden ones included."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 class BrokenRow(InputError):
     """A bad row as a source raises it."""
 

@@ -26,11 +26,12 @@ from arra.codecs.losses import (
     hinge_loss,
     perceptual_distance,
 )
-from arra.codecs.measuring import evaluate_codec, to_float
+from arra.codecs.measuring import evaluate_codec
 from arra.codecs.quantized import QuantizedCodec
 from arra.codecs.recipes import scene_codec, scene_codec_lookup_free, scene_training
 from arra.codecs.training import CodecTraining, bf16_is_faster, train_codec
 from arra.errors import InputError, TrainingDiverged
+from arra.pixels import to_unit
 from arra.registry import codecs
 
 NAMES = list(codecs)
@@ -41,9 +42,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def tiny(name: str, seed: int = 0) -> QuantizedCodec:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return codecs[name].tiny()
+    return codecs[name].seeded(codecs[name].tiny().config, seed)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -543,8 +542,8 @@ def test_evaluation_equals_its_definition() -> None:
     codec = tiny("lfq").eval()
     pictures = simple_pictures(7)
     report = evaluate_codec(codec, pictures, batch=3)
-    codes = codec.encode(to_float(pictures))
-    error = (codec.decode(codes) - to_float(pictures)).square().mean()
+    codes = codec.encode(to_unit(pictures))
+    error = (codec.decode(codes) - to_unit(pictures)).square().mean()
     share = torch.bincount(codes.flatten()) / codes.numel()
     assert report.mse == pytest.approx(error.item(), rel=1e-5)
     assert report.usage == codes.unique().numel() / codec.vocabulary
@@ -620,7 +619,7 @@ def test_divergence_stops_before_the_weights_are_spoiled() -> None:
 def test_timing_of_bf16_leaves_the_codec_alone() -> None:
     codec = tiny("vq").train()
     fingerprint = codec.fingerprint()
-    assert bf16_is_faster(codec, noise(2, 3, 8, 8), repeats=1) in (True, False)
+    assert bf16_is_faster(codec, noise(2, 3, 8, 8)) in (True, False)
     assert codec.fingerprint() == fingerprint
     assert all(p.grad is None for p in codec.parameters())
 

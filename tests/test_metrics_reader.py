@@ -9,7 +9,7 @@ import torch
 from arra.data.scenes import DigitScenes, SceneConfig
 from arra.errors import InputError
 from arra.metrics.prompts import chance_level, prompt_accuracy
-from arra.metrics.reader import ReaderConfig, ReaderOutput, SceneReader, to_pixels
+from arra.metrics.reader import ReaderConfig, ReaderOutput, SceneReader
 from arra.metrics.reader_training import (
     ReaderTraining,
     _Truth,
@@ -19,6 +19,7 @@ from arra.metrics.reader_training import (
     worsen,
 )
 from arra.metrics.readings import ReadDigit
+from arra.pixels import to_share
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +191,7 @@ def test_other_scenes_have_other_grids(scene: SceneConfig) -> None:
         quiet=True,
     )
     pictures, _ = DigitScenes(scene, "test").pictures(0, 3)
-    output = reader(to_pixels(pictures))
+    output = reader(to_share(pictures))
     side = -(-scene.size // config.stride)
     assert output.objectness.shape == (3, side, side)
     assert len(reader.read(pictures)) == 3

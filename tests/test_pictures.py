@@ -7,19 +7,36 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from arra.data.folders import pairs_source
-from arra.data.pictures import BadRow, Limits, PictureSource, RowReport, good_rows, open_pictures
+from arra.data.pictures import (
+    BadRow,
+    Limits,
+    PictureSource,
+    RowReport,
+    fit,
+    good_rows,
+    open_pictures,
+)
+from arra.data.prepare import prepare
+from arra.data.store import PreparedStore
+from arra.data.tokenizer import train_text_tokenizer
 from arra.errors import InputError
 from arra.files import read_json
+from arra.pixels import to_unit
 from picture_kit import BROKEN, GIF, GREY16, PNG, RGB, encoded, exif
+from store_parts import PatchCodec, PatchEncoder, contents
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LIMITS = Limits(max_bytes=20_000, max_caption=50, min_side=2, animation="refuse", bad_share=1.0)
@@ -152,12 +169,74 @@ def test_folder_names_every_broken_file_and_reads_every_good_one(broken_folder):
     rows, report = read_all(open_pictures(root, limits=LIMITS))
     assert reasons(report) == expected
     assert_good(rows)
-    assert report.notes == [
+    assert [(note.name, note.note) for note in report.remarks.notes] == [
         ("wrong_ending.jpg", "the content is PNG, the name says JPEG"),
     ]
-    assert sum(report.counts.values()) == len(expected)
+    assert sum(report.remarks.counts.values()) == len(expected)
     again = open_pictures(root, limits=LIMITS)
     assert again.identity() == open_pictures(str(root), limits=LIMITS).identity()
+
+
+def prepared(root: Path, folder: Path, **options: Any) -> PreparedStore:
+    parts = {
+        "codec": PatchCodec(PatchCodec.Config()),
+        "encoder": PatchEncoder(PatchEncoder.Config()),
+        "tokenizer": train_text_tokenizer(["the caption of a b c"], 64),
+    }
+    settings = {"size": 8, "shard_rows": 8, "batch": 3, "bad_share": 1.0, "quiet": True}
+    source = open_pictures(root, limits=LIMITS)
+    return prepare(source, folder, **{**parts, **settings, **options})
+
+
+def test_a_store_of_a_broken_folder_holds_the_good_rows_and_names_the_others(
+    broken_folder, tmp_path
+):
+    root, expected = broken_folder
+    assert len(set(expected.values())) >= 20  # kinds of broken input
+    with pytest.raises(InputError, match=r"more than the share of 0\.5 that bad_share allows"):
+        prepared(root, tmp_path / "strict", bad_share=0.5)
+    store = prepared(root, tmp_path / "store")
+    assert store.keys(range(len(store))) == sorted(GOOD)
+    captions = [f"the caption of {name}" for name in sorted(GOOD)]
+    assert store.captions(range(len(store))) == captions
+    fitted = [np.asarray(fit(Image.fromarray(GOOD[name][1]), 8)) for name in sorted(GOOD)]
+    codec = PatchCodec(PatchCodec.Config())
+    assert torch.equal(store.rows(range(len(GOOD))).codes, codec.encode(to_unit(np.stack(fitted))))
+    saved = read_json(tmp_path / "store" / "report.json")
+    assert {row["name"]: row["reason"] for row in saved["rows"]} == expected
+    assert (saved["good"], saved["bad"]) == (len(GOOD), len(expected))
+    assert saved["reasons"]["the caption is empty"] == 3
+    assert [note["name"] for note in saved["notes"]] == ["wrong_ending.jpg"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+@pytest.mark.parametrize("moment", [2, 5, 8, 10])
+def test_a_killed_preparation_of_a_broken_folder_goes_on(broken_folder, tmp_path, moment):
+    """SIGKILL before the rename number `moment`; the next call ends with the very same files."""
+    root, _ = broken_folder
+    prepared(root, tmp_path / "whole")
+    child = os.fork()
+    if child == 0:
+        rename, left = os.replace, moment
+
+        def replace(*paths: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(*paths)
+
+        os.replace = replace
+        try:
+            prepared(root, tmp_path / "killed")
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    with pytest.raises(InputError, match="did not finish"):
+        PreparedStore.open(tmp_path / "killed")
+    prepared(root, tmp_path / "killed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 def test_report_is_saved_and_told(broken_folder, tmp_path):

@@ -25,7 +25,7 @@ from PIL import Image
 from arra.codecs.base import Codec
 from arra.data import crew
 from arra.data.blocks import ArrayPictures, ScenePictures
-from arra.data.make import Maker, to_pixels
+from arra.data.make import Maker
 from arra.data.prepare import prepare, prepare_arrays
 from arra.data.scenes import DigitScenes
 from arra.data.store import PreparedStore
@@ -37,8 +37,9 @@ from arra.data.tokenizer import (
     train_text_tokenizer,
 )
 from arra.errors import ArraError, InputError, ProvenanceError
+from arra.pixels import to_unit
 from arra.registry import codecs
-from store_parts import BrokenRow, NoiseSource, PatchCodec, PatchEncoder
+from store_parts import BrokenRow, NoiseSource, PatchCodec, PatchEncoder, contents
 
 CODEC = PatchCodec(PatchCodec.Config())
 ENCODER = PatchEncoder(PatchEncoder.Config())
@@ -66,12 +67,6 @@ def make(source: Any, folder: Path, tokenizer: Any, **options: Any) -> PreparedS
     )
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a store, hidden ones included."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
 # --- what a store holds ---------------------------------------------------------------------------
 
 
@@ -84,7 +79,7 @@ def test_round_trip_is_exact_and_features_agree_with_fresh_ones(tmp_path, words)
     assert len(store) == 100
     assert store.codes_shape == (2, 2)
     assert got.codes.dtype == torch.int64
-    assert torch.equal(got.codes, CODEC.encode(to_pixels(pictures)))
+    assert torch.equal(got.codes, CODEC.encode(to_unit(pictures)))
     assert got.codes.max() > 255  # wider than a byte
     assert got.text_ids == words(captions, add_special_tokens=False)["input_ids"]
     assert store.captions(range(100)) == captions
@@ -134,7 +129,7 @@ def test_large_vocabularies_are_stored_in_four_bytes(tmp_path, words):
     wide = PatchCodec(PatchCodec.Config(vocabulary=70_000))
     source = NoiseSource(40)
     store = make(source, tmp_path / "s", words, codec=wide, encoder=None)
-    pictures = to_pixels(np.stack([source.picture(i) for i in range(40)]))
+    pictures = to_unit(np.stack([source.picture(i) for i in range(40)]))
     codes = store.rows(range(40)).codes
     assert torch.equal(codes, wide.encode(pictures))
     assert codes.max() > 65_535

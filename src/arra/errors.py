@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ArraError(Exception):
-    """Something went wrong that the message explains: what, where, what was expected, what to do."""
+    """Something went wrong that the message explains: what, where, what to do about it."""
 
     exit_code = 1
 

@@ -1,12 +1,16 @@
-"""Files that are never half-written: atomic writes of files, folders and JSON, and content hashes."""
+"""Files that are never half-written: atomic files, folders and JSON; and content hashes."""
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +31,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it replaces `path` in one step if the block succeeds."""
+    """Yield a temporary path beside `path`; it replaces `path` at once if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -44,28 +48,59 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it becomes `path` in one step if the block succeeds.
 
-    An existing folder at `path` is replaced, and is there whole until the new one is.
+    An existing folder at `path` is replaced. Where the system can exchange two names (Linux, on the
+    usual file systems) there is no instant without it; elsewhere there is one, and `restore_folder`
+    brings it back if the process is killed in it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex[:8]
-    temporary = path.with_name(f".{path.name}.{token}.tmp")
+    restore_folder(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.mkdir()
     try:
         yield temporary
         for entry in temporary.rglob("*"):
             _sync(entry)
         _sync(temporary)
-        if path.exists():
-            old = path.with_name(f".{path.name}.{token}.old")
+        if not path.exists():
+            os.replace(temporary, path)
+        elif not _exchange(temporary, path):
+            old = temporary.with_suffix(".old")
             os.replace(path, old)
             os.replace(temporary, path)
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def restore_folder(path: Path) -> None:
+    """Put back a folder that a killed `atomic_folder` had set aside; drop it if it was replaced."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.????????.old"):
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, path)
+
+
+_RENAME_EXCHANGE = 2
+_HERE = -100  # AT_FDCWD: paths are relative to the working directory
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange what two names stand for, in one step; False where the system cannot."""
+    if sys.platform != "linux":
+        return False
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:  # a C library without it
+        return False
+    done = renameat2(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _RENAME_EXCHANGE)
+    if done == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):  # an old kernel, or file system
+        return False
+    raise OSError(number, os.strerror(number), str(second))
 
 
 def to_plain(value: Any) -> Any:

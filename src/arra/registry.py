@@ -1,8 +1,8 @@
 """Names under which parts are saved, listed and contract-tested.
 
 A registry maps a short name to a class. It exists for two callers only: loading a saved part (the
-name stands in its `config.json`) and the contract tests, which run over every entry. Code that knows
-which part it wants imports it.
+name stands in its `config.json`) and the contract tests, which run over every entry. Code that
+knows which part it wants imports it.
 """
 
 from __future__ import annotations
@@ -53,3 +53,5 @@ encoders = Registry("encoder")
 generators = Registry("generator")
 objectives = Registry("objective")
 samplers = Registry("sampler")
+text_encoders = Registry("text encoder")
+readers = Registry("reader")

@@ -31,7 +31,9 @@ class LlamaSize:
     positions: int = 512
     """Longest sequence."""
     rope_theta: float = 10000.0
-    """Base of the rotary embedding."""
+    """Base of the rotary embedding; short sequences learn faster with a small one (100)."""
+    tied: bool = False
+    """Whether input and output embeddings are one table: small models learn faster so."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from arra.networks.part import Part
@@ -45,6 +46,20 @@ class Codec(Part):
 
         Raises `InputError` when a code is negative or not below `vocabulary`.
         """
+
+    def appearance(self) -> Tensor:
+        """(vocabulary, 3 * downsample**2): what each code looks like, standardised.
+
+        A code's picture is the middle of a grid of 3 x 3 of it. A language model whose embedding of
+        codes begins as a projection of this knows from the start which codes are alike.
+        """
+        side, rows = self.downsample, []
+        for codes in torch.arange(self.vocabulary, device=self.device).split(256):
+            pictures = self.decode(codes[:, None, None].expand(-1, 3, 3))
+            middle = pictures[:, :, side : 2 * side, side : 2 * side]
+            rows.append(middle.flatten(1).float())
+        looks = torch.cat(rows)
+        return (looks - looks.mean(dim=0)) / looks.std().clamp(min=1e-6)
 
     @abstractmethod
     def forward(self, pictures: Tensor) -> CodecOutput:

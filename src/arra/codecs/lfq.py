@@ -63,7 +63,7 @@ class LFQCodec(QuantizedCodec):
     @classmethod
     def tiny(cls) -> Self:
         autoencoder = AutoencoderConfig(2, width=8, blocks=1, decoder_blocks=1, groups=2)
-        return cls(LFQConfig(autoencoder, bits=5))
+        return cls.seeded(LFQConfig(autoencoder, bits=5), 0)
 
     def nearest(self, latents: Tensor) -> Tensor:
         return ((latents > 0).long() * self.place[:, None, None]).sum(dim=1)

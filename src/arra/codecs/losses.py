@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from arra.errors import InputError
+from arra.randomness import seeded
 
 FeatureMaps = Callable[[Tensor], Sequence[Tensor]]
 """Pictures (B, 3, H, W) in [-1, 1] to feature maps (B, C, h, w), one a layer."""
@@ -144,8 +145,7 @@ class Adversary:
         """`generator` (on the CPU) chooses the first weights."""
         self.config = config
         seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):  # layers initialise from the global generator
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.discriminator = PatchDiscriminator(
                 config.discriminator_width, config.discriminator_layers
             )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arra.codecs.base import Codec
 from arra.errors import InputError
+from arra.pixels import to_unit
 
 
 @dataclass(frozen=True)
@@ -34,20 +35,6 @@ class CodecReport:
     """Named losses along the training, each with its "step" and learning rate "lr"."""
 
 
-def to_float(pictures: Tensor) -> Tensor:
-    """Float (N, 3, H, W) in [-1, 1] of uint8 (N, H, W, 3) or (N, 3, H, W)."""
-    if pictures.dtype != torch.uint8 or pictures.ndim != 4:
-        raise InputError(
-            f"pictures: {pictures.dtype} {tuple(pictures.shape)}, expected uint8 (N, H, W, 3) "
-            "or (N, 3, H, W)"
-        )
-    if pictures.shape[-1] == 3:
-        pictures = pictures.permute(0, 3, 1, 2)
-    if pictures.shape[1] != 3:
-        raise InputError(f"pictures: {tuple(pictures.shape)}, expected three channels")
-    return pictures.float().div_(127.5).sub_(1.0)
-
-
 @torch.no_grad()
 def evaluate_codec(codec: Codec, pictures: Tensor, *, batch: int = 256) -> CodecReport:
     """Measure `decode(encode(pictures))` of uint8 pictures, or of floats in [-1, 1]."""
@@ -59,7 +46,7 @@ def evaluate_codec(codec: Codec, pictures: Tensor, *, batch: int = 256) -> Codec
     counts = torch.zeros(codec.vocabulary, dtype=torch.int64)
     for start in range(0, len(pictures), batch):
         chunk = pictures[start : start + batch]
-        chunk = (chunk if chunk.is_floating_point() else to_float(chunk)).to(device)
+        chunk = (chunk if chunk.is_floating_point() else to_unit(chunk)).to(device)
         codes = codec.encode(chunk)
         squared += (codec.decode(codes) - chunk).double().square().sum().item()
         values += chunk.numel()

@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -16,8 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from arra.codecs.base import Codec
 from arra.codecs.losses import FeatureMaps, ReconstructionConfig, ReconstructionLoss
-from arra.codecs.measuring import CodecReport, evaluate_codec, to_float
+from arra.codecs.measuring import CodecReport, evaluate_codec
 from arra.errors import InputError, TrainingDiverged
+from arra.pixels import to_unit
+from arra.precision import autocast, bf16_speed
 from arra.progress import track
 
 Pictures = Tensor | Callable[[int], Tensor]
@@ -105,28 +106,16 @@ class _Schedule:
         return rise * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def _autocast(device: torch.device, on: bool) -> AbstractContextManager:
-    return torch.autocast(device.type, torch.bfloat16) if on else nullcontext()
-
-
-def bf16_is_faster(codec: Codec, pictures: Tensor, repeats: int = 3) -> bool:
+def bf16_is_faster(codec: Codec, pictures: Tensor) -> bool:
     """Whether forward and backward of a copy take a tenth less time in bf16."""
     trial = copy.deepcopy(codec).train()
-    device = trial.device
 
-    def once(bf16: bool) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        with _autocast(device, bf16):
+    def attempt(bf16: bool) -> None:
+        with autocast(trial.device, bf16):
             output = trial(pictures)
         (output.reconstruction.float().mean() + sum(output.losses.values())).backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
 
-    best = {bf16: min(once(bf16) for _ in range(repeats + 1)) for bf16 in (False, True)}
-    return best[True] < 0.9 * best[False]
+    return bf16_speed(attempt, trial.device) > 1 / 0.9
 
 
 def _optimizer(codec: Codec, config: CodecTraining) -> torch.optim.AdamW:
@@ -174,7 +163,7 @@ def _sources(
 
     def draw(step: int) -> Tensor:
         chosen = torch.randint(len(train), (config.batch,), generator=generator)
-        return to_float(train[chosen.to(train.device)])
+        return to_unit(train[chosen.to(train.device)])
 
     return draw, validation
 
@@ -194,7 +183,7 @@ class _Trainer:
         """Learn from one batch at learning rate `lr`; the named losses."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with _autocast(self.device, self.bf16):
+        with autocast(self.device, self.bf16):
             output = self.codec(batch)
         reconstruction = output.reconstruction.float()
         losses = output.losses | self.reconstruction(reconstruction, batch, step)

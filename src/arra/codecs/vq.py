@@ -76,7 +76,7 @@ class VQCodec(QuantizedCodec):
     @classmethod
     def tiny(cls) -> Self:
         autoencoder = AutoencoderConfig(2, width=8, blocks=1, decoder_blocks=1, groups=2)
-        return cls(VQConfig(autoencoder, vocabulary=16, width=4))
+        return cls.seeded(VQConfig(autoencoder, vocabulary=16, width=4), 0)
 
     def nearest(self, latents: Tensor) -> Tensor:
         flat = latents.permute(0, 2, 3, 1)

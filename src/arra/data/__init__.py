@@ -1,1 +1,1 @@
-"""Captioned pictures, from folders and from a seed, and the prepared store of codes and features."""
+"""Captioned pictures, from folders and from a seed, and the prepared store made of them."""

@@ -21,6 +21,7 @@ from typing import Any
 from arra import errors
 from arra.data.make import Job, Maker, ShardResult
 from arra.errors import ArraError, InputError
+from arra.progress import QUIET, without_library_bars
 
 logger = logging.getLogger(__name__)
 # Forking a process that holds threads (of torch, of the tokenizer) can lock up.
@@ -34,9 +35,11 @@ def _work(connection: Connection, job: Job) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ[QUIET] = "1"  # the parent shows the progress of all
     torch.set_num_threads(1)
     try:
-        maker = Maker.load(job)
+        with without_library_bars():
+            maker = Maker.load(job)
         connection.send(("ready", None))
         while (number := connection.recv()) is not None:
             result = maker.make(number, lambda rows: connection.send(("rows", rows)))

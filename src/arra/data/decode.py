@@ -10,13 +10,16 @@ from __future__ import annotations
 import io
 import os
 import struct
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from arra.data.rows import BadRow, Limits
 from arra.errors import InputError
+
+Fit = Literal["crop", "pad", "stretch"]
+"""How a picture comes to a size of another shape: see `fit`."""
 
 # File name endings that count as pictures, and the format that each promises.
 SUFFIXES = {
@@ -220,7 +223,7 @@ def _deep_grey(image: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray | 
 def fit(
     image: Image.Image,
     size: int | tuple[int, int],
-    how: Literal["crop", "pad", "stretch"] = "crop",
+    how: Fit = "crop",
     resample: Image.Resampling = Image.Resampling.LANCZOS,
     background: tuple[int, int, int] = (255, 255, 255),
 ) -> Image.Image:
@@ -233,8 +236,8 @@ def fit(
     width, height = (size, size) if isinstance(size, int) else size
     if width < 1 or height < 1:
         raise InputError(f"fit: size {width} x {height}, expected 1 pixel or more each way")
-    if how not in ("crop", "pad", "stretch"):
-        raise InputError(f"fit: how={how!r}, expected crop, pad or stretch")
+    if how not in get_args(Fit):
+        raise InputError(f"fit: how={how!r}, expected one of {', '.join(get_args(Fit))}")
     if image.size == (width, height):
         return image.copy()
     if how == "stretch":

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,66 +17,20 @@ from torch import Tensor
 
 from arra.codecs.base import Codec
 from arra.data.blocks import BlockSource, Source
+from arra.data.decode import fit
+from arra.data.report import BadEntry, Remarks
 from arra.data.shards import RowBlock, ShardForm, write_shard
 from arra.data.store import CODEC, SHARDS, TOKENIZER, Settings, ShardEntry, codec_identity
 from arra.data.tokenizer import CaptionEncoder, one_line
 from arra.encoders.base import Encoder, Features
 from arra.errors import ArraError, InputError, ProvenanceError
 from arra.files import read_json, sha256_of_file, to_plain, write_json
+from arra.pixels import to_unit
+from arra.resizing import resampling
 
 WORK = ".work"
 """Folder inside the store that holds what is only needed until the store is finished."""
 ENCODER = "encoder"
-
-
-@dataclass(frozen=True)
-class BadEntry:
-    """A row of the source that was left out."""
-
-    row: int | None
-    """Its index in the source, or None where the source itself left it out."""
-    name: str
-    reason: str
-    detail: str = ""
-
-    @classmethod
-    def of(cls, row: int | None, error: Any) -> BadEntry:
-        """From the error that a source raises: its `name`, its `reason`, its `detail` if any."""
-        parts = (error.name, error.reason, getattr(error, "detail", ""))
-        # What is not Unicode (a file name of another age) is escaped: the report is UTF-8.
-        return cls(row, *(str(p).encode("utf-8", "backslashreplace").decode() for p in parts))
-
-
-@dataclass(frozen=True)
-class NoteEntry:
-    """Something that the source decided about a good row, such as to use the first frame only."""
-
-    row: int
-    name: str
-    note: str
-
-
-@dataclass
-class Remarks:
-    """What is to be reported about some rows."""
-
-    bad: list[BadEntry] = field(default_factory=list)
-    notes: list[NoteEntry] = field(default_factory=list)
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Remarks:
-        """From JSON values."""
-        return cls([BadEntry(**b) for b in plain["bad"]], [NoteEntry(**n) for n in plain["notes"]])
-
-    def within(self, start: int, stop: int) -> Remarks:
-        """Those about the rows [start, stop) of the source."""
-        bad = [b for b in self.bad if b.row is not None and start <= b.row < stop]
-        return Remarks(bad, [n for n in self.notes if start <= n.row < stop])
-
-    def __iadd__(self, other: Remarks) -> Remarks:
-        self.bad += other.bad
-        self.notes += other.notes
-        return self
 
 
 @dataclass(frozen=True)
@@ -153,12 +107,6 @@ def disk_errors(folder: Path) -> Iterator[None]:
             f"{folder}: {os.strerror(error.errno)} while the store was written. Make room and call "
             "prepare again: finished shards are kept."
         ) from error
-
-
-def to_pixels(pictures: np.ndarray) -> Tensor:
-    """(B, 3, H, W) float32 in [-1, 1] of pictures (B, H, W, 3) uint8."""
-    planes = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
-    return planes.float().div_(127.5).sub_(1.0)
 
 
 def features_of(encoder: Encoder, images: list[Image.Image], kinds: tuple[str, ...]) -> Features:
@@ -246,9 +194,8 @@ class Maker:
                 if _is_text(key) and _is_text(caption):
                     yield key, picture, caption
                 else:
-                    remarks.bad.append(
-                        BadEntry(index, ascii(key), "its caption or key is not valid Unicode")
-                    )
+                    reason = "its caption or key is not valid Unicode"
+                    remarks.bad.append(BadEntry(index, ascii(key), reason))
             advance(last - first)
 
     def _read_block(self, start: int, stop: int) -> Iterator[tuple[int, str, np.ndarray, str]]:
@@ -268,9 +215,9 @@ class Maker:
                 # Only a bad row has these two; any other error is not the fault of one row.
                 if not (hasattr(error, "name") and hasattr(error, "reason")):
                     raise
-                remarks.bad.append(BadEntry.of(index, error))
+                remarks.refuse(index, error)
                 continue
-            remarks.notes += [NoteEntry(index, row.key, n) for n in getattr(row, "notes", ())]
+            remarks.note(index, row.key, getattr(row, "notes", ()))
             yield index, row.key, np.asarray(self._fitted(row.image)), row.caption
 
     def _fitted(self, image: Image.Image) -> Image.Image:
@@ -278,15 +225,13 @@ class Maker:
         image = image if image.mode == "RGB" else image.convert("RGB")
         if image.size == (picture["size"], picture["size"]):
             return image
-        from arra.data.pictures import fit
-
-        filter_ = Image.Resampling[picture["resample"].upper()]
+        filter_ = resampling(picture["resample"], "resample")
         return fit(image, picture["size"], picture["fit"], filter_)
 
     def _encode(self, keys: list[str], pictures: list[np.ndarray], captions: list[str]) -> RowBlock:
         form, kinds = self.job.form, tuple(self.job.form.feature_shapes)
         with torch.inference_mode():
-            pixels = to_pixels(np.stack(pictures)).to(self.codec.device)
+            pixels = to_unit(np.stack(pictures)).to(self.codec.device)
             codes = self.codec.encode(pixels).cpu().numpy()
         if codes.shape != (len(keys), *form.codes_shape):
             raise InputError(

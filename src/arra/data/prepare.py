@@ -7,11 +7,10 @@ that an undisturbed call would have written (on the same machine, with the same 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -21,19 +20,18 @@ from arra import __version__
 from arra.codecs.base import Codec
 from arra.data.blocks import ArrayPictures, Source
 from arra.data.crew import make_shards
+from arra.data.decode import Fit
 from arra.data.make import (
     ENCODER,
     WORK,
-    BadEntry,
     Job,
     Maker,
-    Remarks,
     ShardResult,
     column,
     disk_errors,
     features_of,
-    to_pixels,
 )
+from arra.data.report import BadEntry, Remarks
 from arra.data.shards import FEATURE_DTYPES, FEATURE_KINDS, ShardForm
 from arra.data.store import (
     CODEC,
@@ -51,13 +49,12 @@ from arra.data.workplace import claim, locked, sweep
 from arra.encoders.base import Encoder
 from arra.errors import InputError
 from arra.files import atomic_folder, sha256_of_json, to_plain, write_json
+from arra.pixels import to_unit
 from arra.progress import track
+from arra.resizing import resampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Fit = Literal["crop", "pad", "stretch"]
-FILTERS = tuple(Image.Resampling.__members__)
 
 
 def prepare(
@@ -98,8 +95,9 @@ def prepare(
         raise InputError(
             f"workers={workers}, bad_share={bad_share}: expected 0 or more, and 0 to 1"
         )
-    if fit not in ("crop", "pad", "stretch") or resample.upper() not in FILTERS:
-        raise InputError(f"fit={fit!r}, resample={resample!r}: unknown")
+    if fit not in get_args(Fit):
+        raise InputError(f"fit: {fit!r}, expected one of {', '.join(get_args(Fit))}")
+    resampling(resample, "resample")
     if len(source) == 0:
         raise InputError("source: it has no rows")
     settings = Settings(
@@ -192,7 +190,7 @@ def _probe(codec: Codec, encoder: Encoder | None, settings: Settings) -> ShardFo
     size = settings.picture["size"]
     black = np.zeros((1, size, size, 3), dtype=np.uint8)
     with torch.inference_mode():
-        codes = codec.encode(to_pixels(black).to(codec.device))
+        codes = codec.encode(to_unit(black).to(codec.device))
     if codes.ndim != 3:
         raise InputError(f"the codec gave codes {tuple(codes.shape)}, expected (B, h, w)")
     shapes: dict[str, tuple[int, ...]] = {}
@@ -259,15 +257,9 @@ def _remarks(source: Source, results: Iterable[ShardResult]) -> Remarks:
 
 
 def _check_bad(source: Source, results: Iterable[ShardResult], share: float) -> None:
-    bad = _remarks(source, results).bad
-    total = len(source) + sum(entry.row is None for entry in bad)
-    if len(bad) <= share * total:
-        return
-    first = "; ".join(f"{b.name}: {b.reason}" for b in bad[:5])
-    raise InputError(
-        f"{len(bad)} of {total} rows cannot be used, more than the share of {share:g} that "
-        f"bad_share allows. The first: {first}. Mend or remove these rows, or allow a larger share."
-    )
+    remarks = _remarks(source, results)
+    total = len(source) + sum(entry.row is None for entry in remarks.bad)
+    remarks.check(total, share)
 
 
 def _finish(job: Job, results: list[ShardResult]) -> None:
@@ -276,14 +268,7 @@ def _finish(job: Job, results: list[ShardResult]) -> None:
     rows = sum(result.entry.rows for result in results)
     if rows == 0:
         raise InputError(f"{job.folder}: not one row can be used")
-    report = {
-        "good": rows,
-        "bad": len(remarks.bad),
-        "reasons": dict(Counter(entry.reason for entry in remarks.bad).most_common()),
-        "rows": remarks.bad,
-        "notes": remarks.notes,
-    }
-    write_json(job.folder / REPORT, report)
+    write_json(job.folder / REPORT, remarks.to_dict(rows))
     provenance = Provenance(
         format=FORMAT,
         arra=__version__,

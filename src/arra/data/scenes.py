@@ -2,9 +2,13 @@
 
 A scene is a pure function of (configuration, split, seed, index), so that any number of them exists
 without a file, workers need no coordination, and the truth of every picture is known. The digits
-are scikit-learn's (8 x 8 pixels, 1 797 of them); they are split by image, so that no handwritten digit
-of a test scene was ever part of a training scene. Some pairs of digit and colour (`HELD_OUT`) never
-occur in training: prompts of them test composition.
+are scikit-learn's (8 x 8 pixels, 1 797 of them); they are split by image, so that no handwritten
+digit of a test scene was ever part of a training scene.
+
+Some combinations never occur in training, so that prompts of them test composition: a fifth of the
+pairs of coloured digits never stand in one picture, and a fifth of the pairs of coloured digit and
+background never occur with that digit alone ("heldout"). Harder still, each digit never occurs at
+all in one of the six inks ("inks").
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from PIL import Image
 from arra.errors import InputError
 
 Split = Literal["train", "validation", "test"]
-Combinations = Literal["seen", "heldout", "all"]
+Combinations = Literal["seen", "heldout", "inks", "all"]
 
 INKS: dict[str, tuple[int, int, int]] = {
     "red": (235, 50, 45),
@@ -36,10 +40,13 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
     "grey": (72, 74, 80),
 }
 RELATIONS = ("left of", "right of", "above", "below")
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# One colour per digit is held out; every digit and every colour is still seen in training.
-HELD_OUT = frozenset((digit, tuple(INKS)[digit % len(INKS)]) for digit in range(10))
-ALL_PAIRS = tuple(product(range(10), INKS))
+COLOURED = tuple(product(range(10), INKS))
+"""Every digit in every ink."""
+UNSEEN_INK = frozenset((digit, tuple(INKS)[digit % len(INKS)]) for digit in range(10))
+"""The ink in which each digit never occurs in training."""
+HELD_OUT_SHARE = 0.2
 
 _STREAM = {"train": 1, "validation": 2, "test": 3}
 
@@ -60,6 +67,11 @@ class SceneConfig:
     """How often scenes have one, two and three digits."""
     ground_named: float = 0.5
     """Share of captions that name the background; the others leave it open."""
+
+    @property
+    def aside(self) -> int:
+        """How far, in pixels, two digits of a relation may be out of line."""
+        return min(self.step, self.digit // 3)
 
     def __post_init__(self) -> None:
         if not 1 <= self.most <= 3:
@@ -146,16 +158,31 @@ def _masks(side: int) -> np.ndarray:
     return np.clip((np.stack(big) - 0.15) / 0.6, 0.0, 1.0)
 
 
-def _holds(kind: str, a: tuple[int, int], b: tuple[int, int], digit: int, step: int) -> bool:
+@cache
+def _held_out() -> tuple[np.ndarray, np.ndarray]:
+    """Which pairs of coloured digits (60, 60), and which coloured digits alone on a background
+    (60, 3), training never shows."""
+    rng = np.random.default_rng(20250310)
+    above = np.triu(rng.random((len(COLOURED), len(COLOURED))) < HELD_OUT_SHARE, k=1)
+    return above | above.T, rng.random((len(COLOURED), len(GROUNDS))) < HELD_OUT_SHARE
+
+
+def is_held_out(coloured: list[int], ground: int) -> bool:
+    """Whether a scene with these coloured digits (indices into `COLOURED`) is held out."""
+    together, alone = _held_out()
+    if len(coloured) == 1:
+        return bool(alone[coloured[0], ground])
+    return bool(together[np.ix_(coloured, coloured)].any())
+
+
+def _holds(kind: str, a: tuple[int, int], b: tuple[int, int], config: SceneConfig) -> bool:
     """Whether a digit at corner `a` (row, column) stands `kind` a digit at corner `b`."""
     (ra, ca), (rb, cb) = a, b
     if kind == "left of":
-        return ca + digit <= cb and abs(ra - rb) <= step
-    if kind == "right of":
-        return _holds("left of", b, a, digit, step)
+        return ca + config.digit <= cb and abs(ra - rb) <= config.aside
     if kind == "above":
-        return ra + digit <= rb and abs(ca - cb) <= step
-    return _holds("above", b, a, digit, step)
+        return ra + config.digit <= rb and abs(ca - cb) <= config.aside
+    return _holds(OPPOSITE[kind], b, a, config)
 
 
 def _apart(a: tuple[int, int], b: tuple[int, int], digit: int) -> bool:
@@ -167,7 +194,7 @@ def _placements(config: SceneConfig, kinds: tuple[tuple[int, str, int], ...]) ->
     """All placements (n, digits, 2) of corners in which every relation of `kinds` holds."""
     corners = range(0, config.size - config.digit + 1, config.step)
     spots = list(product(corners, corners))
-    found = [(spot,) for spot in spots]
+    found: list[tuple[tuple[int, int], ...]] = [(spot,) for spot in spots]
     for _ in range(len(kinds)):
         found = [
             (*placed, spot)
@@ -178,17 +205,14 @@ def _placements(config: SceneConfig, kinds: tuple[tuple[int, str, int], ...]) ->
     fits = [
         placed
         for placed in found
-        if all(_holds(k, placed[i], placed[j], config.digit, config.step) for i, k, j in kinds)
+        if all(_holds(k, placed[i], placed[j], config) for i, k, j in kinds)
     ]
     return np.asarray(fits, dtype=np.int64)
 
 
 def _phrase(digit: SceneDigit, rng: np.random.Generator, article: str = "a") -> str:
-    name = WORDS[digit.value] if rng.random() < 0.25 else str(digit.value)
+    name = WORDS[digit.value] if rng.random() < 0.2 else str(digit.value)
     return f"{article} {digit.colour} {name}"
-
-
-_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
 def _caption(
@@ -207,7 +231,7 @@ def _caption(
         if form == 0:
             text = f"{first} {kind} {second}"
         elif form == 1:
-            text = f"{second} {_OPPOSITE[kind]} {first}"
+            text = f"{second} {OPPOSITE[kind]} {first}"
         else:
             text = f"{first} and {second} , the {digits[0].colour} one {kind} the other"
         if digits[0].colour == digits[1].colour and form == 2:
@@ -224,8 +248,9 @@ def _caption(
 class DigitScenes:
     """An endless sequence of scenes: `scenes[i]` is the same scene on every machine.
 
-    `combinations` says which pairs of digit and colour occur: those of training ("seen"), only the
-    pairs that training never shows ("heldout"), or "all".
+    `combinations` says which scenes occur: those of training ("seen"); only scenes with a
+    combination that training never shows, of known coloured digits ("heldout"); only digits in inks
+    in which training never shows them ("inks"); or "all".
     """
 
     def __init__(
@@ -238,10 +263,11 @@ class DigitScenes:
         self.config = config or SceneConfig()
         self.split, self.seed, self.combinations = split, seed, combinations
         self._by_value = scans_of(split)
-        if combinations not in ("seen", "heldout", "all"):
-            raise InputError(f"combinations: {combinations!r}, expected seen, heldout or all")
-        wanted = {"seen": False, "heldout": True}.get(combinations)
-        self._pairs = [pair for pair in ALL_PAIRS if wanted is None or (pair in HELD_OUT) == wanted]
+        if combinations not in ("seen", "heldout", "inks", "all"):
+            raise InputError(f"combinations: {combinations!r}, expected seen, heldout, inks or all")
+        known = [n for n, pair in enumerate(COLOURED) if pair not in UNSEEN_INK]
+        new = [n for n, pair in enumerate(COLOURED) if pair in UNSEEN_INK]
+        self._objects = {"inks": new, "all": known + new}.get(combinations, known)
         counts = np.asarray(self.config.counts[: self.config.most], dtype=np.float64)
         self._bounds = np.cumsum(counts / counts.sum())
 
@@ -261,11 +287,34 @@ class DigitScenes:
             picture[:] = draw(scene, self.config)
         return out, scenes
 
+    def redrawn(self, scene: Scene, seed: int) -> Scene:
+        """Another scene of the same caption: other scans, other places, and another background
+        where the caption leaves it open. For the variety that a prompt really has."""
+        rng = np.random.default_rng([_STREAM[self.split], self.seed, seed, 1])
+        kinds = tuple((r.first, r.kind, r.second) for r in scene.relations)
+        places = _placements(self.config, kinds)
+        corners = places[rng.integers(len(places))]
+        digits = []
+        for digit, (row, column) in zip(scene.digits, corners, strict=True):
+            scans = self._by_value[digit.value]
+            scan = int(scans[rng.integers(len(scans))])
+            digits.append(SceneDigit(digit.value, digit.colour, int(row), int(column), scan))
+        ground = tuple(GROUNDS)[rng.integers(len(GROUNDS))]
+        if scene.ground_named:
+            ground = scene.ground
+        new = Scene(scene.caption, tuple(digits), scene.relations, ground, scene.ground_named)
+        return _with_picture(new, self.config)
+
     def _make(self, index: int, draw: bool) -> Scene:
         rng = np.random.default_rng([_STREAM[self.split], self.seed, index])
         number = int(np.searchsorted(self._bounds, rng.random(), side="right")) + 1
         number = min(number, self.config.most)
-        chosen = rng.choice(len(self._pairs), size=number, replace=False)
+        while True:
+            chosen = rng.choice(self._objects, size=number, replace=False).tolist()
+            ground = int(rng.integers(len(GROUNDS)))
+            new = is_held_out(chosen, ground)
+            if self.combinations in ("inks", "all") or new == (self.combinations == "heldout"):
+                break
         kinds = []
         for newcomer in range(1, number):
             kind = RELATIONS[rng.integers(4)]
@@ -276,16 +325,18 @@ class DigitScenes:
             places = _placements(self.config, tuple(kinds))
         corners = places[rng.integers(len(places))]
         digits = []
-        for pair, (row, column) in zip(chosen, corners, strict=True):
-            value, colour = self._pairs[pair]
+        for coloured, (row, column) in zip(chosen, corners, strict=True):
+            value, colour = COLOURED[coloured]
             scans = self._by_value[value]
             scan = int(scans[rng.integers(len(scans))])
             digits.append(SceneDigit(value, colour, int(row), int(column), scan))
         relations = tuple(Relation(*kind) for kind in kinds)
-        ground = tuple(GROUNDS)[rng.integers(len(GROUNDS))]
+        name = tuple(GROUNDS)[ground]
         named = bool(rng.random() < self.config.ground_named)
-        caption = _caption(tuple(digits), relations, ground if named else None, rng)
-        scene = Scene(caption, tuple(digits), relations, ground, named)
+        # what is new about one digit alone is its background, so that its caption must say it
+        named = named or (number == 1 and self.combinations == "heldout")
+        caption = _caption(tuple(digits), relations, name if named else None, rng)
+        scene = Scene(caption, tuple(digits), relations, name, named)
         return _with_picture(scene, self.config) if draw else scene
 
 
@@ -309,5 +360,6 @@ def draw(scene: Scene, config: SceneConfig) -> np.ndarray:
         rows = slice(digit.row, digit.row + config.digit)
         columns = slice(digit.column, digit.column + config.digit)
         ink = masks[digit.scan][..., None]
-        canvas[rows, columns] += ink * (np.float32(INKS[digit.colour]) - canvas[rows, columns])
+        colour = np.asarray(INKS[digit.colour], dtype=np.float32)
+        canvas[rows, columns] += ink * (colour - canvas[rows, columns])
     return np.rint(canvas).astype(np.uint8)

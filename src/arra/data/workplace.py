@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from arra.data.make import WORK, Job, Remarks, ShardResult
+from arra.data.make import WORK, Job, ShardResult
+from arra.data.report import Remarks
 from arra.data.store import (
     CODEC,
     MANIFEST,

@@ -43,6 +43,12 @@ class Features:
         return torch.cat(parts, dim=-1)
 
 
+def check_pixels(pixels: Tensor, size: int) -> None:
+    """`InputError` unless `pixels` are (B, 3, size, size)."""
+    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
+        raise InputError(f"pixels: shape {tuple(pixels.shape)}, expected (B, 3, {size}, {size})")
+
+
 class Encoder(Part):
     """A frozen picture encoder: always in evaluation mode, no weight asks for a gradient."""
 

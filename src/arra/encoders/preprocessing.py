@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from arra.errors import InputError
+from arra.resizing import Resample, resampling
 
-Fit = Literal["squash", "crop", "pad"]
-Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+Fit = Literal["stretch", "crop", "pad"]
 
 _LARGEST_SIDE = 8192
 _SIDES = ("height", "width")
@@ -31,8 +31,8 @@ class Preprocessing:
 
     size: int = 224
     """Side of the square that the encoder reads, in pixels."""
-    fit: Fit = "squash"
-    """How a picture that is not square becomes one. "squash": both sides are resized to `size`.
+    fit: Fit = "stretch"
+    """How a picture that is not square becomes one. "stretch": both sides are resized to `size`.
     "crop": the shorter side is resized to `edge` and the centre is cut out. "pad": the longer side
     is resized to `size`, and zeros (after normalisation) are added at the right and the bottom."""
     edge: int = 0
@@ -49,15 +49,13 @@ class Preprocessing:
             raise InputError(
                 f"Preprocessing.size: {self.size}, expected 1 to {_LARGEST_SIDE} pixels"
             )
-        if self.fit not in ("squash", "crop", "pad"):
-            raise InputError(f"Preprocessing.fit: {self.fit!r}, expected squash, crop or pad")
+        if self.fit not in ("stretch", "crop", "pad"):
+            raise InputError(f"Preprocessing.fit: {self.fit!r}, expected stretch, crop or pad")
         if self.edge and (self.fit != "crop" or not self.size <= self.edge <= _LARGEST_SIDE):
             raise InputError(
                 f"Preprocessing.edge: {self.edge}, expected 0, or {self.size} or more with 'crop'"
             )
-        if self.resample.upper() not in Image.Resampling.__members__:
-            names = ", ".join(name.lower() for name in Image.Resampling.__members__)
-            raise InputError(f"Preprocessing.resample: {self.resample!r}, expected one of {names}")
+        resampling(self.resample, "Preprocessing.resample")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != 3 or not all(math.isfinite(value) for value in values):
                 raise InputError(f"Preprocessing.{name}: {values}, expected three finite numbers")
@@ -78,7 +76,7 @@ class Preprocessing:
         """(size, size, 3) uint8 of one picture; with fit "pad" one side may be shorter."""
         image = image.convert("RGB")
         width, height = image.size
-        if self.fit == "squash":
+        if self.fit == "stretch":
             target = (self.size, self.size)
         elif self.fit == "pad":
             scale = self.size / max(width, height)
@@ -87,7 +85,7 @@ class Preprocessing:
             edge, short = self.edge or self.size, min(width, height)
             target = (int(edge * width / short), int(edge * height / short))
         if target != (width, height):
-            image = image.resize(target, Image.Resampling[self.resample.upper()])
+            image = image.resize(target, resampling(self.resample, "Preprocessing.resample"))
         array = np.array(image)
         if self.fit == "crop":
             top, left = (array.shape[0] - self.size) // 2, (array.shape[1] - self.size) // 2
@@ -153,7 +151,7 @@ def _geometry(settings: Mapping[str, Any], where: str) -> tuple[int, Fit, int]:
     if settings.get("max_num_patches"):
         patches = _lengths({"n": settings["max_num_patches"]}, "max_num_patches", where)["n"]
         patch = _lengths({"n": settings.get("patch_size")}, "patch_size", where)["n"]
-        return math.isqrt(patches) * patch, "squash", 0
+        return math.isqrt(patches) * patch, "stretch", 0
     if not settings.get("size") or settings.get("do_resize") is False:
         raise InputError(f"{where}: no size to resize to; pass a Preprocessing yourself")
     cropped = bool(settings.get("do_center_crop"))
@@ -166,11 +164,11 @@ def _geometry(settings: Mapping[str, Any], where: str) -> tuple[int, Fit, int]:
         if set(size) == {"shortest_edge"}:
             return crop["height"], "crop", size["shortest_edge"]
         if size == crop:
-            return crop["height"], "squash", 0
+            return crop["height"], "stretch", 0
     elif set(size) == {"longest_edge"}:
         return size["longest_edge"], "pad", 0
     elif set(size) == set(_SIDES) and size["height"] == size["width"]:
-        return size["height"], "squash", 0
+        return size["height"], "stretch", 0
     raise InputError(
         f"{where}: cannot make a square of size {settings['size']!r}; pass a Preprocessing yourself"
     )

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,11 +22,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from arra.encoders.base import Encoder, Features
+from arra.encoders.base import Encoder, Features, check_pixels
 from arra.encoders.preprocessing import Preprocessing
 from arra.errors import InputError, ProvenanceError
 from arra.files import write_json
 from arra.networks.part import weights_fingerprint
+from arra.progress import without_library_bars
+from arra.randomness import seeded
 from arra.registry import encoders
 
 
@@ -92,8 +95,7 @@ class PretrainedEncoder(Encoder):
         from transformers import ViTConfig, ViTModel
 
         folder = tempfile.mkdtemp(prefix="arra-tiny-")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             model = ViTModel(
                 ViTConfig(
                     hidden_size=16,
@@ -104,7 +106,8 @@ class PretrainedEncoder(Encoder):
                     patch_size=8,
                 )
             )
-        model.save_pretrained(folder)
+        with without_library_bars():
+            model.save_pretrained(folder)
         encoder = cls(PretrainedConfig(folder, preprocessing=Preprocessing(size=16)))
         weakref.finalize(encoder, shutil.rmtree, folder, ignore_errors=True)
         return encoder
@@ -116,11 +119,7 @@ class PretrainedEncoder(Encoder):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Features:
         """Features of pixels (B, 3, S, S), float32: cls (B, D) or None, patches (B, N, D)."""
-        size = self.preprocessing.size
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
-            raise InputError(
-                f"pixels: shape {tuple(pixels.shape)}, expected (B, 3, {size}, {size})"
-            )
+        check_pixels(pixels, self.preprocessing.size)
         inputs = self._inputs(pixels.to(self.device, next(self.parameters()).dtype))
         layer = self.config.layer
         output = self.tower(**inputs, output_hidden_states=layer is not None)
@@ -188,6 +187,9 @@ class PretrainedEncoder(Encoder):
             "preprocessing": self.preprocessing.identity(),
         }
 
+    def _settings(self) -> dict[str, Any]:
+        return self.identity()  # without the folder's place, like the identity
+
     def _save_pretrained(self, save_directory: Path) -> None:
         values = {"kind": self.registry.kind, "name": self.registered_name, "config": self.config}
         write_json(save_directory / "config.json", values)
@@ -220,13 +222,14 @@ def _load(config: PretrainedConfig) -> tuple[Any, set[str], str | None]:
         towers = {"clip_vision_model": CLIPVisionModelWithProjection}
         loader: Any = towers.get(kind, AutoModel) if config.cls == "projected" else AutoModel
         # use_safetensors: the other format is a pickle, which can run code
-        model, info = loader.from_pretrained(
-            config.model,
-            revision=config.revision,
-            dtype=getattr(torch, config.dtype),
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with without_library_bars() if Path(config.model).is_dir() else nullcontext():
+            model, info = loader.from_pretrained(
+                config.model,
+                revision=config.revision,
+                dtype=getattr(torch, config.dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{config.model}: cannot load it with transformers: {error}") from error
     return model, set(info["missing_keys"]), getattr(model.config, "_commit_hash", None)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from arra.encoders.base import Encoder, Features
+from arra.encoders.base import Encoder, Features, check_pixels
 from arra.encoders.preprocessing import Preprocessing
 from arra.errors import InputError
 from arra.registry import encoders
@@ -48,7 +48,7 @@ class SmallConfig:
             raise InputError("SmallConfig: expected depth and dim of 1 or more")
         if self.preprocessing.fit == "pad":
             raise InputError(
-                "SmallConfig.preprocessing: fit 'pad' is not trained; use crop or squash"
+                "SmallConfig.preprocessing: fit 'pad' is not trained; use crop or stretch"
             )
 
     @property
@@ -155,18 +155,10 @@ class SmallEncoder(Encoder):
         self.freeze()
 
     @classmethod
-    def seeded(cls, config: SmallConfig, seed: int = 0) -> SmallEncoder:
-        """An encoder whose random weights depend on `seed` alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return cls(config)
-
-    @classmethod
     def tiny(cls) -> SmallEncoder:
         """16 pixels, a grid of 4 x 4."""
-        return cls.seeded(
-            SmallConfig(width=16, depth=1, dim=8, preprocessing=Preprocessing(size=16))
-        )
+        config = SmallConfig(width=16, depth=1, dim=8, preprocessing=Preprocessing(size=16))
+        return cls.seeded(config, 0)
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Pixels (B, 3, S, S) float32."""
@@ -175,11 +167,7 @@ class SmallEncoder(Encoder):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Features:
         """Features of pixels (B, 3, S, S): cls (B, dim), patches (B, grid * grid, width)."""
-        size = self.config.preprocessing.size
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
-            raise InputError(
-                f"pixels: shape {tuple(pixels.shape)}, expected (B, 3, {size}, {size})"
-            )
+        check_pixels(pixels, self.config.preprocessing.size)
         cls, patches = self.network(pixels.to(self.device))
         return Features(cls=cls, patches=patches)
 

@@ -14,9 +14,7 @@ from torch.nn import functional as F
 
 from arra.errors import InputError
 from arra.networks.part import Part
-from arra.registry import Registry
-
-text_encoders = Registry("text encoder")
+from arra.registry import Registry, text_encoders
 
 _UNKNOWN = 0
 

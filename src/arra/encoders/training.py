@@ -19,6 +19,7 @@ from arra.encoders.small import SmallConfig, SmallEncoder
 from arra.encoders.text import SmallTextConfig, SmallTextEncoder, vocabulary_of
 from arra.errors import InputError, TrainingDiverged
 from arra.progress import track
+from arra.randomness import seeded
 
 
 @dataclass(frozen=True)
@@ -228,8 +229,7 @@ def train_encoder(
     training = training or EncoderTraining()
     _check(pictures, captions, training)
     pictures = _resized(pictures, config.preprocessing)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
+    with seeded(training.seed):
         encoder = SmallEncoder(config)
         objectives = nn.ModuleDict(
             {name: _OBJECTIVES[name](encoder, training, captions) for name in training.names}

@@ -58,7 +58,7 @@ class Output:
     targets: Tensor
     """(M,) their targets."""
     hidden: dict[int, Tensor]
-    """layer -> (R, T, D): output of decoder block `layer` (1 = first block), before the final norm."""
+    """layer -> (R, T, D): output of block `layer` (1 is the first), before the final norm."""
 
 
 class Generator(Part):

@@ -1,4 +1,4 @@
-"""Training batches of a raster generator: a pure function of the step, so that resuming is exact."""
+"""Training batches of a raster generator: pure functions of the step, so resuming is exact."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from arra.errors import InputError
 from arra.generators.base import Batch
 from arra.generators.raster import prompt_tokens
 from arra.generators.vocabulary import ImageVocabulary
+from arra.randomness import derangement
 from arra.settings import BatchConfig
 
 IGNORE = -100
@@ -24,8 +25,10 @@ class Rows(Protocol):
 
     @property
     def text_ids(self) -> Sequence[Sequence[int]]: ...
+
     @property
     def codes(self) -> Tensor: ...
+
     @property
     def features(self) -> Mapping[str, Tensor]: ...
 
@@ -61,7 +64,7 @@ def sequence(
     prompt = prompt_tokens(text, vocabulary)
     image = [vocabulary.offset + code for code in codes]
     tokens = prompt + image
-    target = tokens[1:] + [vocabulary.end]
+    target = [*tokens[1:], vocabulary.end]
     if not supervise_text:
         target[: len(prompt) - 1] = [IGNORE] * (len(prompt) - 1)
     place = [-1] * (len(prompt) - 1) + list(range(len(image))) + [-1]
@@ -98,9 +101,16 @@ def collate(
             place[number, here], segment[number, here] = sample.place, i
             position[number, here] = np.arange(len(sample.tokens))
             start = here.stop
-    columns = [torch.from_numpy(c) for c in (tokens, segment, position, target)]
     placed = torch.from_numpy(place)
-    return Batch(*columns, image=placed >= 0, place=placed, features=dict(features))
+    return Batch(
+        tokens=torch.from_numpy(tokens),
+        segment=torch.from_numpy(segment),
+        position=torch.from_numpy(position),
+        target=torch.from_numpy(target),
+        image=placed >= 0,
+        place=placed,
+        features=dict(features),
+    )
 
 
 def _rows(samples: Sequence[Sample], length: int) -> list[list[int]]:
@@ -113,11 +123,8 @@ def _rows(samples: Sequence[Sample], length: int) -> list[list[int]]:
             raise InputError(
                 f"BatchConfig.packed_length: {length} is shorter than a sample ({need})"
             )
-        for number, free in enumerate(room):
-            if need <= free:
-                break
-        else:
-            number = len(rows)
+        number = next((n for n, free in enumerate(room) if need <= free), len(rows))
+        if number == len(rows):
             rows.append([])
             room.append(length)
         rows[number].append(i)
@@ -138,7 +145,7 @@ class RasterBatches:
             )
         self._lengths = np.asarray(store.text_lengths())
         rng = np.random.default_rng([self.config.seed, 1])
-        self._other = _derangement(len(store), rng)
+        self._other = derangement(len(store), rng)
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
@@ -181,11 +188,3 @@ class RasterBatches:
             mine = mine[np.argsort(self._lengths[mine], kind="stable")].reshape(-1, size)
             batches.append(mine[rng.permutation(len(mine))])
         return np.concatenate(batches)
-
-
-def _derangement(count: int, rng: np.random.Generator) -> np.ndarray:
-    """A permutation without fixed points: a random cycle through all rows."""
-    cycle = rng.permutation(count)
-    other = np.empty(count, dtype=np.int64)
-    other[cycle] = np.roll(cycle, 1)
-    return other

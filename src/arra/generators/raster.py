@@ -1,9 +1,9 @@
 """Raster generation over an unmodified Hugging Face causal language model.
 
-The sequence is [start] text <boi> x_1 ... x_n <eoi>; the model *is* the language model with a longer
-vocabulary (LlamaGen, arXiv 2406.06525, and ARRA, arXiv 2503.07334, with text as ordinary tokens). Its
-folder loads with `AutoModelForCausalLM` and `AutoTokenizer`; one file beside them, `arra.json`, says
-which ids are picture codes and how large the grid is.
+The sequence is [start] text <boi> x_1 ... x_n <eoi>; the model *is* the language model with a
+longer vocabulary (LlamaGen, arXiv 2406.06525, and ARRA, arXiv 2503.07334, with text as ordinary
+tokens). Its folder loads with `AutoModelForCausalLM` and `AutoTokenizer`; one file beside them,
+`arra.json`, says which ids are picture codes and how large the grid is.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ from arra.networks.cache import KVCache
 from arra.networks.language_model import (
     compile_blocks,
     decoder_blocks,
+    embedding_table,
     head_logits,
     hidden_states,
+    model_settings,
 )
 from arra.networks.part import config_from_plain
+from arra.progress import without_library_bars
+from arra.randomness import seeded
 from arra.registry import generators
 from arra.settings import LlamaSize
 
@@ -75,7 +79,7 @@ class RasterGenerator(Generator):
             settings = dict(config.language_model)
             kind = settings.pop("model_type")
             lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
-        rows = lm.get_input_embeddings().weight.shape[0]
+        rows = len(embedding_table(lm))
         if rows < config.vocabulary.size:
             raise InputError(
                 f"language model: {rows} embedding rows, expected {config.vocabulary.size}; "
@@ -100,8 +104,13 @@ class RasterGenerator(Generator):
         *,
         seed: int,
         codec: str = "",
+        appearance: Tensor | None = None,
     ) -> Self:
-        """A small Llama with random weights (a function of `seed`) over text and `codes` codes."""
+        """A small Llama with random weights (a function of `seed`) over text and `codes` codes.
+
+        `appearance` (codes, d) says what the codes look like (`Codec.appearance`): their embeddings
+        then begin as a random projection of it, so that codes which look alike are near each other.
+        """
         size = size or LlamaSize()
         vocabulary = add_image_tokens(tokenizer, codes)
         config = LlamaConfig(
@@ -116,11 +125,12 @@ class RasterGenerator(Generator):
             bos_token_id=vocabulary.start,
             eos_token_id=vocabulary.end,
             pad_token_id=vocabulary.pad,
-            tie_word_embeddings=False,
+            tie_word_embeddings=size.tied,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             lm = AutoModelForCausalLM.from_config(config)
+            if appearance is not None:
+                _paint(lm, vocabulary, appearance)
         return cls(RasterConfig(vocabulary, grid, config.to_dict(), codec), lm, tokenizer)
 
     @classmethod
@@ -139,10 +149,9 @@ class RasterGenerator(Generator):
         New rows are drawn around the mean of the old ones, as `resize_token_embeddings` does.
         """
         vocabulary = add_image_tokens(tokenizer, codes)
-        rows = lm.get_input_embeddings().weight.shape[0]
+        rows = len(embedding_table(lm))
         if rows < max(vocabulary.size, len(tokenizer)):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed):
                 lm.resize_token_embeddings(max(vocabulary.size, len(tokenizer)))
         return cls(RasterConfig(vocabulary, grid, lm.config.to_dict(), codec), lm, tokenizer)
 
@@ -157,13 +166,11 @@ class RasterGenerator(Generator):
     # ---- saving --------------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, Any]:
-        # transformers notes versions and file names in its configuration: no part of the identity
-        settings = super()._settings()
-        del settings["language_model"]
-        return {**settings, "model_type": self.lm.config.model_type}
+        return {**super()._settings(), "language_model": model_settings(self.lm)}
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        self.lm.save_pretrained(save_directory)
+        with without_library_bars():
+            self.lm.save_pretrained(save_directory)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
         plain = to_plain(self.config)
@@ -177,7 +184,8 @@ class RasterGenerator(Generator):
         side = read_json(folder / SIDE_FILE)
         if side.pop("generator", None) != cls.registered_name:
             raise InputError(f"{folder / SIDE_FILE}: does not describe a raster generator")
-        lm = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
+        with without_library_bars():
+            lm = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         side["language_model"] = lm.config.to_dict()
         config = config_from_plain(RasterConfig, side, where=folder / SIDE_FILE)
@@ -254,6 +262,20 @@ class RasterGenerator(Generator):
         return logits[:, vocabulary.offset : vocabulary.offset + vocabulary.codes]
 
 
+@torch.no_grad()
+def _paint(lm: PreTrainedModel, vocabulary: ImageVocabulary, appearance: Tensor) -> None:
+    """Add a random projection of each code's appearance, of the size of the rows, to its row."""
+    if appearance.shape[0] != vocabulary.codes or appearance.ndim != 2:
+        raise InputError(
+            f"appearance: {tuple(appearance.shape)}, expected a row for each of {vocabulary.codes}"
+        )
+    table = embedding_table(lm)
+    rows = table[vocabulary.offset : vocabulary.offset + vocabulary.codes]
+    width = appearance.shape[1]
+    projection = torch.randn(width, table.shape[1], device=table.device) / width**0.5
+    rows += rows.std() * (appearance.to(table.device, table.dtype) @ projection)
+
+
 def prompt_tokens(text: Sequence[int], vocabulary: ImageVocabulary) -> list[int]:
     """[start] text <boi>."""
     start = [] if vocabulary.start is None else [vocabulary.start]
@@ -264,8 +286,8 @@ def attention(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
     """Attention mask and positions for a Hugging Face model.
 
     Rows of one sample each that start at the first column need neither: padding on the right is
-    never seen by what stands before it. Otherwise (packed rows, padding on the left) the rule of the
-    layout is written out: (R, 1, T, T) bool, and the positions (R, T).
+    never seen by what stands before it. Otherwise (packed rows, padding on the left) the rule of
+    the layout is written out: (R, 1, T, T) bool, and the positions (R, T).
     """
     segment = batch.segment
     real = segment >= 0

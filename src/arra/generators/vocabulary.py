@@ -54,8 +54,8 @@ def add_image_tokens(tokenizer: PreTrainedTokenizerBase, codes: int) -> ImageVoc
     tokenizer.add_tokens(
         [AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True
     )
-    ids = tokenizer.convert_tokens_to_ids(names)
     known = tokenizer.get_vocab()
+    ids = [known[name] for name in names]
     if ids != list(range(ids[0], ids[0] + codes)) or image_token(codes) in known:
         raise InputError(f"tokenizer: its picture tokens are not the {codes} of this codec")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

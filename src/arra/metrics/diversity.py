@@ -12,6 +12,7 @@ import torch
 from arra.errors import InputError
 from arra.metrics.bootstrap import bootstrap
 from arra.metrics.measured import Measured
+from arra.pixels import to_share
 
 # Weights of the five scales, finest first (Wang et al. 2003, section 3.3).
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -63,10 +64,7 @@ def ms_ssim(
     scales = scales or scales_for(min(first.shape[1:3]))
     values = []
     for start in range(0, len(first), batch):
-        a, b = (
-            torch.from_numpy(x[start : start + batch].copy()).permute(0, 3, 1, 2).float() / 255
-            for x in (first, second)
-        )
+        a, b = (to_share(x[start : start + batch]) for x in (first, second))
         values.append(
             multiscale_structural_similarity_index_measure(
                 a,

@@ -16,6 +16,7 @@ import torch
 from arra.errors import InputError
 from arra.metrics.bootstrap import bootstrap
 from arra.metrics.measured import Measured
+from arra.progress import without_library_bars
 
 PictureFeatures = Callable[[np.ndarray], np.ndarray]
 """Pictures (N, H, W, 3) uint8 to features (N, d)."""
@@ -82,7 +83,8 @@ class ClipTowers:
         path = Path(folder)
         if not (path / "config.json").is_file():
             raise InputError(f"{path}: no config.json, expected the folder of a CLIP model")
-        self.model = CLIPModel.from_pretrained(path, local_files_only=True).eval()
+        with without_library_bars():
+            self.model = CLIPModel.from_pretrained(path, local_files_only=True).eval()
         self.processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
         self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         self.name = f"clip:{path.name}"

@@ -18,6 +18,7 @@ import numpy as np
 from arra.data.scenes import (
     GROUNDS,
     INKS,
+    OPPOSITE,
     DigitScenes,
     Relation,
     Scene,
@@ -28,11 +29,11 @@ from arra.errors import InputError
 from arra.metrics.bootstrap import bootstrap, ratio
 from arra.metrics.measured import Interval, Measured
 from arra.metrics.readings import ReadDigit, Reading, true_reading
+from arra.randomness import derangement
 
 T = TypeVar("T")
 
 ATTRIBUTES = ("digit", "colour", "count", "relation", "ground", "all")
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
 class Reader(Protocol):
@@ -121,14 +122,15 @@ def relation_holds(
     """Whether `first` clearly stands `kind` `second`.
 
     The rule of the scenes (a whole digit apart along one axis, at most a step apart along the
-    other), loosened by `tolerance` pixels, half a step if None, because readings are not exact.
+    other), loosened by `tolerance` pixels, half of `config.aside` if None, because readings are not
+    exact.
     """
     if kind in ("right of", "below"):
         return relation_holds(OPPOSITE[kind], second, first, config, tolerance)
-    slack = config.step / 2 if tolerance is None else tolerance
+    slack = config.aside / 2 if tolerance is None else tolerance
     down, across = second.row - first.row, second.column - first.column
     along, beside = (across, down) if kind == "left of" else (down, across)
-    return along >= config.digit - slack and abs(beside) <= config.step + slack
+    return along >= config.digit - slack and abs(beside) <= config.aside + slack
 
 
 @dataclass(frozen=True)
@@ -190,14 +192,6 @@ def prompt_accuracy(
     return PromptScores(**{name: Share(right[name], asked[name]) for name in ATTRIBUTES})
 
 
-def _derangement(n: int, rng: np.random.Generator) -> np.ndarray:
-    """A random permutation that moves everything (a random cycle)."""
-    order = rng.permutation(n)
-    moved = np.empty(n, dtype=np.int64)
-    moved[order] = np.roll(order, 1)
-    return moved
-
-
 def shuffled_control(
     readings: Sequence[Reading],
     scenes: Sequence[Scene],
@@ -207,7 +201,7 @@ def shuffled_control(
     """Scores of the same pictures against each other's prompts: what ignoring the prompt gives."""
     if len(scenes) < 2:
         raise InputError("shuffled_control: expected at least two prompts")
-    order = _derangement(len(scenes), rng)
+    order = derangement(len(scenes), rng)
     return prompt_accuracy(readings, [scenes[i] for i in order], config)
 
 

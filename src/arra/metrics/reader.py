@@ -20,9 +20,8 @@ from arra.data.scenes import GROUNDS, INKS, SceneConfig
 from arra.errors import InputError
 from arra.metrics.readings import ReadDigit, Reading
 from arra.networks.part import Part
-from arra.registry import Registry
-
-readers = Registry("reader")
+from arra.pixels import to_share
+from arra.registry import Registry, readers
 
 FEATURES = 64
 COLOURS, GROUND_NAMES = tuple(INKS), tuple(GROUNDS)
@@ -43,8 +42,8 @@ class ReaderConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels per cell: the largest of 8, 4 and 2 not above the step of the scenes."""
-        return next((s for s in (8, 4) if s <= self.scene.step), 2)
+        """Pixels per cell: 8, 4 or 2, so that a digit covers several cells and no two share one."""
+        return next((s for s in (8, 4) if s <= self.scene.aside), 2)
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ def _layer(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Se
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
+@readers.register("scene-reader")
 class SceneReader(Part):
     """Reads digits, inks, places and the background of scene pictures."""
 
@@ -146,7 +146,7 @@ class SceneReader(Part):
         if self.training:
             raise InputError("the reader is in training mode: call reader.eval() before reading")
         return [
-            to_pixels(pictures[start : start + batch]).to(self.device)
+            to_share(pictures[start : start + batch]).to(self.device)
             for start in range(0, len(pictures), batch)
         ]
 
@@ -186,11 +186,3 @@ class SceneReader(Part):
             score[near] = 0.0
             score[everyone, i, j] = 0.0
         return [Reading(tuple(d), GROUND_NAMES[g]) for d, g in zip(found, ground, strict=True)]
-
-
-readers.register("scene-reader")(SceneReader)
-
-
-def to_pixels(pictures: np.ndarray) -> Tensor:
-    """Pictures (N, S, S, 3) uint8 as (N, 3, S, S) float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div_(255)

@@ -19,8 +19,8 @@ from arra.metrics.reader import (
     ReaderConfig,
     ReaderOutput,
     SceneReader,
-    to_pixels,
 )
+from arra.pixels import to_share
 from arra.progress import track
 
 MOST = 3  # digits in a scene, at most
@@ -189,10 +189,8 @@ def train_reader(
     # All pairs of digit and ink: a judge must know also those that the generator never saw.
     pool = DigitScenes(config.scene, "train", seed=seed, combinations="all")
     pictures, scenes = pool.pictures(0, training.scenes)
-    pixels, truth = to_pixels(pictures), _truth(scenes, config.scene.digit)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        reader = SceneReader(config)
+    pixels, truth = to_share(pictures), _truth(scenes, config.scene.digit)
+    reader = SceneReader.seeded(config, seed)
     reader.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(
         reader.parameters(), lr=training.learning_rate, weight_decay=training.decay

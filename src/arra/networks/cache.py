@@ -49,7 +49,7 @@ class KVCache:
     def extend(self, real: Tensor) -> tuple[Tensor, Tensor]:
         """Make room for (B, t) new positions, of which `real` are not padding.
 
-        Returns the visibility (B, L + t) int64 that the model expects as its attention mask, and the
+        Returns the visibility (B, L + t) int64 that the model takes as its attention mask, and the
         positions (B, t). The keys themselves are added by the model's forward.
         """
         start = self.next_position

@@ -1,9 +1,10 @@
-"""What any Hugging Face causal language model must tell: its blocks, its head, its hidden states."""
+"""What a Hugging Face causal language model must tell: its blocks, head and hidden states."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,31 @@ def decoder_blocks(lm: PreTrainedModel) -> nn.ModuleList:
     return found[0]
 
 
+def embedding_table(lm: PreTrainedModel) -> nn.Parameter:
+    """(rows, D) the input embedding; it has room for as many token ids as rows."""
+    table = lm.get_input_embeddings().weight
+    assert isinstance(table, nn.Parameter)
+    return table
+
+
+_NOTES = frozenset({"transformers_version", "_name_or_path", "architectures", "dtype"})
+
+
+def model_settings(lm: PreTrainedModel) -> dict[str, Any]:
+    """The configuration that, beside the weights, says what the model computes (dropout, too).
+
+    Without what transformers notes in it: versions, file names and types of the last saving; and
+    without what has its default value, so that a release with a new field makes no other model.
+    """
+
+    def kept(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {str(name): kept(item) for name, item in value.items() if name not in _NOTES}
+
+    return kept(lm.config.to_diff_dict())
+
+
 @contextmanager
 def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Within the block, forward passes fill the yielded dictionary: layer -> (B, T, D).
@@ -43,7 +69,7 @@ def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
             raise InputError(f"layer {layer}: expected 1 to {len(blocks)}, the number of blocks")
     states: dict[int, Tensor] = {}
 
-    def keep(layer: int):
+    def keep(layer: int) -> Callable[[nn.Module, tuple, Tensor | tuple], None]:
         def hook(module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
             states[layer] = output[0] if isinstance(output, tuple) else output
 
@@ -58,13 +84,24 @@ def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
 
 
 def compile_blocks(lm: PreTrainedModel) -> None:
-    """Compile every decoder block in place; equal blocks share the compiled code.
+    """Compile the training pass of every decoder block; equal blocks share the compiled code.
 
-    The forward is replaced, not the module: hooks stay outside of the compiled region, and the names
-    of the weights do not change.
+    The forward is replaced, not the module: hooks stay outside of the compiled region, and the
+    names of the weights do not change. In evaluation mode the plain forward runs, because decoding
+    with a growing cache would compile every length anew.
     """
     for block in decoder_blocks(lm):
-        block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+        block.forward = _compiled_in_training(block)
+
+
+def _compiled_in_training(block: nn.Module) -> Callable[..., Any]:
+    plain = block.forward
+    compiled = torch.compile(plain)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return compiled(*args, **kwargs) if block.training else plain(*args, **kwargs)
+
+    return forward
 
 
 def head_logits(lm: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
-"""`Part`: a module with a configuration that saves to, loads from and is identified by its content."""
+"""`Part`: a module with a configuration that is saved, loaded and identified by its content."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from arra.errors import InputError
-from arra.files import atomic_folder, read_json, write_json
+from arra.files import atomic_folder, read_json, restore_folder, write_json
+from arra.randomness import seeded
 from arra.registry import Registry
 
 
@@ -29,6 +31,7 @@ class Part(nn.Module, ModelHubMixin):
     registry: ClassVar[Registry]
     registered_name: ClassVar[str]
     Config: ClassVar[type]
+    config: Any
 
     def __init__(self, config: Any):
         super().__init__()
@@ -37,9 +40,18 @@ class Part(nn.Module, ModelHubMixin):
         self.config = config
 
     @classmethod
+    def seeded(cls, config: Any, seed: int) -> Self:
+        """A part whose random initial weights are a function of `config` and `seed` alone.
+
+        `cls(config)` draws them from torch's global generator, wherever that may stand.
+        """
+        with seeded(seed):
+            return cls(config)
+
+    @classmethod
     def tiny(cls) -> Self:
-        """A small instance with random weights, for tests."""
-        return cls(cls.Config())
+        """A small instance, the same each time, for tests."""
+        return cls.seeded(cls.Config(), 0)
 
     @property
     def device(self) -> torch.device:
@@ -59,7 +71,7 @@ class Part(nn.Module, ModelHubMixin):
         """The part of the configuration that, beside the weights, says what the part does."""
         return dataclasses.asdict(self.config)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write the part to a folder, whole or not at all."""
         with atomic_folder(save_directory) as folder:
             self._save_pretrained(folder)
@@ -81,6 +93,7 @@ class Part(nn.Module, ModelHubMixin):
         Raises `InputError` when the folder holds another kind of part or does not fit its weights.
         """
         folder = Path(source)
+        restore_folder(folder)
         if not folder.is_dir():
             if folder.is_absolute() or str(source).count("/") != 1:
                 raise InputError(f"{source}: no such folder, nor a repository name (owner/name)")
@@ -92,7 +105,8 @@ class Part(nn.Module, ModelHubMixin):
         actual = cls.registry[saved["name"]]
         if not issubclass(actual, cls):
             raise InputError(f"{folder}: holds a {saved['name']}, expected {cls.registered_name}")
-        part = actual(config_from_plain(actual.Config, saved["config"], where=folder))
+        config = config_from_plain(actual.Config, saved["config"], where=folder)
+        part = actual.seeded(config, 0)  # the weights are overwritten: nobody's randomness is used
         part._load_weights(folder)
         return part.eval()
 
@@ -108,11 +122,16 @@ class Part(nn.Module, ModelHubMixin):
 
 def weights_fingerprint(module: nn.Module) -> str:
     """Hex digest of the names, types, shapes and values of a module's weights."""
+    return tensors_fingerprint(module.state_dict())
+
+
+def tensors_fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hex digest of the names, types, shapes and values of tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         flat = tensor.detach().cpu().contiguous()
         digest.update(f"{name}{flat.dtype}{tuple(flat.shape)}".encode())
-        digest.update(flat.reshape(-1).view(torch.uint8).numpy())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,22 +1,24 @@
-"""Representation alignment: hidden states are pulled towards a frozen encoder's view of the picture.
+"""Representation alignment: hidden states are pulled towards a frozen encoder's features.
 
-ARRA (arXiv 2503.07334, section 3): at every position whose output predicts an image token (the role
-called HYBNEXT), the state after block i is projected and compared with one global feature of the whole
-target picture. The loss and its projector exist in training only.
+ARRA (arXiv 2503.07334, section 3): at every position whose output predicts an image token (the
+role called HYBNEXT), the state after block i is projected and compared with one global feature of
+the whole target picture. The loss and its projector exist in training only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arra.errors import InputError
+from arra.files import to_plain
 from arra.generators.base import Batch, Output
 from arra.objectives.base import Objective
+from arra.randomness import seeded
 from arra.registry import objectives
 from arra.settings import AlignmentConfig
 
@@ -42,16 +44,14 @@ class Alignment(Objective):
         if config.target == "patch" and grid is None:
             raise InputError("Alignment.grid: the patch target needs the grid of codes")
         self.config, self.grid, self.layers = config, grid, config.layers
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.projectors = nn.ModuleDict(
                 {str(layer): _projector(config.projector, width, features) for layer in self.layers}
             )
 
     @classmethod
-    def tiny(cls, width: int) -> Self:
-        """A small instance for contract tests: states of `width`, features of 8."""
-        return cls(AlignmentConfig(), width, 8)
+    def tiny(cls, width: int, features: int) -> Self:
+        return cls(AlignmentConfig(), width, features)
 
     def weight(self, step: int) -> float:
         config = self.config
@@ -59,6 +59,9 @@ class Alignment(Objective):
             return config.weight
         left = max(0.0, 1.0 - step / config.until)
         return config.weight * (left if config.schedule == "anneal" else float(left > 0))
+
+    def settings(self) -> dict[str, Any]:
+        return {**to_plain(self.config), "grid": None if self.grid is None else list(self.grid)}
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         """Mean distance: for cosine 0 (equal direction) to 2 (opposite)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -22,9 +22,21 @@ class Objective(nn.Module):
     """Which hidden states the objective reads (blocks counted from 1)."""
     registered_name: ClassVar[str]
 
+    @classmethod
+    def tiny(cls, width: int, features: int) -> Self:
+        """A small instance for contract tests: states of `width`, features of `features`."""
+        return cls()
+
     def weight(self, step: int) -> float:
         """The weight at training step `step` (from 0)."""
         raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What the loss depends on beside its parameters, as plain JSON.
+
+        A run is not resumed with other settings. A subclass with settings of its own adds them.
+        """
+        return {"layers": list(self.layers), "weight": self.weight(0)}
 
     def count(self, batch: Batch) -> int:
         """Over how many items of `batch` the loss is a mean: by default its samples.

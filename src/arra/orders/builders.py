@@ -14,9 +14,9 @@ from arra.orders.layout import FOREVER, NO_TARGET, Layout, same_moments
 def raster(prefix: int, units: int) -> Layout:
     """Left to right: `prefix` text and control tokens, then `units` picture tokens in raster order.
 
-    The last prefix token (begin-of-image) predicts unit 0, unit i predicts unit i + 1, the last unit
-    predicts nothing of the picture: n = `units` positions predict image content, which are ARRA's
-    HYBNEXT positions (arXiv 2503.07334, section 3).
+    The last prefix token (begin-of-image) predicts unit 0, unit i predicts unit i + 1, the last
+    unit predicts nothing of the picture: n = `units` positions predict image content, which are
+    ARRA's HYBNEXT positions (arXiv 2503.07334, section 3).
     """
     if prefix < 1 or units < 1:
         raise InputError(f"raster: expected prefix >= 1 and units >= 1, got {prefix} and {units}")
@@ -51,7 +51,7 @@ def sliding_window(length: int, window: int) -> Layout:
 
 
 def units(sizes: Sequence[int], forget: bool = False) -> Layout:
-    """Units of several positions (scales, cells, whole pictures): full sight inside a unit and back.
+    """Units of several positions (scales, cells, pictures): full sight inside a unit and back.
 
     With `forget` a unit is seen only by itself.
     """
@@ -77,7 +77,7 @@ def tree(parents: Sequence[int]) -> Layout:
     An Euler tour gives each node the moment at which it is entered and the one at which it is left.
     """
     children: list[list[int]] = [[] for _ in parents]
-    roots = []
+    roots: list[int] = []
     for node, parent in enumerate(parents):
         if not -1 <= parent < node:
             raise InputError(f"tree: parent of node {node} is {parent}, expected -1 to {node - 1}")

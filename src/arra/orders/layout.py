@@ -55,7 +55,7 @@ class Layout:
         return len(self.segment)
 
     def sees(self) -> Tensor:
-        """(T, T) bool: row = query, column = key. Padding sees itself only, so that no row is empty."""
+        """(T, T) bool: row = query, column = key. Padding sees itself only, so no row is empty."""
         same = self.segment[:, None] == self.segment[None, :]
         born = self.now[None, :] <= self.now[:, None]
         alive = self.now[:, None] < self.dies[None, :]

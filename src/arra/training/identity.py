@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from arra.errors import InputError
-from arra.files import sha256_of_json, to_plain
+from arra.files import to_plain
+from arra.networks.part import tensors_fingerprint
 from arra.training.config import FREE_FIELDS, TrainConfig
 from arra.training.joint import Joint
 from arra.training.report import BatchSource
@@ -30,12 +29,16 @@ def identity(
         "TrainConfig": kept,
         "precision": precision,
         "processes": world,
-        "objectives": {
-            objective.name: {"layers": list(objective.layers), "weight": objective.weight(0)}
-            for objective in joint.losses()
-        },
+        "objectives": {objective.name: objective.settings() for objective in joint.losses()},
         "generator": to_plain(joint.generator._settings()),
-        "first_batch": _digest([first.tokens, first.target, first.position]),
+        "first_batch": tensors_fingerprint(
+            {
+                "tokens": first.tokens,
+                "target": first.target,
+                "position": first.position,
+                **{f"features.{name}": tensor for name, tensor in first.features.items()},
+            }
+        ),
     }
     return json.loads(json.dumps(found, default=str))
 
@@ -65,7 +68,3 @@ def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
     for name, item in value.items():
         found.update(_leaves(item, f"{prefix}.{name}" if prefix else name))
     return found
-
-
-def _digest(tensors: Sequence[Tensor]) -> str:
-    return sha256_of_json([[list(t.shape), t.cpu().tolist()] for t in tensors])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 import torch
 from accelerate.utils import parse_flag_from_env
-from torch import Tensor
+
+from arra.precision import autocast, bf16_speed
 
 Resolved = Literal["fp32", "bf16"]
 
@@ -28,18 +28,13 @@ def choose_precision(asked: str) -> tuple[Resolved, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "CUDA device with bf16"
         return "fp32", "CUDA device without bf16"
-    ratio = _seconds(torch.float32) / _seconds(torch.bfloat16)
+    cpu = torch.device("cpu")
+    square = torch.randn(384, 384, generator=torch.Generator().manual_seed(0))
+
+    def product(bf16: bool) -> torch.Tensor:
+        with autocast(cpu, bf16):
+            return square @ square
+
+    ratio = bf16_speed(product, cpu)
     reason = f"a bf16 matrix product runs at {ratio:.2f} times the speed of fp32 on this CPU"
     return ("bf16" if ratio > _CLEARLY else "fp32"), reason
-
-
-def _seconds(dtype: torch.dtype, side: int = 384, repeats: int = 5) -> float:
-    """Shortest time of a (side, side) product: the minimum is what the least disturbed run took."""
-    generator = torch.Generator().manual_seed(0)
-    a: Tensor = torch.randn(side, side, generator=generator).to(dtype)
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - start)
-    return min(times[1:])

@@ -1,0 +1,327 @@
+"""Arms of an experiment: the same generator trained in different ways on one bench, and judged alike.
+
+Arms are paired: for one seed they share initial weights, data order, dropped captions and the noise of
+sampling, so that their difference is due to what differs between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from arra.data.scenes import DigitScenes, Scene
+from arra.errors import InputError
+from arra.experiments.bench import Bench
+from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
+from arra.generators.batches import RasterBatches, collate, sequence
+from arra.generators.raster import RasterGenerator
+from arra.metrics.diversity import ssim_diversity
+from arra.metrics.frechet import frechet_distance, frechet_floor
+from arra.metrics.image_text import image_text_score
+from arra.metrics.likelihood import Likelihood, held_out_bits
+from arra.metrics.measured import Measured
+from arra.metrics.memorisation import memorisation
+from arra.metrics.prompts import ATTRIBUTES, PromptScores, prompt_accuracy, shuffled_control
+from arra.objectives.alignment import Alignment, AlignmentConfig, feature_width
+from arra.objectives.base import Objective
+from arra.objectives.cross_entropy import NextToken, ZLoss
+from arra.pixels import to_uint8, to_unit
+from arra.progress import track
+from arra.samplers.ancestral import AncestralSampler
+from arra.samplers.logits import SamplingConfig
+from arra.settings import BatchConfig, LlamaSize
+from arra.training.config import TrainConfig
+from arra.training.loop import train
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training."""
+
+    name: str
+    """Short name, also of its folder."""
+    label: str
+    """How pages call it."""
+    alignment: AlignmentConfig | None = None
+    """Representation alignment, or None for next-token prediction alone."""
+    shuffled: bool = False
+    """Control: every picture is aligned with another picture's features."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What all arms have in common."""
+
+    size: LlamaSize = field(default_factory=LlamaSize)
+    """The language model."""
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    """Batches."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training loop; its seed is replaced by the run's."""
+    z_loss: float = 1e-5
+    """Weight of the z-loss."""
+
+
+@dataclass(frozen=True)
+class JudgePlan:
+    """How a trained arm is judged."""
+
+    prompts: int = 256
+    """Test prompts of held-out combinations."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How pictures are drawn."""
+    bits_scenes: int = 1024
+    """Test scenes whose cross-entropy is measured (half of them of held-out combinations)."""
+    real: int = 1024
+    """Real test scenes that the Fréchet distance compares with."""
+    diversity_prompts: int = 16
+    """Prompts of which several pictures are drawn, to see how much they differ."""
+    diversity_pictures: int = 4
+    """Pictures of each of them."""
+    sampling_seed: int = 0
+    """Picture i is drawn with seed `sampling_seed` * 1 000 003 + i, in every arm."""
+
+
+def arm_parts(
+    bench: Bench, arm: Arm, plan: TrainingPlan, seed: int
+) -> tuple[RasterGenerator, list[Objective], RasterBatches]:
+    """Generator, objectives and batches of one arm, functions of `seed`."""
+    store = bench.store
+    store.check(codec=bench.codec)
+    generator = RasterGenerator.from_scratch(
+        store.tokenizer(),
+        bench.codec.vocabulary,
+        store.codes_shape,
+        plan.size,
+        seed=seed,
+        codec=bench.codec.fingerprint(),
+        appearance=bench.codec.appearance(),
+    )
+    batch = replace(plan.batch, seed=seed, shuffle_features=arm.shuffled)
+    batches = RasterBatches(store, generator.config.vocabulary, batch)
+    objectives: list[Objective] = [NextToken(), ZLoss(plan.z_loss)]
+    if arm.alignment is not None:
+        width = feature_width(arm.alignment, store.rows([0]).features)
+        objectives.append(
+            Alignment(arm.alignment, generator.width, width, store.codes_shape, seed=seed)
+        )
+    return generator, objectives, batches
+
+
+def train_arm(
+    bench: Bench, arm: Arm, plan: TrainingPlan, seed: int, folder: Path
+) -> dict[str, Any]:
+    """Train one arm with one seed, or go on; the facts of the training."""
+    generator, objectives, batches = arm_parts(bench, arm, plan, seed)
+    config = replace(plan.train, seed=seed)
+    report = train(generator, objectives, batches, config, folder, progress_label="train")
+    facts = {
+        "steps": report.steps,
+        "seconds": report.seconds,
+        "step_seconds": report.median_step_seconds,
+        "parameters": report.parameters,
+        "projector_parameters": report.objective_parameters,
+        "precision": report.precision,
+        "compiled": report.compiled,
+        "history": [
+            {
+                "step": row["step"],
+                "losses": {k: row[k] for k in ("cross_entropy", "alignment") if k in row},
+            }
+            for row in report.history
+        ],
+    }
+    model = folder / "model"
+    if not (model / "codec").is_dir():  # so that the checkpoint draws pictures by itself
+        bench.codec.save_pretrained(model / "codec")
+    return facts
+
+
+def judge_arm(bench: Bench, folder: Path, plan: JudgePlan) -> tuple[dict[str, Any], np.ndarray]:
+    """Draw and measure with the model in `folder`: plain results, and the pictures uint8."""
+    generator = RasterGenerator.from_pretrained(folder / "model")
+    _, scenes = bench.scenes("heldout", plan.prompts)
+    seeds = [plan.sampling_seed * 1_000_003 + i for i in range(plan.prompts)]
+    pictures = draw(bench, generator, [s.caption for s in scenes], seeds, plan.sampling)
+    rng = np.random.default_rng(0)
+    readings = bench.reader.read(pictures)
+    scores = prompt_accuracy(readings, scenes, bench.config.scene)
+    bits = {
+        name: held_out(bench, generator, name, plan.bits_scenes // 2)
+        for name in ("seen", "heldout")
+    }
+    results: dict[str, Any] = {
+        "prompt_accuracy": plain(scores.measured(bench.reader.name, rng)),
+        "per_prompt": per_prompt(scores),
+        "shuffled_prompts": shuffled_control(readings, scenes, rng, bench.config.scene).values(),
+        "bits": {name: plain({"bits": x.measured(rng, "")})["bits"] for name, x in bits.items()},
+        "bits_per_picture": {name: x.bits.tolist() for name, x in bits.items()},
+        **_set_measures(bench, pictures, rng, plan),
+        **_diversity(bench, generator, scenes, rng, plan),
+    }
+    if (tower := bench.text_tower) is not None:
+        captions = [scene.caption for scene in scenes]
+        results["image_text"] = _image_text(bench, tower, pictures, captions, rng)
+    return results, pictures
+
+
+def _set_measures(
+    bench: Bench, pictures: np.ndarray, rng: np.random.Generator, plan: JudgePlan
+) -> dict[str, Any]:
+    """The pictures as a set: Fréchet distance with its floor, and nearness to training pictures."""
+    reader, encoder = bench.reader, bench.reader.name
+    features = reader.features(pictures)
+    pool, _ = bench.scenes("heldout", plan.real + len(pictures), seed=77)
+    real = reader.features(pool)
+    distance = frechet_distance(real[: plan.real], features, encoder=encoder, rng=rng)
+    floor = frechet_floor(real, plan.real, len(pictures), encoder=encoder, rng=rng, repeats=5)
+    known = bench.training_pictures(4000)
+    in_features = memorisation(
+        features, reader.features(known), real[: plan.real], encoder=encoder
+    ).share
+    in_pixels = memorisation(pictures, known, pool[: plan.real], encoder="none").share
+    return {
+        "frechet": {
+            **plain({"x": distance})["x"],
+            "floor": floor.value,
+            "floor_high": None if floor.interval is None else floor.interval.high,
+            "encoder": encoder,
+        },
+        "nearest_training": plain({"features": in_features, "pixels": in_pixels}),
+    }
+
+
+def _diversity(
+    bench: Bench,
+    generator: RasterGenerator,
+    scenes: list[Scene],
+    rng: np.random.Generator,
+    plan: JudgePlan,
+) -> dict[str, Any]:
+    """Likeness of pictures of one prompt (MS-SSIM), beside that of real scenes of the prompt."""
+    chosen = scenes[: plan.diversity_prompts]
+    each = plan.diversity_pictures
+    groups = [prompt for prompt in range(len(chosen)) for _ in range(each)]
+    captions = [chosen[prompt].caption for prompt in groups]
+    seeds = [plan.sampling_seed * 1_000_003 + 500_000 + i for i in range(len(groups))]
+    drawn = draw(bench, generator, captions, seeds, plan.sampling)
+    source = DigitScenes(bench.config.scene, "test", 0, "heldout")
+    real = np.stack([source.redrawn(chosen[p], seed=i).picture for i, p in enumerate(groups)])
+    found = ssim_diversity(drawn, groups, real, groups, rng=rng)
+    return {"ms_ssim": plain({"generated": found.generated, "real": found.real})}
+
+
+def draw(
+    bench: Bench,
+    generator: RasterGenerator,
+    captions: Sequence[str | None],
+    seeds: Sequence[int],
+    sampling: SamplingConfig,
+) -> np.ndarray:
+    """Pictures (N, S, S, 3) uint8 of captions and seeds."""
+    with track("draw", len(captions) * generator.units) as task:
+        codes = AncestralSampler(sampling)(
+            generator, captions, seeds, batch=128, on_unit=task.advance
+        )
+    return to_uint8(bench.codec.decode(codes.view(-1, *generator.config.grid)))
+
+
+def held_out(bench: Bench, generator: RasterGenerator, combinations: str, count: int) -> Likelihood:
+    """Cross-entropy of test scenes (unseen scans) under the generator, in bits."""
+    pictures, scenes = bench.scenes(combinations, count, seed=5)
+    encode = generator.prompt_ids
+    vocabulary = generator.config.vocabulary
+    start = 0 if vocabulary.start is None else 1
+
+    def batches():  # type: ignore[no-untyped-def]
+        for first in range(0, count, 128):
+            here = slice(first, first + 128)
+            codes = bench.codec.encode(to_unit(pictures[here])).flatten(1).tolist()
+            samples = [
+                sequence(encode(scene.caption)[start:-1], code, vocabulary, supervise_text=False)
+                for scene, code in zip(scenes[here], codes, strict=True)
+            ]
+            yield collate(samples, {}, vocabulary.pad)
+
+    return held_out_bits(generator.eval(), batches())
+
+
+def run_arm(
+    bench: Bench, arm: Arm, plan: TrainingPlan, judge: JudgePlan, seed: int, folder: Path
+) -> dict[str, Any]:
+    """Train and judge one arm; what is done is not done again. Leaves `arm.json`, `pictures.npz`."""
+    digest = sha256_of_json(
+        to_plain([bench.store.provenance.settings, arm, plan, judge, seed, ATTRIBUTES])
+    )
+    done = folder / "judged"
+    try:
+        if (found := read_json(done / "arm.json"))["settings"] == digest:
+            return found
+    except InputError:
+        pass  # not judged yet
+    facts = train_arm(bench, arm, plan, seed, folder)
+    results, pictures = judge_arm(bench, folder, judge)
+    found = {"settings": digest, "arm": arm.name, "seed": seed, "training": facts, **results}
+    with atomic_folder(done) as target:
+        np.savez_compressed(target / "pictures.npz", pictures=pictures)
+        write_json(target / "arm.json", found)
+    return to_plain(found)
+
+
+def drawn_pictures(folder: Path) -> np.ndarray:
+    """The pictures that `run_arm` judged."""
+    with np.load(folder / "judged" / "pictures.npz", allow_pickle=False) as stored:
+        return stored["pictures"]
+
+
+def per_prompt(scores: PromptScores) -> dict[str, list[list[float]]]:
+    """attribute -> [right, asked] for every prompt, for paired comparisons."""
+    found = {}
+    for name in ATTRIBUTES:
+        share = getattr(scores, name)
+        found[name] = [share.right.astype(float).tolist(), share.asked.astype(float).tolist()]
+    return found
+
+
+def plain(measured: dict[str, Measured]) -> dict[str, dict[str, Any]]:
+    """Value, low, high and n of each, as JSON."""
+    return {
+        name: {
+            "value": m.value,
+            "low": None if m.interval is None else m.interval.low,
+            "high": None if m.interval is None else m.interval.high,
+            "n": m.n,
+        }
+        for name, m in measured.items()
+    }
+
+
+def _image_text(
+    bench: Bench, tower: Any, pictures: np.ndarray, captions: list[str], rng: Any
+) -> Any:
+    from PIL import Image
+
+    def picture_features(batch: np.ndarray) -> np.ndarray:
+        images = [Image.fromarray(picture) for picture in batch]
+        cls = bench.encoder.encode(bench.encoder.preprocess(images)).cls
+        assert cls is not None
+        return cls.double().numpy()
+
+    def text_features(texts: Any) -> np.ndarray:
+        with torch.no_grad():
+            return tower(list(texts)).double().numpy()
+
+    score = image_text_score(
+        pictures,
+        captions,
+        picture_features=picture_features,
+        text_features=text_features,
+        encoder="the teacher's towers",
+        rng=rng,
+    )
+    return plain({"matched": score.matched, "wrong_pairs": score.shuffled})

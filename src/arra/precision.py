@@ -1,0 +1,36 @@
+"""Arithmetic in bf16: when it is on, and whether it pays on the machine at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def autocast(device: torch.device, bf16: bool) -> AbstractContextManager:
+    """bf16 autocast on `device`, or nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def bf16_speed(attempt: Callable[[bool], object], device: torch.device, repeats: int = 4) -> float:
+    """How many times as fast `attempt(True)`, which uses bf16, runs as `attempt(False)`.
+
+    Of each the shortest of `repeats` times after one to warm up: what the least disturbed run took.
+    """
+
+    def once(bf16: bool) -> float:
+        _wait(device)
+        start = time.perf_counter()
+        attempt(bf16)
+        _wait(device)
+        return time.perf_counter() - start
+
+    best = {bf16: min([once(bf16) for _ in range(repeats + 1)][1:]) for bf16 in (False, True)}
+    return best[False] / best[True]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

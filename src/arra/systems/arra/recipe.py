@@ -1,0 +1,96 @@
+"""The recipe of ARRA on digit scenes: what is trained, how, and which arms are compared.
+
+Cost: about eight minutes for the full demo on two CPU cores. The bench (codec, reader, encoder, store)
+and the generator are as small as pictures that a person reads at a glance allow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from arra.codecs.recipes import scene_codec, scene_training
+from arra.data.scenes import SceneConfig
+from arra.encoders.preprocessing import Preprocessing
+from arra.encoders.small import SmallConfig
+from arra.encoders.training import EncoderTraining
+from arra.experiments.arms import Arm, JudgePlan, TrainingPlan
+from arra.experiments.bench import BenchConfig
+from arra.objectives.alignment import AlignmentConfig
+from arra.samplers.logits import SamplingConfig
+from arra.settings import BatchConfig, LlamaSize
+from arra.training.config import TrainConfig
+
+ALIGNMENT = AlignmentConfig(layers=(1,), positions="hybnext", target="cls", weight=1.0)
+"""The paper's choice: output of the first block, every image-predicting position, CLS, lambda 1."""
+
+BASELINE = Arm("baseline", "without alignment")
+ALIGNED = Arm("aligned", "with alignment", ALIGNMENT)
+SHUFFLED = Arm("shuffled", "aligned to the wrong pictures", ALIGNMENT, shuffled=True)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Bench, training and judgement of one size."""
+
+    bench: BenchConfig
+    plan: TrainingPlan
+    judge: JudgePlan
+
+
+def full() -> Recipe:
+    """The demo: 24 x 24 pixels, 36 codes, a Llama of one million parameters."""
+    scene = SceneConfig(size=24, digit=12, step=12)
+    bench = BenchConfig(
+        scene=scene,
+        pictures=30_000,
+        codec=scene_codec(downsample=4, vocabulary=1024),
+        codec_training=replace(scene_training(3000), quiet=False),
+        encoder=SmallConfig(preprocessing=Preprocessing(size=scene.size)),
+        encoder_training=EncoderTraining(objective="masked+contrastive", steps=300),
+        reader_steps=400,
+    )
+    plan = TrainingPlan(
+        size=LlamaSize(
+            width=128,
+            depth=5,
+            heads=4,
+            feed_forward=352,
+            positions=128,
+            rope_theta=100.0,
+            tied=True,
+        ),
+        batch=BatchConfig(size=32, drop_caption=0.1),
+        train=TrainConfig(
+            steps=2000,
+            learning_rate=4e-3,
+            warmup=100,
+            schedule="wsd",
+            decay_share=0.5,
+            checkpoint_every=500,
+            keep=1,
+            log_every=20,
+            compile=True,
+        ),
+    )
+    return Recipe(bench, plan, JudgePlan(prompts=256, sampling=SamplingConfig(guidance=2.0)))
+
+
+def tiny() -> Recipe:
+    """A minute of everything, to see that it runs; nobody should read its pictures."""
+    recipe = full()
+    bench = replace(
+        recipe.bench,
+        pictures=1500,
+        codec_pictures=1000,
+        codec_training=replace(recipe.bench.codec_training, steps=150),
+        encoder_training=replace(recipe.bench.encoder_training, steps=20),
+        reader_steps=40,
+    )
+    train = replace(recipe.plan.train, steps=60, warmup=5, compile=False)
+    judge = JudgePlan(
+        prompts=32, bits_scenes=128, real=128, diversity_prompts=4, diversity_pictures=2
+    )
+    return Recipe(bench, replace(recipe.plan, train=train), judge)
+
+
+RECIPES = {"full": full, "tiny": tiny}
