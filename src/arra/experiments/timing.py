@@ -47,7 +47,7 @@ def _stepper(bench: Bench, arm: Arm, plan: TrainingPlan) -> Callable[[int], None
     optimizer = torch.optim.AdamW(joint.parameters(), lr=plan.train.learning_rate, fused=True)
 
     def step(number: int) -> None:
-        batch = batches.batch(number, 0, 0, 1)
+        batch = batches.batch(number)
         total, _ = joint(batch, joint.weights(number))
         total.backward()
         torch.nn.utils.clip_grad_norm_(joint.parameters(), 1.0)

@@ -35,6 +35,7 @@ from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
 from arra.jobs.options import CodecOptions, EncoderOptions, TokenizerOptions
 from arra.jobs.sources import Sample
+from arra.randomness import seeded
 from arra.text_to_image import quiet_transformers
 
 if TYPE_CHECKING:
@@ -120,8 +121,7 @@ def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Code
         )
         training = CodecTraining(options.steps, options.seconds)
     training = replace(training, warmup=min(training.warmup, options.steps // 10))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
+    with seeded(options.seed):
         if kind == "vq":
             return VQCodec(VQConfig(autoencoder, options.vocabulary)), training
         bits = options.vocabulary.bit_length() - 1
