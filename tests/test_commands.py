@@ -269,6 +269,26 @@ def test_no_align_and_weight_zero_are_the_same_run(work, tmp_path):
     assert read_json(tmp_path / "a" / "run.json")["decides"]["align"] is None
 
 
+def test_the_loop_alone_decides_about_processes(work, tmp_path, monkeypatch):
+    """Accelerate keeps the first state that is made: made too early, two processes are two runs."""
+    from accelerate import PartialState
+
+    from arra.jobs import training
+
+    def train(*arguments, **options):
+        assert PartialState._shared_state == {}
+        raise KeyboardInterrupt
+
+    PartialState._reset_state()
+    monkeypatch.setattr(training, "train", train)
+    assert run("train", work.store, "--out", tmp_path / "run", *TRAIN) == 130
+    # Of several processes only the first writes what all share.
+    assert (tmp_path / "run" / "run.json").is_file()
+    monkeypatch.setenv("RANK", "1")
+    assert run("train", work.store, "--out", tmp_path / "other", *TRAIN) == 130
+    assert not (tmp_path / "other").exists()
+
+
 def test_accumulation_has_one_source(work, tmp_path):
     """Two micro-batches of three see the rows, in the order, that two steps of three see."""
     from dataclasses import fields

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from arra.codecs.autoencoder import AutoencoderConfig
     from arra.codecs.lfq import LFQCodec, LFQConfig
     from arra.codecs.training import CodecTraining, train_codec
     from arra.codecs.vq import VQCodec, VQConfig
@@ -45,6 +46,7 @@ except PackageNotFoundError:  # running from a source tree that was never instal
 _HOMES = {
     "Alignment": "arra.objectives.alignment",
     "AlignmentConfig": "arra.settings",
+    "AutoencoderConfig": "arra.codecs.autoencoder",
     "BatchConfig": "arra.settings",
     "CodecTraining": "arra.codecs.training",
     "EncoderTraining": "arra.encoders",
@@ -77,6 +79,7 @@ _HOMES = {
 __all__ = [
     "Alignment",
     "AlignmentConfig",
+    "AutoencoderConfig",
     "BatchConfig",
     "CodecTraining",
     "EncoderTraining",

@@ -22,6 +22,7 @@ from arra.data.tokenizer import tokenizer_fingerprint
 from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_folder, sha256_of_json
 from arra.generators.raster import SIDE_FILE, RasterGenerator
+from arra.pixels import to_uint8
 from arra.samplers.ancestral import AncestralSampler
 from arra.settings import SamplingConfig
 
@@ -129,9 +130,7 @@ class TextToImage:
         """
         pictures = np.empty((len(codes), *self.size, 3), dtype=np.uint8)
         for picture, grid in zip(pictures, codes, strict=True):
-            pixels = self.codec.decode(grid[None].to(self.codec.device))[0]
-            levels = pixels.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-            picture[:] = levels.permute(1, 2, 0).cpu().numpy()
+            picture[:] = to_uint8(self.codec.decode(grid[None].to(self.codec.device)))[0]
         return pictures
 
 

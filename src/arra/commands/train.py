@@ -84,10 +84,11 @@ def command(
         samples=samples,
         sampling=sampling,
     )
-    summary = run_training(job).summary()
-    if json:
+    trained = run_training(job)
+    summary = trained.summary()
+    if json and trained.is_main:
         print_json(summary)
-    else:
+    elif trained.is_main:
         print("\n".join(_lines(summary)))
 
 

@@ -35,6 +35,7 @@ from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
 from arra.jobs.options import CodecOptions, EncoderOptions, TokenizerOptions
 from arra.jobs.sources import Sample
+from arra.randomness import seeded
 from arra.text_to_image import quiet_transformers
 
 if TYPE_CHECKING:
@@ -109,16 +110,18 @@ def codec_downsample(options: CodecOptions, size: int) -> int:
 def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Codec, CodecTraining]:
     """A fresh codec (its weights a function of the seed) and how it is to be trained."""
     downsample = codec_downsample(options, size)
-    stem = options.stem or ("patch" if size <= 32 else "conv")
+    stem = options.stem or ("patch" if size <= 128 else "conv")
     if stem == "patch":
-        autoencoder = replace(scene_autoencoder(downsample), width=options.width)
+        width = options.width or (64 if downsample <= 4 else 128)
+        autoencoder = replace(scene_autoencoder(downsample), width=width)
         training = scene_training(options.steps, options.seconds)
     else:
-        autoencoder = AutoencoderConfig(downsample, width=options.width, blocks=1, decoder_blocks=2)
+        autoencoder = AutoencoderConfig(
+            downsample, width=options.width or 64, blocks=1, decoder_blocks=2
+        )
         training = CodecTraining(options.steps, options.seconds)
     training = replace(training, warmup=min(training.warmup, options.steps // 10))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
+    with seeded(options.seed):
         if kind == "vq":
             return VQCodec(VQConfig(autoencoder, options.vocabulary)), training
         bits = options.vocabulary.bit_length() - 1

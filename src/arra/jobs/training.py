@@ -7,6 +7,7 @@ A run folder holds `run.json` (what was asked for), `log.jsonl`, `checkpoints/`,
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ class Trained:
 
     folder: Path
     report: TrainReport
+    is_main: bool
+    """Whether this is the one process that reports (of several that `accelerate launch` began)."""
 
     def summary(self) -> dict[str, Any]:
         """Plain values for programs."""
@@ -129,7 +132,7 @@ def _run(job: Training, store: PreparedStore) -> Trained:
     if state.is_main_process:
         TextToImage(generator.cpu(), store.codec()).save_pretrained(job.out / "model")
     state.wait_for_everyone()
-    return Trained(job.out, report)
+    return Trained(job.out, report, state.is_main_process)
 
 
 def training_rows(store: PreparedStore, job: Training) -> tuple[Rows, Rows | None]:
@@ -176,9 +179,8 @@ def _claim(job: Training, store: PreparedStore) -> None:
         if not path.is_file():
             raise InputError(f"{job.out}: holds checkpoints of another program; name a new folder")
         check_same_run(read_json(path)["decides"], settings, job.out)
-    from accelerate import PartialState
-
-    if PartialState().is_main_process:
+    # Not accelerate's own state: made before the loop, it would take each process for the only one.
+    if os.environ.get("RANK", "0") == "0":
         write_json(
             path,
             {
@@ -190,4 +192,3 @@ def _claim(job: Training, store: PreparedStore) -> None:
                 "settings": to_plain(job),
             },
         )
-    PartialState().wait_for_everyone()
