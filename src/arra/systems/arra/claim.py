@@ -1,4 +1,4 @@
-"""The claim: with the same model, data and steps, alignment makes better pictures, free at inference.
+"""The claim: with equal model, data and steps, alignment makes better pictures, free at inference.
 
 Three arms over paired seeds (equal initial weights, data order, dropped captions and sampling
 noise): next-token prediction alone, with HYBNEXT alignment, and, as the control, aligned to the

@@ -42,7 +42,7 @@ class Recipe:
 
 def full() -> Recipe:
     """The demo: 24 x 24 pixels, 36 codes, a Llama of one million parameters."""
-    scene = SceneConfig(size=24, digit=12, step=12, counts=(0.4, 0.5, 0.1))
+    scene = SceneConfig(size=24, digit=12, step=12, counts=(0.35, 0.55, 0.1))
     bench = BenchConfig(
         scene=scene,
         pictures=30_000,
@@ -62,9 +62,9 @@ def full() -> Recipe:
             rope_theta=100.0,
             tied=True,
         ),
-        batch=BatchConfig(size=32, drop_caption=0.1),
+        batch=BatchConfig(size=32, drop_caption=0.1, bucket=1),
         train=TrainConfig(
-            steps=2000,
+            steps=2200,
             learning_rate=2e-3,
             optimizer="muon",
             muon_scale=3.0,
