@@ -7,7 +7,7 @@ settings change.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,8 @@ def build_bench(
     """Make whatever of the bench is not there yet; an interrupted call goes on where it stopped."""
     folder = Path(folder)
     jobs = [
-        Job("codec", make_codec, {"config": config, "folder": folder, "quiet": quiet}),
-        Job("reader, encoder", make_networks, {"config": config, "folder": folder, "quiet": quiet}),
+        Job("codec, reader", make_judged, {"config": config, "folder": folder, "quiet": quiet}),
+        Job("encoder", make_encoder, {"config": config, "folder": folder, "quiet": quiet}),
     ]
     run_jobs(jobs, processes, quiet)
     bench = Bench(config, folder)
@@ -137,7 +137,7 @@ def make_codec(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
         report = train_codec(
             codec,
             torch.from_numpy(pictures),
-            config.codec_training,
+            replace(config.codec_training, quiet=quiet),
             generator=torch.Generator().manual_seed(config.seed),
             validation=torch.from_numpy(held_out),
         )
@@ -156,10 +156,10 @@ def make_codec(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
     _once(folder / "codec", [*settings, config.seed], make)
 
 
-def make_networks(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
-    """Train reader and encoder, unless they are there."""
+def make_judged(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
+    """Train codec and reader, unless they are there."""
+    make_codec(config, folder, quiet)
     make_reader(config, folder, quiet)
-    make_encoder(config, folder, quiet)
 
 
 def make_reader(config: BenchConfig, folder: Path, quiet: bool = False) -> None:

@@ -39,6 +39,7 @@ from arra.networks.language_model import (
     model_settings,
 )
 from arra.networks.part import config_from_plain
+from arra.orders.layout import visible
 from arra.progress import without_library_bars
 from arra.randomness import seeded
 from arra.registry import generators
@@ -299,10 +300,6 @@ def attention(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
     alone = (segment == segment[:, :1]) | ~real
     if bool((alone.all(dim=1) & real[:, 0]).all()):
         return None, None
-    same = segment[:, :, None] == segment[:, None, :]
-    length = segment.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
-    itself = torch.eye(length, dtype=torch.bool, device=segment.device)
-    # padding looks at itself, so that no row of the softmax is empty
-    sees = (same & causal & real[:, None, :]) | (itself & ~real[:, None, :])
+    # in a raster every position looks at the moment of its place in its own sample
+    sees = visible(segment, batch.position)
     return sees[:, None], batch.position

@@ -55,13 +55,8 @@ class Layout:
         return len(self.segment)
 
     def sees(self) -> Tensor:
-        """(T, T) bool: row = query, column = key. Padding sees itself only, so no row is empty."""
-        same = self.segment[:, None] == self.segment[None, :]
-        born = self.now[None, :] <= self.now[:, None]
-        alive = self.now[:, None] < self.dies[None, :]
-        real = (self.segment != PADDING)[None, :]
-        itself = torch.eye(len(self), dtype=torch.bool, device=self.segment.device)
-        return (same & born & alive & real) | itself & ~real
+        """(T, T) bool: row = query, column = key."""
+        return visible(self.segment, self.now, self.dies)
 
     def order(self) -> Tensor:
         """(T,) int64: the position within its own segment, counted from 0; 0 for padding."""
@@ -85,6 +80,21 @@ class Layout:
             parts = (fill, column) if side == "left" else (column, fill)
             columns[name] = torch.cat(parts)
         return type(self)(**columns)
+
+
+def visible(segment: Tensor, now: Tensor, dies: Tensor | int = FOREVER) -> Tensor:
+    """(..., T, T) bool of columns (..., T): the one rule, row = query, column = key.
+
+    Padding is seen by nobody but itself, so that no row is empty.
+    """
+    if isinstance(dies, int):
+        dies = torch.full_like(now, dies)
+    same = segment[..., :, None] == segment[..., None, :]
+    born = now[..., None, :] <= now[..., :, None]
+    alive = now[..., :, None] < dies[..., None, :]
+    real = (segment != PADDING)[..., None, :]
+    itself = torch.eye(segment.shape[-1], dtype=torch.bool, device=segment.device)
+    return (same & born & alive & real) | (itself & ~real)
 
 
 def packed(layouts: list[Layout]) -> Layout:

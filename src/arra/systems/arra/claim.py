@@ -153,9 +153,10 @@ def _verdict(
 def _scale(recipe: Recipe, results: dict[str, list[Result]]) -> str:
     training = results["baseline"][0]["training"]
     side = recipe.bench.scene.size
+    batch = recipe.plan.batch.size * recipe.plan.train.accumulation
     return (
         f"{recipe.bench.pictures} digit scenes of {side} x {side} pixels, a Llama of "
         f"{training['parameters'] / 1e6:.2f} M parameters, {training['steps']} steps of "
-        f"{recipe.plan.batch.size} pictures, {len(results['baseline'])} paired seeds, "
+        f"{batch} pictures, {len(results['baseline'])} paired seeds, "
         f"{recipe.judge.prompts} prompts"
     )
