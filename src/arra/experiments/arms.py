@@ -74,6 +74,8 @@ class JudgePlan:
 
     prompts: int = 256
     """Test prompts of held-out combinations."""
+    prompt_seed: int = 1
+    """Which ones; settings of the recipe were chosen on those of seed 0."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How pictures are drawn."""
     bits_scenes: int = 1024
@@ -146,7 +148,7 @@ def train_arm(
 def judge_arm(bench: Bench, folder: Path, plan: JudgePlan) -> tuple[dict[str, Any], np.ndarray]:
     """Draw and measure with the model in `folder`: plain results, and the pictures uint8."""
     generator = RasterGenerator.from_pretrained(folder / "model")
-    _, scenes = bench.scenes("heldout", plan.prompts)
+    _, scenes = bench.scenes("heldout", plan.prompts, plan.prompt_seed)
     seeds = [plan.sampling_seed * 1_000_003 + i for i in range(plan.prompts)]
     pictures = draw(bench, generator, [s.caption for s in scenes], seeds, plan.sampling)
     rng = np.random.default_rng(0)

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from arra.data.scenes import Scene
 from arra.environment import machine_info, versions
 from arra.experiments.arms import Arm, drawn_pictures, run_arm
 from arra.experiments.bench import Bench, build_bench
@@ -70,7 +69,7 @@ def compose(
     bench: Bench, recipe: Recipe, found: Mapping[str, dict[str, Any]], folder: Path, seed: int
 ) -> tuple[Report, Pictures]:
     """What the page says and shows."""
-    real, scenes = bench.scenes("heldout", recipe.judge.prompts)
+    real, scenes = bench.scenes("heldout", recipe.judge.prompts, recipe.judge.prompt_seed)
     right = {
         name: [a == b for a, b in zip(*result["per_prompt"]["all"], strict=True)]
         for name, result in found.items()
@@ -181,8 +180,3 @@ def in_words(reading: Reading) -> str:
     digits = sorted(reading.digits, key=lambda d: (round(d.row / 6), d.column))
     seen = ", ".join(f"{d.colour} {d.value}" for d in digits) or "no digit"
     return f"{seen} on {reading.ground}"
-
-
-def scenes_of(bench: Bench, count: int) -> list[Scene]:
-    """The first test scenes of held-out combinations."""
-    return bench.scenes("heldout", count)[1]

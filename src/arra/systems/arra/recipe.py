@@ -81,7 +81,9 @@ def full() -> Recipe:
             compile=True,
         ),
     )
-    return Recipe(bench, plan, JudgePlan(prompts=256, sampling=SamplingConfig(guidance=2.0)))
+    return Recipe(
+        bench, plan, JudgePlan(prompts=256, sampling=SamplingConfig(guidance=2.0, top_p=0.8))
+    )
 
 
 def tiny() -> Recipe:
