@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -70,10 +72,7 @@ def test_captions_tell_the_truth(config):
         words = scene.caption.split()
         for digit in scene.digits:
             names = {str(digit.value), WORDS[digit.value]}
-            assert any(
-                ink == digit.colour and name in names
-                for ink, name in zip(words, words[1:], strict=False)
-            )
+            assert any(ink == digit.colour and name in names for ink, name in pairwise(words))
             assert 0 <= digit.row <= config.size - config.digit
             assert digit.row % config.step == digit.column % config.step == 0
         for relation in scene.relations:
