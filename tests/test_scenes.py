@@ -21,7 +21,7 @@ from arra.data.scenes import (
 )
 from arra.errors import InputError
 
-CONFIGS = [SceneConfig(), SceneConfig(step=12), SceneConfig(size=36, step=3)]
+CONFIGS = [SceneConfig(), SceneConfig(step=4), SceneConfig(size=36, step=3)]
 
 
 def coloured(scene):

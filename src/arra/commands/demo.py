@@ -49,7 +49,8 @@ def _print_table(report: Report) -> None:
     from rich.table import Table
 
     arms = report["arms"]
-    table = Table("measure", *arms, title="256 prompts" if "prompts" not in report else None)
+    title = f"{report.get('prompts')} prompts of combinations that training never showed"
+    table = Table("measure", *arms, title=title)
     for name in ("digit", "colour", "relation", "all"):
         cells = [_interval(arm["prompt_accuracy"][name], 100) for arm in arms.values()]
         table.add_row(f"{name} right, %", *cells)

@@ -59,11 +59,11 @@ class SceneConfig:
     """Side of the square canvas."""
     digit: int = 12
     """Side of the square that one digit fills."""
-    step: int = 4
+    step: int = 12
     """Digits are placed with their corner on multiples of this."""
     most: int = 3
     """Largest number of digits in a scene (1 to 3)."""
-    counts: tuple[float, ...] = (0.3, 0.5, 0.2)
+    counts: tuple[float, ...] = (0.35, 0.55, 0.1)
     """How often scenes have one, two and three digits."""
     ground_named: float = 0.5
     """Share of captions that name the background; the others leave it open."""

@@ -29,7 +29,7 @@ from arra.encoders.small import SmallConfig
 from arra.encoders.text import SmallTextEncoder
 from arra.encoders.training import EncoderTraining, train_encoder
 from arra.errors import InputError
-from arra.experiments.parallel import Job, run_jobs
+from arra.experiments.parallel import Job, processes_for, run_jobs
 from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
 from arra.metrics.prompts import reader_error
 from arra.metrics.reader import SceneReader
@@ -232,9 +232,16 @@ def _make_store(bench: Bench, processes: int | None, quiet: bool) -> None:
         encoder=bench.encoder,
         aggregations=config.aggregations,
         batch=256,
+        # starting workers takes longer than a few thousand scenes
+        workers=0 if config.pictures < 10_000 else _workers(processes),
         overwrite=True,
         quiet=quiet,
     )
+
+
+def _workers(processes: int | None) -> int:
+    count = processes_for(2) if processes is None else processes
+    return 0 if count <= 1 else count
 
 
 def _training_scenes(config: BenchConfig, count: int) -> tuple[np.ndarray, list[Scene]]:

@@ -21,8 +21,8 @@ from arra.settings import BatchConfig, LlamaSize
 from arra.training.config import TrainConfig
 
 ALIGNMENT = AlignmentConfig(layers=(2,), positions="hybnext", target="both", weight=1.0)
-"""Every image-predicting position and lambda 1 as in the paper, which takes the first of 32 blocks and
-the CLS vector. Of five blocks the second, with CLS and mean of the patches, learnt faster here."""
+"""Every image-predicting position and lambda 1 as in the paper, which takes the first of 32 blocks
+and the CLS vector. Of five blocks the second, with CLS and mean of the patches, learnt faster here."""
 
 BASELINE = Arm("baseline", "without alignment")
 ALIGNED = Arm("aligned", "with alignment", ALIGNMENT)
@@ -43,7 +43,7 @@ class Recipe:
 
 def full() -> Recipe:
     """The demo: 24 x 24 pixels, 36 codes, a Llama of one million parameters."""
-    scene = SceneConfig(size=24, digit=12, step=12, counts=(0.35, 0.55, 0.1))
+    scene = SceneConfig()
     bench = BenchConfig(
         scene=scene,
         pictures=30_080,
@@ -68,7 +68,7 @@ def full() -> Recipe:
         # multiple of 32, so that halves stay together in every epoch.)
         batch=BatchConfig(size=16, drop_caption=0.1, bucket=2, multiple=4),
         train=TrainConfig(
-            steps=1900,
+            steps=1500,
             learning_rate=2e-3,
             accumulation=2,
             optimizer="muon",
