@@ -22,7 +22,8 @@ from arra.training.config import TrainConfig
 
 ALIGNMENT = AlignmentConfig(layers=(2,), positions="hybnext", target="both", weight=1.0)
 """Every image-predicting position and lambda 1 as in the paper, which takes the first of 32 blocks
-and the CLS vector. Of five blocks the second, with CLS and mean of the patches, learnt faster here."""
+and the CLS vector. Of five blocks the second, with CLS and mean of the patches, learnt faster
+here."""
 
 BASELINE = Arm("baseline", "without alignment")
 ALIGNED = Arm("aligned", "with alignment", ALIGNMENT)
