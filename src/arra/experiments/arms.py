@@ -18,6 +18,7 @@ from arra.data.scenes import DigitScenes, Scene
 from arra.data.scenes import draw as draw_scene
 from arra.errors import InputError
 from arra.experiments.bench import Bench
+from arra.experiments.parallel import Job
 from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
 from arra.generators.batches import RasterBatches, collate, sequence
 from arra.generators.raster import RasterGenerator
@@ -31,11 +32,11 @@ from arra.metrics.prompts import ATTRIBUTES, PromptScores, prompt_accuracy, shuf
 from arra.objectives.alignment import Alignment, AlignmentConfig, feature_width
 from arra.objectives.base import Objective
 from arra.objectives.cross_entropy import NextToken, ZLoss
-from arra.pixels import to_uint8, to_unit
+from arra.pixels import to_unit
 from arra.progress import track
-from arra.samplers.ancestral import AncestralSampler
 from arra.samplers.logits import SamplingConfig
 from arra.settings import BatchConfig, LlamaSize
+from arra.text_to_image import TextToImage
 from arra.training.config import TrainConfig
 from arra.training.loop import train
 
@@ -229,10 +230,8 @@ def draw(
 ) -> np.ndarray:
     """Pictures (N, S, S, 3) uint8 of captions and seeds."""
     with track("draw", len(captions) * generator.units) as task:
-        codes = AncestralSampler(sampling)(
-            generator, captions, seeds, batch=128, on_unit=task.advance
-        )
-    return to_uint8(bench.codec.decode(codes.view(-1, *generator.config.grid)))
+        model = TextToImage(generator, bench.codec)
+        return model.draw(captions, seeds, sampling, batch=128, on_unit=task.advance)
 
 
 def held_out(bench: Bench, generator: RasterGenerator, combinations: str, count: int) -> Likelihood:
@@ -275,6 +274,20 @@ def run_arm(
         np.savez_compressed(target / "pictures.npz", pictures=pictures)
         write_json(target / "arm.json", found)
     return to_plain(found)
+
+
+def arm_job(
+    label: str,
+    bench: Bench,
+    arm: Arm,
+    plan: TrainingPlan,
+    judge: JudgePlan,
+    seed: int,
+    folder: Path,
+) -> Job:
+    """`run_arm` as a job, to run beside others."""
+    given = {"bench": bench, "arm": arm, "plan": plan, "judge": judge, "seed": seed}
+    return Job(label, run_arm, {**given, "folder": folder})
 
 
 def drawn_pictures(folder: Path) -> np.ndarray:

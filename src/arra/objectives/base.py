@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from arra.generators.base import Batch, Output
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """One scalar loss. Objectives add up: the total is the sum of weight(step) * forward(...).
 
     An objective with weight 0 is not evaluated at all, so that it changes nothing, bit for bit.
@@ -27,9 +28,9 @@ class Objective(nn.Module):
         """A small instance for contract tests: states of `width`, features of `features`."""
         return cls()
 
+    @abstractmethod
     def weight(self, step: int) -> float:
         """The weight at training step `step` (from 0)."""
-        raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
         """What the loss depends on beside its parameters, as plain JSON.
@@ -45,6 +46,6 @@ class Objective(nn.Module):
         """
         return batch.samples
 
+    @abstractmethod
     def forward(self, output: Output, batch: Batch) -> Tensor:
         """The unweighted loss, a scalar."""
-        raise NotImplementedError

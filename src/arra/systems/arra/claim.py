@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from arra.experiments.arms import Arm, run_arm
+from arra.experiments.arms import Arm, arm_job
 from arra.experiments.bench import Bench, build_bench
-from arra.experiments.parallel import Job, run_jobs
+from arra.experiments.parallel import run_jobs
 from arra.experiments.timing import median_ratio, step_seconds
 from arra.files import to_plain
 from arra.metrics.bootstrap import PairedDifference, paired_difference
@@ -72,17 +72,14 @@ def _run_all(bench: Bench, recipe: Recipe, run: ClaimRun) -> dict[str, list[Resu
     """arm -> results in the order of the seeds."""
     pairs = [(seed, arm) for seed in run.seeds for arm in ARMS]
     jobs = [
-        Job(
+        arm_job(
             f"{arm.name}, seed {seed}",
-            run_arm,
-            {
-                "bench": bench,
-                "arm": arm,
-                "plan": recipe.plan,
-                "judge": recipe.judge,
-                "seed": seed,
-                "folder": run.folder / f"seed-{seed}" / arm.name,
-            },
+            bench,
+            arm,
+            recipe.plan,
+            recipe.judge,
+            seed,
+            run.folder / f"seed-{seed}" / arm.name,
         )
         for seed, arm in pairs
     ]

@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 
 from arra.environment import machine_info, versions
-from arra.experiments.arms import Arm, drawn_pictures, run_arm
+from arra.experiments.arms import Arm, arm_job, drawn_pictures
 from arra.experiments.bench import Bench, build_bench
-from arra.experiments.parallel import Job, Stopwatch, run_jobs
+from arra.experiments.parallel import Stopwatch, run_jobs
 from arra.files import to_plain
 from arra.metrics.bootstrap import ratio
 from arra.metrics.readings import Reading
@@ -48,18 +48,7 @@ def run_arms(
 ) -> dict[str, dict[str, Any]]:
     """Train and judge the arms side by side: name -> result."""
     jobs = [
-        Job(
-            arm.label,
-            run_arm,
-            {
-                "bench": bench,
-                "arm": arm,
-                "plan": recipe.plan,
-                "judge": recipe.judge,
-                "seed": seed,
-                "folder": folder / arm.name,
-            },
-        )
+        arm_job(arm.label, bench, arm, recipe.plan, recipe.judge, seed, folder / arm.name)
         for arm in arms
     ]
     return {arm.name: result for arm, result in zip(arms, run_jobs(jobs, quiet=quiet), strict=True)}
