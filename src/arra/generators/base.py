@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from arra.networks.part import Part
 from arra.registry import Registry, generators
@@ -70,6 +70,11 @@ class Generator(Part):
     """D, the width of the hidden states."""
     depth: int
     """Number of decoder blocks."""
+
+    def decoder_blocks(self) -> Sequence[nn.Module]:
+        """The blocks that run one after the other; sharded training gathers their weights one by
+        one. A generator that names none is gathered as a whole."""
+        return ()
 
     @abstractmethod
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Output:

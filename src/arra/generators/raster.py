@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -31,6 +31,7 @@ from arra.generators.base import Batch, Generator, Output
 from arra.generators.vocabulary import ImageVocabulary, add_image_tokens
 from arra.networks.cache import KVCache
 from arra.networks.language_model import (
+    checkpoint_activations,
     compile_blocks,
     decoder_blocks,
     embedding_table,
@@ -194,9 +195,16 @@ class RasterGenerator(Generator):
 
     # ---- training ------------------------------------------------------------------------------
 
+    def decoder_blocks(self) -> Sequence[nn.Module]:
+        return list(decoder_blocks(self.lm))
+
     def compile_blocks(self) -> None:
         """Compile the decoder blocks in place (`torch.compile`)."""
         compile_blocks(self.lm)
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Whether training keeps only each block's input and computes the block again backwards."""
+        checkpoint_activations(self.lm, on)
 
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Output:
         mask, position = attention(batch)

@@ -104,6 +104,21 @@ def _compiled_in_training(block: nn.Module) -> Callable[..., Any]:
     return forward
 
 
+def checkpoint_activations(lm: PreTrainedModel, on: bool) -> None:
+    """Switch activation checkpointing (Chen et al., 2016, arXiv 1604.06174) of every block.
+
+    While training, a block keeps its input only and is computed again in the backward pass, with
+    the same random numbers. Hidden states are read as ever, and have their gradients.
+    """
+    if not on:
+        lm.gradient_checkpointing_disable()
+        return
+    try:
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise InputError(f"TrainConfig.activation_checkpointing: {error}") from error
+
+
 def head_logits(lm: PreTrainedModel, hidden: Tensor) -> Tensor:
     """(M, V) logits of (M, D) final, normalised hidden states, with the model's own scaling."""
     head = lm.get_output_embeddings()
