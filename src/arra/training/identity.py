@@ -33,7 +33,7 @@ def identity(
     found = {
         "TrainConfig": kept,
         "precision": precision,
-        "micro-batches of a step (TrainConfig.accumulation x processes)": parts,
+        "accumulation x processes": parts,
         "objectives": {objective.name: objective.settings() for objective in joint.losses()},
         "generator": to_plain(joint.generator._settings()),
         "first_batch": tensors_fingerprint(

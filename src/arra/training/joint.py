@@ -78,7 +78,7 @@ def fresh_accelerator(
 
     The process group, if any, is kept: only what `Accelerator` would refuse to change is reset.
     """
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     _check_trackers(trackers)

@@ -151,8 +151,10 @@ class _Run:
         if config.compile:
             self.compiled = try_compile(trained, None if self.sharded else self._attempt)
             self.joint.zero_grad()
-        optimizers = build_optimizers(self.joint, config)
-        self.model, *self.optimizers = self.accelerator.prepare(self.joint, *optimizers)
+        self.model: Any = self.joint
+        self.optimizers: list[Any] = build_optimizers(self.joint, config)
+        if not self.sharded:
+            self.model, *self.optimizers = self.accelerator.prepare(self.model, *self.optimizers)
         self.ema = Ema(trained, config.ema) if config.ema is not None else None
         self.progress = checkpoint.Progress(
             trained, self.joint.objectives, self.optimizers, self.ema

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, OffloadPolicy, fully_shard
@@ -26,7 +27,9 @@ def allow_sharding_on_cpu(accelerator: Accelerator) -> None:
     asked = parse_flag_from_env("ACCELERATE_USE_FSDP")
     if asked and state.distributed_type == DistributedType.MULTI_CPU:
         state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        # In both places, as accelerate itself does: every new state object takes over the second.
         state.distributed_type = DistributedType.FSDP
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
 
 def shard(joint: nn.Module, accelerator: Accelerator, precision: str) -> None:
