@@ -6,12 +6,12 @@ import multiprocessing
 import socket
 from dataclasses import replace
 
-import distributed_kit as kit
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import distributed_kit as kit
 from arra.errors import InputError
 from arra.training import checkpoint
 from arra.training.history import read_log
@@ -74,7 +74,11 @@ def test_two_processes_equal_one_dropout_included(folder, one, two):
 
 def test_validators_see_the_whole_average(folder):
     found = [
-        [entry["validation"] for entry in read_log(folder / name / "log.jsonl") if "validation" in entry]
+        [
+            entry["validation"]
+            for entry in read_log(folder / name / "log.jsonl")
+            if "validation" in entry
+        ]
         for name in ("one", "ddp", "fsdp")
     ]
     assert len(found[0]) == 1

@@ -33,6 +33,7 @@ def command(
     feature_dtype: Literal["float16", "float32"] = "float16",
     sample: int = 20_000,
     workers: int = 0,
+    engine: Literal["processes", "ray"] = "processes",
     batch: int = 64,
     shard_rows: int = 2048,
     device: str = "auto",
@@ -74,7 +75,9 @@ def command(
         resample: Filter for resizing.
         feature_dtype: Number type of stored features.
         sample: Most pictures on which codec, encoder and tokenizer are trained.
-        workers: Processes that share the work; 0 works in this one.
+        workers: Processes that share the work; 0 works in this one (with Ray: as many as fit).
+        engine: What shares the work: processes of this machine, or a Ray cluster (that of
+            RAY_ADDRESS, or one of this machine) whose machines all see SOURCE and STORE.
         batch: Pictures encoded at once.
         shard_rows: Rows in a shard, which is made whole or not at all.
         device: Where codec and encoder run: auto, cpu, cuda, cuda:1, mps.
@@ -109,6 +112,7 @@ def command(
         feature_dtype=feature_dtype,
         sample=sample,
         workers=workers,
+        engine=engine,
         batch=batch,
         shard_rows=shard_rows,
         overwrite=overwrite,

@@ -9,6 +9,7 @@ tokens). Its folder loads with `AutoModelForCausalLM` and `AutoTokenizer`; one f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -31,7 +32,7 @@ from arra.generators.base import Batch, Generator, Output
 from arra.generators.vocabulary import ImageVocabulary, add_image_tokens
 from arra.networks.cache import KVCache
 from arra.networks.language_model import (
-    checkpoint_activations,
+    checkpointed_activations,
     compile_blocks,
     decoder_blocks,
     embedding_table,
@@ -202,9 +203,9 @@ class RasterGenerator(Generator):
         """Compile the decoder blocks in place (`torch.compile`)."""
         compile_blocks(self.lm)
 
-    def checkpoint_activations(self, on: bool) -> None:
-        """Whether training keeps only each block's input and computes the block again backwards."""
-        checkpoint_activations(self.lm, on)
+    def checkpointed_activations(self) -> AbstractContextManager[None]:
+        """Within the block training keeps only each block's input and computes it again."""
+        return checkpointed_activations(self.lm)
 
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Output:
         mask, position = attention(batch)

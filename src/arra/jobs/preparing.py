@@ -10,7 +10,7 @@ from typing import Any
 
 from arra.codecs.base import Codec
 from arra.data.blocks import BlockSource
-from arra.data.prepare import Fit, prepare
+from arra.data.prepare import Engine, Fit, prepare
 from arra.data.scenes import SceneConfig
 from arra.data.store import REPORT, PreparedStore
 from arra.errors import InputError
@@ -94,6 +94,7 @@ class Preparation:
     sample: int = 20_000
     """Most pictures that parts are trained on."""
     workers: int = 0
+    engine: Engine = "processes"
     batch: int = 64
     shard_rows: int = 2048
     overwrite: bool = False
@@ -166,6 +167,7 @@ def run_preparation(job: Preparation) -> Prepared:
             shard_rows=job.shard_rows,
             batch=job.batch,
             workers=job.workers,
+            engine=job.engine,
             bad_share=job.reading.limits.bad_share,
             overwrite=job.overwrite,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from arra.errors import InputError
@@ -104,19 +105,37 @@ def _compiled_in_training(block: nn.Module) -> Callable[..., Any]:
     return forward
 
 
-def checkpoint_activations(lm: PreTrainedModel, on: bool) -> None:
-    """Switch activation checkpointing (Chen et al., 2016, arXiv 1604.06174) of every block.
+@contextmanager
+def checkpointed_activations(lm: PreTrainedModel) -> Iterator[None]:
+    """Within this context, training keeps only the input of each decoder block (Chen et al., 2016,
+    arXiv 1604.06174) and computes the block again in the backward pass, with the same random
+    numbers.
 
-    While training, a block keeps its input only and is computed again in the backward pass, with
-    the same random numbers. Hidden states are read as ever, and have their gradients.
+    As in `compile_blocks` only the forward is replaced, so that hooks run once, outside: hidden
+    states are read as ever, and have their gradients.
     """
-    if not on:
-        lm.gradient_checkpointing_disable()
-        return
+    blocks = decoder_blocks(lm)
+    before = [vars(block).get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = _checkpointed_in_training(block)
     try:
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    except ValueError as error:
-        raise InputError(f"TrainConfig.activation_checkpointing: {error}") from error
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+def _checkpointed_in_training(block: nn.Module) -> Callable[..., Any]:
+    plain = block.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if block.training and torch.is_grad_enabled():
+            return checkpoint(plain, *args, use_reentrant=False, **kwargs)
+        return plain(*args, **kwargs)
+
+    return forward
 
 
 def head_logits(lm: PreTrainedModel, hidden: Tensor) -> Tensor:

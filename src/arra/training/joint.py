@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
 
@@ -113,14 +114,14 @@ def _check_trackers(trackers: Sequence[str]) -> None:
             )
 
 
-def checkpoint_activations(generator: Generator, on: bool) -> None:
-    """Switch activation checkpointing; `InputError` where the generator does not offer it."""
-    switch = getattr(generator, "checkpoint_activations", None)
-    if not callable(switch):
+def checkpointed_activations(generator: Generator) -> AbstractContextManager[None]:
+    """The generator's own `checkpointed_activations()`; `InputError` where it has none."""
+    offered = getattr(generator, "checkpointed_activations", None)
+    if not callable(offered):
         raise InputError(
             f"TrainConfig.activation_checkpointing: {type(generator).__name__} does not offer it"
         )
-    switch(on)
+    return offered()
 
 
 def try_compile(generator: Generator, attempt: Callable[[], None] | None) -> bool:

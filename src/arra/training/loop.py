@@ -34,7 +34,7 @@ from arra.training.identity import check_same_run, identity, step_seed
 from arra.training.joint import (
     Joint,
     check_objectives,
-    checkpoint_activations,
+    checkpointed_activations,
     fresh_accelerator,
     try_compile,
 )
@@ -77,6 +77,8 @@ def train(
         stack.callback(run.close)
         stack.enter_context(run.own_randomness())
         run.prepare()
+        if config.activation_checkpointing:
+            stack.enter_context(checkpointed_activations(run.joint.generator))
         request = stack.enter_context(stop_on_signal())
         label = progress_label if run.start == 0 else f"{progress_label} (from step {run.start})"
         left = config.steps - run.start
@@ -141,8 +143,6 @@ class _Run:
         self.identity = identity(self.whole, self.batches, config, self.precision, self.world)
         if self.found:
             self._check_resumable(self.found)
-        if config.activation_checkpointing:
-            checkpoint_activations(trained, True)
         if self.sharded:
             shard(self.joint, self.accelerator, self.precision)
         else:
@@ -397,9 +397,7 @@ class _Run:
         )
 
     def close(self) -> None:
-        """Close the log, finish trackers, leave the generator as it was found."""
-        if self.config.activation_checkpointing:
-            checkpoint_activations(self.joint.generator, False)
+        """Close the log and finish trackers."""
         if self.history:
             self.history.close()
         for tracker in self.accelerator.trackers:

@@ -1,0 +1,242 @@
+"""What a training step needs of a device's memory, computed before anything is bought.
+
+Weights, gradients and optimiser states are counted. What the forward pass keeps for the backward
+pass is measured: the real model, one and two blocks deep, runs with tensors that have shapes and no
+memory (torch's FakeTensorMode), and every further block is as large as the second.
+
+    python -m arra.experiments.memory --help
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from arra.errors import InputError
+
+GB = 1e9
+CODES = 16_384  # of LlamaGen's codec
+TEXT = 4_096  # tokens of a small text vocabulary
+SIZES = {  # LlamaGen (arXiv 2406.06525, table 2): width, depth, heads; and Llama 2 7B
+    "111M": (768, 12, 12, 2048, TEXT + CODES),
+    "343M": (1024, 24, 16, 2816, TEXT + CODES),
+    "775M": (1280, 36, 20, 3584, TEXT + CODES),
+    "1.4B": (1536, 48, 24, 4096, TEXT + CODES),
+    "3.1B": (3200, 24, 32, 8704, TEXT + CODES),
+    "7B": (4096, 32, 32, 11008, 32_000 + CODES),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A Llama and how it is trained."""
+
+    width: int = 768
+    """Hidden size."""
+    depth: int = 12
+    """Decoder blocks."""
+    heads: int = 12
+    """Attention heads."""
+    feed_forward: int = 2048
+    """Width of the SwiGLU layer."""
+    vocabulary: int = TEXT + CODES
+    """Text tokens and picture codes; the tables are not tied."""
+    rows: int = 8
+    """Sequences in a micro-batch of one process."""
+    length: int = 640
+    """Positions of a sequence: 24 x 24 codes and a caption."""
+    bf16: bool = True
+    """Arithmetic in bf16 (weights that are trained stay in float32)."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of blocks."""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank on all linear maps of blocks, and the rows of picture
+    codes; the model itself is frozen, in bf16. 0 trains everything."""
+    ema: bool = False
+    """Keep an average of the weights."""
+    processes: int = 1
+    """Processes over which weights are sharded (FSDP2)."""
+
+    def __post_init__(self) -> None:
+        least = min(self.width, self.depth, self.heads, self.rows, self.length, self.processes)
+        if least < 1 or self.width % self.heads or self.lora_rank < 0:
+            raise InputError(f"{self}: expected positive numbers, heads that divide the width")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one device."""
+
+    parameters: int
+    """Number of parameters, adapters included."""
+    trained: int
+    """Those that are trained."""
+    weights: float
+    gradients: float
+    optimizer: float
+    """Both moments of AdamW, and the average if there is one."""
+    activations: float
+    """What is kept for the backward pass, and the copies of weights in bf16 among it."""
+    output: float
+    """Logits in float32, and their gradient."""
+    gathered: float = 0.0
+    """Sharded only: the tables, two blocks whole, and a block's gradient."""
+
+    @property
+    def total(self) -> float:
+        """The sum: an upper estimate, for gradients arrive as activations go."""
+        return (
+            sum((self.weights, self.gradients, self.optimizer, self.activations, self.output))
+            + self.gathered
+        )
+
+
+def estimate(plan: Plan) -> Memory:
+    """What one step of AdamW on `plan` needs."""
+    one, two = _traced(replace(plan, depth=1)), _traced(replace(plan, depth=2))
+    block = {name: two[name] - one[name] for name in one}
+    whole = {name: one[name] + (plan.depth - 1) * block[name] for name in one}
+    new_rows = 2 * min(CODES, plan.vocabulary) * plan.width if plan.lora_rank else 0
+    trained = whole["trained"] + new_rows
+    state = 3.0 if plan.ema else 2.0
+    tokens = plan.rows * plan.length
+    kept = whole["kept"]
+    if plan.activation_checkpointing:
+        residual = 4 if plan.bf16 and not plan.lora_rank and plan.processes == 1 else _size(plan)
+        kept = one["kept"] + plan.depth * tokens * plan.width * residual
+        if plan.bf16 and plan.processes == 1:  # autocast keeps its copies until the forward ends
+            kept += (plan.depth - 1) * block["trained"] * 2
+    gathered = 0.0
+    if plan.processes > 1:
+        rest = one["parameters"] - block["parameters"]  # tables, head, norm
+        gathered = (2 * rest + 3 * block["parameters"]) * _size(plan)
+    return Memory(
+        parameters=whole["parameters"] + new_rows,
+        trained=trained,
+        weights=(whole["frozen"] * 2 + trained * 4) / plan.processes,
+        gradients=trained * 4 / plan.processes,
+        optimizer=trained * 4 * state / plan.processes,
+        activations=kept,
+        output=2.0 * tokens * plan.vocabulary * 4,
+        gathered=gathered,
+    )
+
+
+def _size(plan: Plan) -> int:
+    return 2 if plan.bf16 else 4
+
+
+def _traced(plan: Plan) -> dict[str, int]:
+    """Parameters, and bytes kept for the backward pass, of a model of `plan.depth` blocks."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from arra.precision import autocast
+
+    config = LlamaConfig(
+        vocab_size=plan.vocabulary,
+        hidden_size=plan.width,
+        intermediate_size=plan.feed_forward,
+        num_hidden_layers=plan.depth,
+        num_attention_heads=plan.heads,
+        max_position_embeddings=plan.length,
+    )
+    kept: dict[int, tuple[Any, int]] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = (storage, storage.nbytes())  # held, so that no other takes its name
+        return tensor
+
+    with FakeTensorMode():
+        lm = LlamaForCausalLM(config)
+        if plan.lora_rank:
+            lm.requires_grad_(False).bfloat16()
+            for block in lm.model.layers:
+                _adapt(block, plan.lora_rank)
+        elif plan.bf16 and plan.processes > 1:
+            lm.bfloat16()  # gathered so
+        parameters = list(lm.parameters())
+        own = {p.untyped_storage()._cdata for p in parameters}
+        tokens = torch.zeros(plan.rows, plan.length, dtype=torch.int64)
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with hooks, autocast(torch.device("cpu"), plan.bf16):
+            final = lm.model(input_ids=tokens, use_cache=False).last_hidden_state
+            lm.lm_head(final)
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        return {
+            "parameters": sum(p.numel() for p in parameters),
+            "trained": trained,
+            "frozen": sum(p.numel() for p in parameters) - trained,
+            "kept": sum(size for name, (_, size) in kept.items() if name not in own),
+        }
+
+
+def _adapt(block: Any, rank: int) -> None:
+    """Give every linear map of a block a low-rank adapter (LoRA, arXiv 2106.09685), in float32."""
+    from torch import nn
+
+    class Adapted(nn.Module):
+        def __init__(self, linear: nn.Linear):
+            super().__init__()
+            self.linear = linear
+            self.down = nn.Linear(linear.in_features, rank, bias=False)
+            self.up = nn.Linear(rank, linear.out_features, bias=False)
+
+        def forward(self, x: Any) -> Any:
+            return self.linear(x) + self.up(self.down(x))
+
+    for name, module in list(block.named_modules()):
+        if isinstance(module, nn.Linear):
+            block.set_submodule(name, Adapted(module))
+
+
+def table(rows: int = 8, length: int = 640) -> str:
+    """Markdown: every size with AdamW in bf16, whole and sharded over 8, without and with
+    activation checkpointing; and 7B with LoRA."""
+    head = ("model", "trained", "weights", "gradients", "optimiser", "activations", "total",
+            "… checkpointed", "sharded over 8, checkpointed")  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    for name, (width, depth, heads, feed_forward, vocabulary) in SIZES.items():
+        plan = Plan(width, depth, heads, feed_forward, vocabulary, rows, length)
+        lines.append(_line(name, plan))
+    lines.append(_line("7B, LoRA of rank 16", replace(plan, lora_rank=16)))
+    lines.append(_line("7B, LoRA, one row", replace(plan, lora_rank=16, rows=1)))
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, plan: Plan) -> str:
+    memory = estimate(plan)
+    less = replace(plan, activation_checkpointing=True)
+    kept = memory.activations + memory.output
+    totals = [memory, estimate(less), estimate(replace(less, processes=8))]
+    parts = [memory.weights, memory.gradients, memory.optimizer, kept, *(m.total for m in totals)]
+    numbers = [f"{memory.trained / 1e6:,.0f} M", *(f"{part / GB:.1f}" for part in parts)]
+    return f"| {name} | " + " | ".join(numbers) + " |"
+
+
+def main(plan: Plan = Plan(), table_to: Path | None = None) -> None:
+    """Print what a plan needs of one device, in GB.
+
+    Args:
+        plan: The model and its training.
+        table_to: Write the table of all sizes to this Markdown file instead.
+    """
+    if table_to is not None:
+        from arra.files import atomic_file
+
+        with atomic_file(table_to) as temporary:
+            temporary.write_text(table(), encoding="utf-8")
+        return
+    memory = estimate(plan)
+    print(f"parameters {memory.parameters:,}, trained {memory.trained:,}")
+    for name in ("weights", "gradients", "optimizer", "activations", "output", "gathered", "total"):
+        print(f"{name:<12}{getattr(memory, name) / GB:8.2f} GB")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main)

@@ -1,0 +1,59 @@
+"""Stores made by Ray actors: the same bytes, whatever dies on the way. Skipped without Ray."""
+
+from __future__ import annotations
+
+import pytest
+
+from arra.data import cluster
+from arra.data.prepare import prepare
+from arra.data.tokenizer import train_text_tokenizer
+from arra.errors import ArraError, InputError
+from store_parts import NoiseSource, PatchCodec, PatchEncoder, contents
+
+ray = pytest.importorskip(
+    "ray", reason="Ray is not installed: pip install 'arra[distributed-data]'"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _local_ray():
+    """One small cluster of this machine for all tests: starting it takes seconds."""
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def make(source, folder, **options):
+    settings = {
+        "codec": PatchCodec(PatchCodec.Config()),
+        "tokenizer": train_text_tokenizer(["a picture of noise number 1 2 3"], 64),
+        "encoder": PatchEncoder(PatchEncoder.Config()),
+        "size": 8,
+        "shard_rows": 32,
+        "batch": 8,
+        "quiet": True,
+    }
+    return prepare(source, folder, **{**settings, **options})
+
+
+def test_an_actor_killed_in_the_middle_loses_and_doubles_nothing(tmp_path):
+    bad = (3, 50)
+    make(NoiseSource(150, bad), tmp_path / "alone")
+    marker = tmp_path / "marker"
+    source = NoiseSource(150, bad, killer=70, marker=str(marker))
+    make(source, tmp_path / "ray", engine="ray", workers=2)
+    assert marker.exists()  # so it did die, by SIGKILL, in the middle of its third shard
+    assert contents(tmp_path / "ray") == contents(tmp_path / "alone")
+
+
+def test_what_goes_wrong_in_actors_is_said_and_what_is_finished_is_kept(tmp_path, monkeypatch):
+    loud = PatchEncoder(PatchEncoder.Config(gain=1e6))
+    with pytest.raises(InputError, match="features are not finite as float16"):
+        make(NoiseSource(9), tmp_path / "loud", encoder=loud, engine="ray")
+    monkeypatch.setattr(cluster, "RETRIES", 1)
+    folder = tmp_path / "deadly"
+    with pytest.raises(ArraError, match=r"Ray gave up .*Finished shards are kept"):
+        make(NoiseSource(64, killer=40), folder, engine="ray", workers=1)
+    make(NoiseSource(64), folder)
+    make(NoiseSource(64), tmp_path / "alone")
+    assert contents(folder) == contents(tmp_path / "alone")
