@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from arra.data import cluster
@@ -18,7 +21,13 @@ ray = pytest.importorskip(
 @pytest.fixture(scope="module", autouse=True)
 def _local_ray():
     """One small cluster of this machine for all tests: starting it takes seconds."""
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
+    here = Path(__file__).parent
+    with pytest.MonkeyPatch.context() as patch:
+        # what actors import: the modules of these tests, and arra, installed or not
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent / "src")]))
+        ray.init(
+            num_cpus=2, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False
+        )
     yield
     ray.shutdown()
 

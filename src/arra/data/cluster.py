@@ -57,8 +57,9 @@ def make_shards_on_ray(
         numbers = ray.data.from_items(
             [{"shard": number} for number in shards], override_num_blocks=min(len(shards), _BLOCKS)
         )
+        actor: Any = _Actor  # Ray takes classes of callables, too
         made = numbers.map(
-            _Actor,
+            actor,
             fn_constructor_args=(job,),
             compute=pool,
             num_cpus=1,

@@ -10,6 +10,7 @@ memory (torch's FakeTensorMode), and every further block is as large as the seco
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ class Plan:
     """Sequences in a micro-batch of one process."""
     length: int = 640
     """Positions of a sequence: 24 x 24 codes and a caption."""
+    accumulation: int = 1
+    """Micro-batches of a step."""
     bf16: bool = True
     """Arithmetic in bf16 (weights that are trained stay in float32)."""
     activation_checkpointing: bool = False
@@ -77,36 +80,43 @@ class Memory:
     optimizer: float
     """Both moments of AdamW, and the average if there is one."""
     activations: float
-    """What is kept for the backward pass, and the copies of weights in bf16 among it."""
+    """What the forward pass keeps for the backward pass, copies of weights in bf16 included."""
+    block: float
+    """The same, of a single block."""
     output: float
-    """Logits in float32, and their gradient."""
+    """Logits and their logarithm in float32, and the gradients of both."""
     gathered: float = 0.0
     """Sharded only: the tables, two blocks whole, and a block's gradient."""
+    waiting: bool = False
+    """Whether gradients wait from the beginning of the step (for more micro-batches)."""
 
     @property
-    def total(self) -> float:
-        """The sum: an upper estimate, for gradients arrive as activations go."""
-        return (
-            sum((self.weights, self.gradients, self.optimizer, self.activations, self.output))
-            + self.gathered
-        )
+    def peak(self) -> float:
+        """The larger of two moments: the loss, when everything is kept, and the end of the backward
+        pass, when all gradients are there and the last block is computed."""
+        at_loss = self.activations + self.output + (self.gradients if self.waiting else 0.0)
+        at_end = self.gradients + self.block
+        return self.weights + self.optimizer + self.gathered + max(at_loss, at_end)
 
 
 def estimate(plan: Plan) -> Memory:
     """What one step of AdamW on `plan` needs."""
-    one, two = _traced(replace(plan, depth=1)), _traced(replace(plan, depth=2))
+    # What the trace does not depend on is set alike, so that it is made once.
+    alike = replace(plan, activation_checkpointing=False, ema=False, accumulation=1)
+    alike = replace(alike, processes=min(plan.processes, 2))
+    one, two = _traced(replace(alike, depth=1)), _traced(replace(alike, depth=2))
     block = {name: two[name] - one[name] for name in one}
     whole = {name: one[name] + (plan.depth - 1) * block[name] for name in one}
     new_rows = 2 * min(CODES, plan.vocabulary) * plan.width if plan.lora_rank else 0
-    trained = whole["trained"] + new_rows
+    trained, tokens = whole["trained"] + new_rows, plan.rows * plan.length
     state = 3.0 if plan.ema else 2.0
-    tokens = plan.rows * plan.length
     kept = whole["kept"]
     if plan.activation_checkpointing:
-        residual = 4 if plan.bf16 and not plan.lora_rank and plan.processes == 1 else _size(plan)
-        kept = one["kept"] + plan.depth * tokens * plan.width * residual
-        if plan.bf16 and plan.processes == 1:  # autocast keeps its copies until the forward ends
-            kept += (plan.depth - 1) * block["trained"] * 2
+        # The stream between blocks; what stands behind them; autocast's copies, for the forward.
+        stream = 4 if plan.bf16 and not plan.lora_rank and plan.processes == 1 else _size(plan)
+        kept = one["kept"] - block["kept"] + plan.depth * tokens * plan.width * stream
+        if plan.bf16 and plan.processes == 1:
+            kept += plan.depth * block["trained"] * 2
     gathered = 0.0
     if plan.processes > 1:
         rest = one["parameters"] - block["parameters"]  # tables, head, norm
@@ -118,8 +128,10 @@ def estimate(plan: Plan) -> Memory:
         gradients=trained * 4 / plan.processes,
         optimizer=trained * 4 * state / plan.processes,
         activations=kept,
-        output=2.0 * tokens * plan.vocabulary * 4,
+        block=block["kept"],
+        output=4.0 * tokens * plan.vocabulary * 4,
         gathered=gathered,
+        waiting=plan.accumulation > 1,
     )
 
 
@@ -127,11 +139,12 @@ def _size(plan: Plan) -> int:
     return 2 if plan.bf16 else 4
 
 
+@cache
 def _traced(plan: Plan) -> dict[str, int]:
     """Parameters, and bytes kept for the backward pass, of a model of `plan.depth` blocks."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     from arra.precision import autocast
 
@@ -151,13 +164,13 @@ def _traced(plan: Plan) -> dict[str, int]:
         return tensor
 
     with FakeTensorMode():
-        lm = LlamaForCausalLM(config)
+        half = plan.lora_rank or (plan.bf16 and plan.processes > 1)  # frozen, or gathered so
+        dtype = torch.bfloat16 if half else torch.float32
+        lm = AutoModelForCausalLM.from_config(config, dtype=dtype)
         if plan.lora_rank:
-            lm.requires_grad_(False).bfloat16()
+            lm.requires_grad_(False)
             for block in lm.model.layers:
                 _adapt(block, plan.lora_rank)
-        elif plan.bf16 and plan.processes > 1:
-            lm.bfloat16()  # gathered so
         parameters = list(lm.parameters())
         own = {p.untyped_storage()._cdata for p in parameters}
         tokens = torch.zeros(plan.rows, plan.length, dtype=torch.int64)
@@ -196,8 +209,8 @@ def _adapt(block: Any, rank: int) -> None:
 def table(rows: int = 8, length: int = 640) -> str:
     """Markdown: every size with AdamW in bf16, whole and sharded over 8, without and with
     activation checkpointing; and 7B with LoRA."""
-    head = ("model", "trained", "weights", "gradients", "optimiser", "activations", "total",
-            "… checkpointed", "sharded over 8, checkpointed")  # fmt: skip
+    head = ("model", "trained", "weights", "gradients", "optimiser", "activations", "peak",
+            "checkpointed", "checkpointed, over 8")  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
     for name, (width, depth, heads, feed_forward, vocabulary) in SIZES.items():
         plan = Plan(width, depth, heads, feed_forward, vocabulary, rows, length)
@@ -212,7 +225,7 @@ def _line(name: str, plan: Plan) -> str:
     less = replace(plan, activation_checkpointing=True)
     kept = memory.activations + memory.output
     totals = [memory, estimate(less), estimate(replace(less, processes=8))]
-    parts = [memory.weights, memory.gradients, memory.optimizer, kept, *(m.total for m in totals)]
+    parts = [memory.weights, memory.gradients, memory.optimizer, kept, *(m.peak for m in totals)]
     numbers = [f"{memory.trained / 1e6:,.0f} M", *(f"{part / GB:.1f}" for part in parts)]
     return f"| {name} | " + " | ".join(numbers) + " |"
 
@@ -232,7 +245,7 @@ def main(plan: Plan = Plan(), table_to: Path | None = None) -> None:
         return
     memory = estimate(plan)
     print(f"parameters {memory.parameters:,}, trained {memory.trained:,}")
-    for name in ("weights", "gradients", "optimizer", "activations", "output", "gathered", "total"):
+    for name in ("weights", "gradients", "optimizer", "activations", "output", "gathered", "peak"):
         print(f"{name:<12}{getattr(memory, name) / GB:8.2f} GB")
 
 
