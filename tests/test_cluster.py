@@ -56,10 +56,10 @@ def test_an_actor_killed_in_the_middle_loses_and_doubles_nothing(tmp_path):
     assert contents(tmp_path / "ray") == contents(tmp_path / "alone")
 
 
-def test_when_ray_gives_up_what_is_finished_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "RETRIES", 0)
+def test_a_shard_that_kills_is_given_up_and_what_is_finished_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "TRIES", 1)
     folder = tmp_path / "deadly"
-    with pytest.raises(ArraError, match=r"Ray gave up .*Finished shards are kept"):
+    with pytest.raises(ArraError, match="actors died 1 times over rows 32 to 63.*are kept"):
         make(NoiseSource(64, killer=40), folder, engine="ray", workers=1)
     make(NoiseSource(64), folder)
     make(NoiseSource(64), tmp_path / "alone")
@@ -70,5 +70,5 @@ def test_an_actor_tells_its_error_by_name():
     def fail(number):
         raise InputError(f"shard {number}: no")
 
-    row = cluster._Actor(SimpleNamespace(noted=fail))({"shard": 3})
+    row = cluster._Actor(SimpleNamespace(noted=fail), 1)({"shard": 3})
     assert row == {"shard": 3, "error": "InputError", "outcome": "shard 3: no"}

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from arra import errors
 from arra.data.crew import told
-from arra.data.make import Job, Maker, ShardResult
+from arra.data.make import WORK, Job, Maker, ShardResult
 from arra.errors import ArraError, InputError
 from arra.files import to_plain
 from arra.progress import QUIET, without_library_bars
 
-RETRIES = 10
-"""How often a shard is begun again after the death of its actor. Machines that are taken away
-(spot instances) are no fault of the shard, so there are more than for processes."""
+TRIES = 10
+"""How often a shard is begun before it is taken for the cause of the deaths of its actors. Machines
+that are taken away (spot instances) are no fault of the shard: more than for processes."""
+_BEGUN = "begun"  # folder of the tries
 _BLOCKS = 2048  # pieces of the data set; one shard each where there are no more
 
 
@@ -49,6 +51,7 @@ def make_shards_on_ray(
         raise InputError(
             "engine 'ray': Ray is not installed; run `pip install 'arra[distributed-data]'`"
         ) from None
+    shutil.rmtree(job.folder / WORK / _BEGUN, ignore_errors=True)  # of an earlier call
     gpus = int("cuda" in job.codec_device or "cuda" in job.encoder_device)
     with _cluster(ray):
         room = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0)) or 1
@@ -60,12 +63,10 @@ def make_shards_on_ray(
         actor: Any = _Actor  # Ray takes classes of callables, too
         made = numbers.map(
             actor,
-            fn_constructor_args=(job,),
+            fn_constructor_args=(job, TRIES),
             compute=pool,
             num_cpus=1,
             num_gpus=gpus,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
         )
         try:
             for row in made.iter_rows():
@@ -77,9 +78,7 @@ def make_shards_on_ray(
         except ray.exceptions.RayError as error:
             raise ArraError(
                 f"{job.folder}: Ray gave up ({type(error).__name__}: {str(error).strip()[:500]}). "
-                "Finished shards are kept: the same call goes on. Where actors die for too little "
-                "memory, use fewer workers or a smaller batch; workers=0 with engine 'processes' "
-                "shows what happens."
+                "Finished shards are kept: the same call goes on."
             ) from error
 
 
@@ -102,18 +101,36 @@ def _cluster(ray: Any) -> Iterator[None]:
 class _Actor:
     """What makes shards on some machine, with one thread, so that bytes do not depend on it."""
 
-    def __init__(self, job: Job):
-        self.job = job
+    def __init__(self, job: Job, tries: int):
+        self.job, self.tries = job, tries
         self.maker: Maker | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         number = int(row["shard"])
         try:
-            result = self.job.noted(number) or self._maker().make(number, lambda rows: None)
+            result = self.job.noted(number) or self._make(number)
         except Exception as error:
             name, text = told(error)
             return {"shard": number, "error": name, "outcome": text}
         return {"shard": number, "error": "", "outcome": json.dumps(to_plain(result))}
+
+    def _make(self, number: int) -> ShardResult:
+        """Make a shard, unless that has been the end of too many actors.
+
+        Ray begins again for ever, and only the folder outlives an actor: a byte there is a try.
+        """
+        begun = self.job.folder / WORK / _BEGUN / f"{number:06d}"
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        with open(begun, "ab") as tries:
+            if tries.tell() >= self.tries:
+                start, stop = self.job.span(number)
+                raise ArraError(
+                    f"actors died {self.tries} times over rows {start} to {stop - 1}, often for too "
+                    "little memory. Use fewer workers or a smaller batch; workers=0 with the engine "
+                    "'processes' shows what happens. Finished shards are kept."
+                )
+            tries.write(b".")
+        return self._maker().make(number, lambda rows: None)
 
     def _maker(self) -> Maker:
         # Not in __init__, where Ray would take an error for an accident and try for ever.
