@@ -59,7 +59,7 @@ def test_an_actor_killed_in_the_middle_loses_and_doubles_nothing(tmp_path):
 def test_a_shard_that_kills_is_given_up_and_what_is_finished_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "TRIES", 1)
     folder = tmp_path / "deadly"
-    with pytest.raises(ArraError, match="actors died 1 times over rows 32 to 63.*are kept"):
+    with pytest.raises(ArraError, match=r"actors died 1 times over rows 32 to 63 .*are kept"):
         make(NoiseSource(64, killer=40), folder, engine="ray", workers=1)
     make(NoiseSource(64), folder)
     make(NoiseSource(64), tmp_path / "alone")

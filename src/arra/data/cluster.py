@@ -125,9 +125,9 @@ class _Actor:
             if tries.tell() >= self.tries:
                 start, stop = self.job.span(number)
                 raise ArraError(
-                    f"actors died {self.tries} times over rows {start} to {stop - 1}, often for too "
-                    "little memory. Use fewer workers or a smaller batch; workers=0 with the engine "
-                    "'processes' shows what happens. Finished shards are kept."
+                    f"actors died {self.tries} times over rows {start} to {stop - 1} (often for "
+                    "too little memory). Use fewer workers or a smaller batch; workers=0 with the "
+                    "engine 'processes' shows what happens. Finished shards are kept."
                 )
             tries.write(b".")
         return self._maker().make(number, lambda rows: None)
