@@ -12,9 +12,10 @@ from typing import Any
 from arra.environment import machine_info, versions
 from arra.files import atomic_file, to_plain, write_json
 from arra.jobs.console import choose_device, finite
+from arra.jobs.evaluation_config import Evaluation
 from arra.jobs.evaluation_metrics import METRICS
 from arra.jobs.evaluation_report import as_markdown, notes_on, warnings_on
-from arra.jobs.evidence import Evaluation, Evidence
+from arra.jobs.evidence import Evidence
 from arra.metrics.measured import Measured
 from arra.text_to_image import quiet_transformers
 
