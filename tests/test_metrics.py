@@ -27,6 +27,7 @@ from arra.metrics.diversity import (
 )
 from arra.metrics.frechet import (
     Gaussian,
+    distance_to_statistics,
     expected_floor,
     fd_infinity,
     frechet_distance,
@@ -82,6 +83,9 @@ def test_distance_of_few_samples_equals_that_of_their_gaussians(sizes) -> None:
     x, y = (rng.normal(size=(n, 20)) @ mixed + shift for shift, n in enumerate(sizes))
     expected = gaussian_distance(Gaussian.of(x), Gaussian.of(y))
     assert sample_distance(x, y) == pytest.approx(expected, rel=1e-6)
+    given = distance_to_statistics(Gaussian.of(x), y, encoder="e")
+    assert given.value == pytest.approx(expected, rel=1e-6)
+    assert given.n == sizes[1]
 
 
 def test_statistics_travel_in_files_and_damaged_ones_are_refused(tmp_path) -> None:

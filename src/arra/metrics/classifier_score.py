@@ -33,15 +33,18 @@ def classifier_score(
         raise InputError(
             f"classifier_score: logits {logits.shape}, expected at least {splits} finite rows"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it keeps all rows in memory, as it is meant to
+    with warnings.catch_warnings(), seeded(seed):  # it shuffles by torch's own generator
+        # that it keeps all rows in memory, as it is meant to, and that one split has no spread
+        warnings.simplefilter("ignore")
         from torchmetrics.image.inception import InceptionScore
 
         metric = InceptionScore(feature=torch.nn.Identity(), splits=splits)
-    metric.update(torch.from_numpy(np.asarray(logits, dtype=np.float64)))
-    with seeded(seed):  # it shuffles the rows by torch's own generator
+        metric.update(torch.from_numpy(np.asarray(logits, dtype=np.float64)))
         mean, spread = (float(value) for value in metric.compute())
-    interval = Interval(mean, mean - 2 * spread, mean + 2 * spread, 0.95, "spread over the splits")
+    interval = None
+    if splits > 1:
+        low, high = mean - 2 * spread, mean + 2 * spread
+        interval = Interval(mean, low, high, 0.95, "spread over the splits")
     details: dict[str, float | int | str] = {
         "splits": splits,
         "classes": logits.shape[1],

@@ -179,7 +179,20 @@ def distance_to_statistics(real: Gaussian, generated: np.ndarray, *, encoder: st
     encoder, from pictures resized in the same way.
     """
     x = checked(generated, "generated")
-    value = gaussian_distance(real, Gaussian.of(x))
+    if x.shape[1] != len(real.mean):
+        raise InputError(
+            f"features of {x.shape[1]} dimensions do not compare with statistics of "
+            f"{len(real.mean)}"
+        )
+    if len(x) >= x.shape[1]:
+        value = gaussian_distance(real, Gaussian.of(x))
+    else:  # the roots of the (n, n) product are those of the (d, d) one, the rest are 0
+        mean = x.mean(axis=0)
+        rows = (x - mean) / np.sqrt(len(x) - 1)
+        roots = np.sqrt(np.clip(np.linalg.eigvalsh(rows @ real.covariance @ rows.T), 0, None))
+        gap = real.mean - mean
+        spread = np.trace(real.covariance) + (rows * rows).sum()
+        value = max(0.0, float(gap @ gap + spread - 2 * roots.sum()))
     details: dict[str, float | int | str] = {"dimensions": x.shape[1], "normalise": "none"}
     return Measured("Fréchet distance", value, len(x), encoder, None, details)
 
