@@ -56,7 +56,7 @@ def notes_on(e: Evidence, measures: Sequence[Measured]) -> list[str]:
         "Real and judged pictures are quantised to 8 bits a channel alike.",
         *_sampling_notes(e),
     ]
-    if any("distance" in name or "FID" in name for name in names):
+    if any("distance" in name or _is(name, "FID") for name in names):
         notes.append(
             f"Distances stand on {e.sides} pictures of each side, the same number everywhere. The "
             "floor is the distance between two disjoint halves of the real pictures, of that many "
@@ -66,24 +66,27 @@ def notes_on(e: Evidence, measures: Sequence[Measured]) -> list[str]:
         scaled = (
             "as they are"
             if eye.normalise == "none"
-            else f"{eye.normalise}d by the real ones, so values do not compare with published ones"
+            else "standardised by the real ones, so values do not compare with published ones"
         )
         notes.append(f"{eye.name}: resizing {eye.resizing}; features {scaled}.")
-    for one in measures:
-        if "kernel distance" in one.name or "KID" in one.name:
-            details = one.details
-            notes.append(
-                f"Kernel distance: mean over {details['subsets']} subsets of {details['subset']} "
-                "pictures; unbiased, 0 for equal laws, may be negative."
-            )
-            break
-    if any(name.startswith("FID") for name in names) and e.sides < 50_000:
+    if kernel := next((m for m in measures if "subsets" in m.details), None):
+        subsets, subset = kernel.details["subsets"], kernel.details["subset"]
+        notes.append(
+            f"Kernel distance: mean over {subsets} subsets of {subset} pictures; unbiased, 0 for "
+            "equal laws, may be negative."
+        )
+    if any(name.startswith("FID") for name in names) and len(drawn) < 50_000:
         notes.append(
             "FID is published for 50 000 pictures against statistics of a training set; at other "
             "numbers its value is another one."
         )
-    notes += [text for key, text in _MEANINGS if any(name.startswith(key) for name in names)]
+    notes += [text for key, text in _MEANINGS if any(_is(name, key) for name in names)]
     return notes
+
+
+def _is(name: str, measure: str) -> bool:
+    """Whether a result is this measure, perhaps of a variant: "CLIP-score, real pictures"."""
+    return name == measure or name.startswith(f"{measure},")
 
 
 _MEANINGS = (

@@ -6,7 +6,6 @@ import math
 import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from arra.jobs.evaluation_parts import (
 from arra.jobs.generation import Generation, generate
 from arra.jobs.options import SourceOptions
 from arra.jobs.parts import load_encoder
-from arra.jobs.picture_sets import PictureSet, generated_set, open_set
+from arra.jobs.picture_sets import PictureSet, open_set
 from arra.jobs.validation import distinct_captions
 from arra.metrics.classifier_score import Classifier
 from arra.metrics.frechet import Gaussian
@@ -90,8 +89,6 @@ class Evidence:
         job = self.job
         size = None if self.model is None else self.model.size
         if job.pictures is not None:
-            if self.model is not None and (Path(job.pictures) / "manifest.jsonl").is_file():
-                return generated_set(Path(job.pictures), size, job.most)
             return open_set(job.pictures, SourceOptions(), size=size, most=job.most)
         prompts, count = self._prompts()
         return self._draw_set("pictures", prompts, count, job.sampling)

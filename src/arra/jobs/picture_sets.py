@@ -27,6 +27,7 @@ from arra.data.rows import BadRow
 from arra.data.store import MANIFEST as STORE
 from arra.data.store import PreparedStore
 from arra.errors import InputError
+from arra.files import read_json
 from arra.jobs.generation import MANIFEST as GENERATED
 from arra.jobs.generation import SETTINGS
 from arra.jobs.options import SourceOptions
@@ -68,7 +69,7 @@ def open_set(
     """
     path = Path(name)
     if (path / GENERATED).is_file() and (path / SETTINGS).is_file():
-        return generated_set(path, size, most)
+        return _of_generated(path, size, most)
     if (path / STORE).is_file():
         return _of_store(path, size, most)
     if path.suffix.lower() == ".npz" and not (path.parent / "captions.jsonl").is_file():
@@ -78,40 +79,28 @@ def open_set(
     return _of_source(name, options, size, most)
 
 
-def generated_set(
-    folder: Path, size: tuple[int, int] | None = None, most: int | None = None
-) -> PictureSet:
-    """The pictures, prompts and seeds that `arra generate` left in a folder.
-
-    Raises `InputError` where one is missing, damaged or of another size.
-    """
+def _of_generated(folder: Path, size: tuple[int, int] | None, most: int) -> PictureSet:
+    """The pictures, prompts and seeds that `arra generate` left in a folder."""
     manifest = folder / GENERATED
-    if not manifest.is_file():
-        raise InputError(
-            f"{folder}: no {GENERATED} here; expected a folder that arra generate made"
-        )
-    pictures: list[np.ndarray] = []
-    prompts, seeds = [], []
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = manifest.read_text(encoding="utf-8").splitlines()
+    pictures, prompts, seeds = [], [], []
+    for number in chosen(len(lines), most):
         try:
-            entry = json.loads(line)
+            entry = json.loads(lines[number])
             path = folder / Path(str(entry["file"])).name
             with Image.open(path, formats=["PNG"]) as image:
                 picture = np.asarray(image.convert("RGB"))
             prompts.append(str(entry["prompt"]))
             seeds.append(int(entry["seed"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{manifest} line {number}: {error!r}") from error
+            raise InputError(f"{manifest} line {number + 1}: {error!r}") from error
         size = size or (picture.shape[0], picture.shape[1])
         if picture.shape[:2] != size:
             raise InputError(f"{path}: {picture.shape[:2]} pixels, expected {size}")
         pictures.append(picture)
     if not pictures:
         raise InputError(f"{manifest}: lists no picture")
-    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8")) if (
-        folder / SETTINGS
-    ).is_file() else {}  # fmt: skip
-    kept = chosen(len(pictures), len(pictures) if most is None else most)
+    settings = read_json(folder / SETTINGS)
     facts = {
         "format": {"PNG": len(pictures)},
         "resized": None,
@@ -119,10 +108,8 @@ def generated_set(
         "sampling": settings.get("sampling"),
         "checkpoint": settings.get("checkpoint"),
     }
-    what = f"{len(kept)} pictures that arra generate drew, in {folder}"
-    return PictureSet(
-        np.stack([pictures[i] for i in kept]), [prompts[i] for i in kept], what, facts
-    )
+    what = f"{len(pictures)} pictures that arra generate drew, in {folder}"
+    return PictureSet(np.stack(pictures), prompts, what, facts)
 
 
 def chosen(count: int, most: int) -> list[int]:
@@ -134,9 +121,8 @@ def _of_store(path: Path, size: tuple[int, int] | None, most: int) -> PictureSet
     store = PreparedStore.open(path)
     codec = store.codec()
     rows = chosen(len(store), most)
-    pictures = []
-    for row in rows:  # one by one, as `TextToImage.paint` does, and for the same reason
-        pictures.append(to_uint8(codec.decode(store.rows([row]).codes))[0])
+    # one by one, as `TextToImage.paint` does, and for the same reason
+    pictures = [to_uint8(codec.decode(store.rows([row]).codes))[0] for row in rows]
     settings = store.provenance.settings
     facts = {
         "format": "codes of a prepared store",
