@@ -27,10 +27,10 @@ def distances(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
     """Fréchet and kernel distance, floor, precision and recall, in every encoder, at equal n."""
     for eye in e.eyes:
         real = e.features(eye, "real", e.real.pictures)
-        some = real[e.split[0]]
+        some, others = (real[rows] for rows in e.halves)
         _warn_of_eye(e, eye, real.shape[1])
         for arm in e.drawn:
-            drawn = e.features(eye, f"drawn{arm.label}", arm.pictures)[: e.sides]
+            drawn = e.features(eye, f"drawn{arm.label}", arm.pictures)[e.judged]
             for found in _between(some, drawn, eye, rng):
                 yield replace(found, name=found.name + arm.label)
         yield _titled(
@@ -45,8 +45,7 @@ def distances(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
             ),
             eye,
         )
-        halves = real[e.split[0]], real[e.split[1]][: e.sides]
-        floor = _kernel(*halves, eye, rng)
+        floor = _kernel(some, others, eye, rng)
         yield _titled(replace(floor, name=f"{floor.name}, two real halves"), eye)
 
 

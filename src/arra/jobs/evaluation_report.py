@@ -98,7 +98,7 @@ _MEANINGS = (
     (
         "MS-SSIM, generated against real",
         "MS-SSIM against real: each picture with a real one of its caption; high is alike. This is "
-        "what medical papers report; the row with wrong captions says what likeness means nothing.",
+        "what medical papers report; the row with wrong captions shows how alike any two are.",
     ),
     (
         "MS-SSIM, generated",

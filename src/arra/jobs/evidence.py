@@ -199,10 +199,18 @@ class Evidence:
         return min(len(self.drawn[0].pictures), len(self.real) // 2)
 
     @cached_property
-    def split(self) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers of the real pictures that stand in distances, and of the other half."""
+    def halves(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers (n,) of the real pictures that stand in distances, and of n others."""
         order = self.rng("real rows").permutation(len(self.real))
-        return order[: self.sides], order[self.sides :]
+        return order[: self.sides], order[self.sides : 2 * self.sides]
+
+    @cached_property
+    def judged(self) -> np.ndarray:
+        """Row numbers (n,) of the judged pictures that stand in distances, by chance.
+
+        The first n would be of the first prompts, or of one class where a set is sorted.
+        """
+        return self.rng("judged rows").permutation(len(self.drawn[0].pictures))[: self.sides]
 
     # ---- who looks -----------------------------------------------------------------------------
 
