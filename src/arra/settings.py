@@ -7,10 +7,20 @@ and help on the command line must not wait for them.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from arra.errors import InputError
+
+ENCODER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+"""What one of several encoders may be called."""
+
+
+def feature_name(encoder: str, kind: str) -> str:
+    """What the `kind` ("cls", "mean", "patches") of an encoder is called in stores and batches."""
+    return f"{encoder}/{kind}" if encoder else kind
+
 
 Positions = Literal["hybnext", "rep", "last"]
 Target = Literal["cls", "mean", "both", "patch"]

@@ -31,7 +31,7 @@ class Batch:
     place: Tensor
     """(R, T) int64: which place of the picture, in raster order, is predicted here; -1 is none."""
     features: dict[str, Tensor] = field(default_factory=dict)
-    """Encoder features by aggregation: "cls", "mean" (B, D), "patches" (B, N, D)."""
+    """Encoder features: "cls", "mean" (B, D), "patches" (B, N, D); NAME/cls of a named encoder."""
 
     @property
     def samples(self) -> int:
