@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
@@ -318,17 +319,17 @@ def test_a_report_names_the_traps(pictures, encoder, tmp_path):
         assert text in page
 
 
-def test_teachers_are_found_in_any_identity_and_not_where_nothing_was_aligned(
-    tmp_path, monkeypatch
-):
-    identity = {"encoders": [{"weights": "abc", "model": None}, {"model": "a/b", "weights": "d"}]}
-
-    class Store:
-        provenance = type("P", (), {"settings": type("S", (), {"encoder": identity})})
-
-    monkeypatch.setattr(Ground, "store", Store)
+def test_teachers_are_the_encoders_that_the_run_was_aligned_with(tmp_path, monkeypatch):
+    plain, named = {"weights": "abc", "model": None}, {"model": "a/b", "weights": "d"}
+    settings = SimpleNamespace(encoders={"": plain, "big": named})
+    store = SimpleNamespace(provenance=SimpleNamespace(settings=settings))
+    monkeypatch.setattr(Ground, "store", store)
     ground = Ground(None, None)
     assert teachers(ground, None) == {"abc", "a/b", "d"}
-    for align, expected in ((None, set()), ({"weight": 1.0}, {"abc", "a/b", "d"})):
+    for align, expected in (
+        ({}, set()),
+        ({"0": {"encoder": "", "weight": 1.0}}, {"abc"}),
+        ({"0": {"encoder": "big", "weight": 1.0}}, {"a/b", "d"}),
+    ):
         (tmp_path / evaluation_parts.RUN).write_text(json.dumps({"decides": {"align": align}}))
         assert teachers(ground, tmp_path / "model") == expected

@@ -144,18 +144,22 @@ def _resizing_words(preprocessing: Mapping[str, Any]) -> str:
 def teachers(ground: Ground, checkpoint: Path | None) -> frozenset[str]:
     """Digests and hub names of the encoders that the checkpoint was aligned with.
 
-    Those of its store, unless its run says that it was trained without alignment.
+    Those of its store that a term of its run's alignment names; all of them where the run is not
+    known.
     """
-    run = None if checkpoint is None else _run_of(checkpoint)
-    if run is not None and read_json(run / RUN).get("decides", {}).get("align", True) is None:
+    if ground.store is None:
         return frozenset()
-    store = ground.store
-    encoder = None if store is None else store.provenance.settings.encoder
-    return frozenset(_names_within(encoder))
+    encoders = ground.store.provenance.settings.encoders
+    run = None if checkpoint is None else _run_of(checkpoint)
+    if run is not None:
+        terms = read_json(run / RUN)["decides"]["align"]
+        used = {term["encoder"] for term in terms.values()}
+        encoders = {name: found for name, found in encoders.items() if name in used}
+    return frozenset(_names_within(encoders))
 
 
 def _names_within(identity: Any) -> Iterator[str]:
-    """Digests and model names anywhere in an encoder's identity: one may be made of several."""
+    """Digests and model names anywhere in the identities of encoders."""
     if isinstance(identity, Mapping):
         for key, value in identity.items():
             if key in ("weights", "model") and isinstance(value, str):
