@@ -102,11 +102,11 @@ class Alignment(Objective):
                     "which place a position reads"
                 )
             return batch.read >= 0, batch.read
-        if how == "hybnext":  # codes without a place of their own still have the global target
-            return batch.image & (
-                place >= 0
-            ) if self.config.target == "patch" else batch.image, place
-        return batch.image & (place == (0 if how == "rep" else place.max())), place
+        if how != "hybnext":
+            return batch.image & (place == (0 if how == "rep" else place.max())), place
+        if self.config.target == "patch":
+            return batch.image & (place >= 0), place
+        return batch.image, place  # codes without a place of their own have the global target too
 
     def _target(self, batch: Batch, sample: Tensor, place: Tensor) -> tuple[Tensor, Tensor | None]:
         """(M, D_F) the feature that each aligned position is pulled towards, without a gradient;
