@@ -344,7 +344,7 @@ def test_attention_keeps_what_the_pictures_show():
     assert losses[-1] < losses[0] / 2
     assert looked > 1.5 / 9
     _, looked = trained(
-        60, lambda pooled, redrawing, guess: 1 - F.cosine_similarity(guess[None], pooled).mean()
+        120, lambda pooled, redrawing, guess: 1 - F.cosine_similarity(guess[None], pooled).mean()
     )
     assert looked < 0.5 / 9
 
