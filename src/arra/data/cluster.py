@@ -52,7 +52,8 @@ def make_shards_on_ray(
             "engine 'ray': Ray is not installed; run `pip install 'arra[distributed-data]'`"
         ) from None
     shutil.rmtree(job.folder / WORK / _BEGUN, ignore_errors=True)  # of an earlier call
-    gpus = int("cuda" in job.codec_device or "cuda" in job.encoder_device)
+    devices = [job.codec_device, *(device for _, device in job.encoders.values())]
+    gpus = int(any("cuda" in device for device in devices))
     with _cluster(ray):
         room = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0)) or 1
         most = min(workers or room, len(shards))
