@@ -321,7 +321,8 @@ class _Run:
         """Run validators in the main process; nothing of it reaches the training that follows."""
         if validators:
             with self.ema.swapped() if self.ema else nullcontext():
-                self._bring_back(self.generator, self.joint.generator)
+                if self.sharded:
+                    gather(self.generator, self.joint.generator)
                 if self.history:
                     self._measure(validators, done, self.history)
         self.accelerator.wait_for_everyone()
@@ -344,11 +345,6 @@ class _Run:
         if self.config.trackers:
             self.accelerator.log({f"validation/{k}": v for k, v in results.items()}, step=done)
 
-    def _bring_back(self, whole: torch.nn.Module, trained: torch.nn.Module) -> None:
-        """Where weights are sharded, copy those of `trained` to the caller's, whole, module."""
-        if self.sharded:
-            gather(whole, trained)
-
     def _checkpoint(self, done: int) -> None:
         if self.history:
             self.history.sync()
@@ -370,7 +366,8 @@ class _Run:
             self._checkpoint(done)
         if self.ema:
             self.ema.copy_to_module()
-        self._bring_back(self.whole, self.joint)
+        if self.sharded:
+            gather(self.whole, self.joint)
         self.generator.eval()
         if self.is_main:
             self.generator.save_pretrained(self.folder / "model")
