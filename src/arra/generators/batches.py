@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal, Protocol
 
 import numpy as np
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from arra.errors import InputError
 from arra.generators.base import Batch
-from arra.generators.raster import prompt_tokens
 from arra.generators.vocabulary import ImageVocabulary
 from arra.randomness import derangement
 from arra.settings import BatchConfig
@@ -59,16 +59,24 @@ def sequence(
 ) -> Sample:
     """[start] text <boi> x_1 ... x_n, the output at each position predicting the next token.
 
-    <boi> to x_(n-1) predict image content; x_n predicts <eoi>, which is not an input.
+    <boi> to x_(n-1) predict image content; x_n predicts <eoi>, which is not an input. What stands
+    around captions and between rows of codes is the vocabulary's matter.
     """
-    prompt = prompt_tokens(text, vocabulary)
-    image = [vocabulary.offset + code for code in codes]
+    prompt, image = vocabulary.prompt(text), vocabulary.picture(codes)
     tokens = prompt + image
     target = [*tokens[1:], vocabulary.end]
     if not supervise_text:
         target[: len(prompt) - 1] = [IGNORE] * (len(prompt) - 1)
-    place = [-1] * (len(prompt) - 1) + list(range(len(image))) + [-1]
-    return Sample(tokens, target, place)
+    places = count()
+    place = [next(places) if vocabulary.is_code(token) else -1 for token in image]
+    return Sample(tokens, target, [-1] * (len(prompt) - 1) + place + [-1])
+
+
+def text_sample(text: Sequence[int], vocabulary: ImageVocabulary) -> Sample:
+    """[start] text, every token of it predicted: text ability is kept by practising it."""
+    start = [] if vocabulary.start is None else [vocabulary.start]
+    tokens = [*start, *text]
+    return Sample(tokens, [*tokens[1:], IGNORE], [-1] * len(tokens))
 
 
 def collate(
@@ -136,9 +144,20 @@ class RasterBatches:
     """Batches of a prepared store: `batch(step, part, parts)` depends on nothing else."""
 
     def __init__(
-        self, store: Store, vocabulary: ImageVocabulary, config: BatchConfig | None = None
+        self,
+        store: Store,
+        vocabulary: ImageVocabulary,
+        config: BatchConfig | None = None,
+        replay: Sequence[Sequence[int]] = (),
     ):
+        """`replay` are pieces of plain text as ids, of which `config.replay` asks for some."""
         self.store, self.vocabulary, self.config = store, vocabulary, config or BatchConfig()
+        self.replay = replay
+        if self.config.replay and not replay:
+            raise InputError(
+                f"BatchConfig.replay: {self.config.replay}, but there is no text to replay; name "
+                "files with --replay-text"
+            )
         if len(store) < self.config.size:
             raise InputError(
                 f"BatchConfig.size: {self.config.size}, but the store has {len(store)} rows"
@@ -164,6 +183,9 @@ class RasterBatches:
         if self.config.shuffle_features and features:
             features = self.store.rows(self._other[np.asarray(indices)].tolist()).features
         c = self.config
+        # behind the pictures, whose features stay numbered as they are
+        chosen = rng.integers(len(self.replay), size=c.replayed) if c.replayed else ()
+        samples += [text_sample(self.replay[i], self.vocabulary) for i in chosen]
         return collate(
             samples, features, self.vocabulary.pad, c.layout, c.packed_length, c.multiple
         )

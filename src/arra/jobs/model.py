@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
+from arra.codecs.native import native_codec
 from arra.data.store import PreparedStore
 from arra.data.tokenizer import tokenizer_fingerprint
 from arra.errors import InputError, ProvenanceError
-from arra.generators.raster import RasterGenerator
-from arra.jobs.parts import load_tokenizer
-from arra.networks.language_model import load_causal_lm
+from arra.files import read_json
+from arra.generators.raster import SIDE_FILE, RasterGenerator
+from arra.jobs.parts import load_language_model, load_tokenizer
 from arra.objectives.alignment import Alignment
 from arra.objectives.base import Objective
 from arra.objectives.cross_entropy import NextToken, ZLoss
-from arra.settings import AlignmentConfig, LlamaSize
-from arra.text_to_image import quiet_transformers
+from arra.settings import AdapterConfig, AlignmentConfig, LlamaSize, RowInit
+from arra.text_to_image import CODEC
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def build_generator(
-    store: PreparedStore, lm: str | None, size: LlamaSize, seed: int
-) -> RasterGenerator:
+@dataclass(frozen=True)
+class StartingPoint:
+    """Which language model learns to draw, and how much of it is trained."""
+
+    lm: str | None = None
+    """Folder or hub name of a pretrained causal language model; None makes a Llama."""
+    llama: LlamaSize = field(default_factory=LlamaSize)
+    """Its size, if it is made."""
+    rows: RowInit = "mean"
+    """How rows of new tokens are made: near the mean of the old ones, or spread as they are."""
+    chat: bool = False
+    """Whether captions are a user's turn in the tokenizer's chat template."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """How the pretrained weights are adapted."""
+
+    def __post_init__(self) -> None:
+        if self.lm is None and self.adapter.kind != "none":
+            raise InputError(
+                f"adapter.kind: {self.adapter.kind} adapts a pretrained language model; name it with "
+                "--lm, or leave the adapter out"
+            )
+
+
+def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> RasterGenerator:
     """A generator over the store's tokenizer and codes: `lm` extended, or a Llama from scratch.
 
     Raises `ProvenanceError` when the store was prepared with another tokenizer than that of `lm`,
-    `InputError` when `lm` cannot be loaded or is made for shorter sequences.
+    or `lm` draws codes of another codec; `InputError` when `lm` cannot be loaded or is made for
+    shorter sequences.
     """
     tokenizer = store.tokenizer()
     codec = str(store.provenance.settings.codec["fingerprint"])
-    longest = _longest(store)
+    lm, longest = start.lm, int(store.text_lengths().max())
     if lm is None:
-        size = replace(size, positions=max(size.positions, longest))
+        h, w = store.codes_shape
+        size = replace(start.llama, positions=max(start.llama.positions, longest + h * w + 2))
         return RasterGenerator.from_scratch(
             tokenizer, store.vocabulary, store.codes_shape, size, seed=seed, codec=codec
         )
@@ -47,24 +69,36 @@ def build_generator(
             f"prepare it again with --tokenizer {lm}"
         )
     model = load_language_model(lm)
-    _check_positions(model, longest, lm)
-    return RasterGenerator.from_language_model(
-        model, tokenizer, store.vocabulary, store.codes_shape, seed=seed, codec=codec
+    _check_codec(store, model, lm, codec)
+    generator = RasterGenerator.from_language_model(
+        model,
+        tokenizer,
+        store.vocabulary,
+        store.codes_shape,
+        seed=seed,
+        codec=codec,
+        rows=start.rows,
+        chat=start.chat,
     )
+    _check_positions(model, generator.length(longest), lm)
+    generator.adapt(start.adapter, base=lm, rows=start.rows, seed=seed)
+    return generator
 
 
-def load_language_model(name: str) -> PreTrainedModel:
-    """A causal language model by folder or hub name, in float32, from safetensors only."""
-    if Path(name).is_absolute() and not Path(name).is_dir():
-        raise InputError(f"{name}: no such folder")
-    try:
-        with quiet_transformers():
-            return load_causal_lm(name, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(
-            f"{name}: no causal language model that transformers can load: {first[0]}"
-        ) from error
+def _check_codec(store: PreparedStore, model: PreTrainedModel, lm: str, codec: str) -> None:
+    """A model that draws already knows the codes of one codec, and no others."""
+    own = native_codec(model, lm)
+    if own is not None:
+        theirs, place = own.fingerprint(), lm
+    elif (side := Path(lm) / SIDE_FILE).is_file():
+        theirs, place = str(read_json(side)["codec"]), str(Path(lm) / CODEC)
+    else:
+        return
+    if theirs != codec:
+        raise ProvenanceError(
+            f"{store.folder}: its pictures were encoded by another codec ({codec[:12]}) than the "
+            f"one whose codes {lm} draws ({theirs[:12]}); prepare it again with --codec {place}"
+        )
 
 
 def build_objectives(
@@ -94,12 +128,6 @@ def build_objectives(
     width = sum(shapes[name][-1] for name in align.feature_names)
     found.append(Alignment(align, generator.width, width, store.codes_shape, seed=seed))
     return found
-
-
-def _longest(store: PreparedStore) -> int:
-    """Positions of the longest sequence: start, text, begin-of-image, codes."""
-    h, w = store.codes_shape
-    return int(store.text_lengths().max()) + h * w + 2
 
 
 def _check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
