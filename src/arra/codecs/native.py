@@ -50,8 +50,8 @@ class NativeCodec(Codec):
         self.model: Any = self._build(config.settings)
         table = self.codebook
         self.vocabulary, self.width = table.shape
-        levels: Any = self.model.config.channel_multiplier
-        self.downsample = 2 ** (len(levels) - 1)
+        settings: Any = self.model.config
+        self.downsample = 2 ** (len(settings.channel_multiplier) - 1)
 
     @classmethod
     def of(cls, lm: PreTrainedModel) -> Self:
@@ -104,7 +104,8 @@ class NativeCodec(Codec):
             "codebook": F.mse_loss(nearest, latents.detach()),
             "commitment": self.commitment * F.mse_loss(latents, nearest.detach()),
         }
-        return latents + (nearest - latents).detach(), codes, losses
+        # in this order: adding latents that are much larger than codes would round the codes
+        return nearest.detach() + (latents - latents.detach()), codes, losses
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
@@ -156,7 +157,7 @@ class ChameleonCodec(NativeCodec):
     def tiny(cls) -> Self:
         small = {"embed_dim": 4, "latent_channels": 4, "num_embeddings": 16, "num_res_blocks": 1}
         return cls.seeded(
-            NativeConfig({**small, "base_channels": 32, "channel_multiplier": [1, 1, 1]}), 0
+            NativeConfig({**small, "base_channels": 32, "channel_multiplier": [1, 1]}), 0
         )
 
     @classmethod
@@ -195,7 +196,7 @@ class Emu3Codec(NativeCodec):
     @classmethod
     def tiny(cls) -> Self:
         small = {"codebook_size": 16, "num_res_blocks": 1, "base_channels": 32}
-        more = {"channel_multiplier": [1, 1, 1], "attn_resolutions": [2]}
+        more = {"channel_multiplier": [1, 1], "attn_resolutions": [1], "hidden_size": 32}
         return cls.seeded(NativeConfig({**small, **more, "temporal_downsample_factor": 2}), 0)
 
     def _build(self, settings: dict[str, Any]) -> nn.Module:
@@ -226,7 +227,7 @@ class JanusCodec(NativeCodec):
     def tiny(cls) -> Self:
         small = {"embed_dim": 4, "latent_channels": 8, "num_embeddings": 16, "num_res_blocks": 1}
         return cls.seeded(
-            NativeConfig({**small, "base_channels": 32, "channel_multiplier": [1, 1, 1]}), 0
+            NativeConfig({**small, "base_channels": 32, "channel_multiplier": [1, 1]}), 0
         )
 
     def _build(self, settings: dict[str, Any]) -> nn.Module:

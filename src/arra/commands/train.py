@@ -71,7 +71,7 @@ def command(
             tokenizer, and the latter's also with its codec (--tokenizer, --codec). Without it a
             Llama is made.
         rows: How rows of new tokens begin: near the mean of the old ones, or spread as they are.
-        chat: Captions are a user's turn in the tokenizer's chat template; also when the model draws.
+        chat: Captions are a user's turn in the tokenizer's chat template; also for drawing.
         llama_size: A size of LlamaGen for the Llama that is made, instead of --llama.width, depth,
             heads and feed-forward.
         no_align: Train without representation alignment; so does --align.weight 0.

@@ -20,7 +20,6 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -47,6 +46,7 @@ from arra.networks.language_model import (
     embedding_table,
     head_logits,
     hidden_states,
+    llama_config,
     load_causal_lm,
     model_settings,
 )
@@ -146,19 +146,12 @@ class RasterGenerator(Generator):
         """
         size = size or LlamaSize()
         vocabulary = add_image_tokens(tokenizer, codes)
-        config = LlamaConfig(
-            vocab_size=max(vocabulary.size, len(tokenizer)),
-            hidden_size=size.width,
-            intermediate_size=size.feed_forward,
-            num_hidden_layers=size.depth,
-            num_attention_heads=size.heads,
-            num_key_value_heads=size.heads,
-            max_position_embeddings=size.positions,
-            rope_parameters={"rope_type": "default", "rope_theta": size.rope_theta},
+        config = llama_config(
+            size,
+            max(vocabulary.size, len(tokenizer)),
             bos_token_id=vocabulary.start,
             eos_token_id=vocabulary.end,
             pad_token_id=vocabulary.pad,
-            tie_word_embeddings=size.tied,
         )
         with seeded(seed):
             lm = AutoModelForCausalLM.from_config(config)
@@ -197,8 +190,8 @@ class RasterGenerator(Generator):
             extend_vocabulary(lm, size, range(known, len(tokenizer)), rows, seed)
         elif vocabulary.codes != codes:
             raise InputError(
-                f"language model: a {lm.config.model_type} with {vocabulary.codes} picture codes of "
-                f"its own, not {codes}; prepare the store with its codec (--codec)"
+                f"language model: a {lm.config.model_type} with {vocabulary.codes} picture codes "
+                f"of its own, not {codes}; prepare the store with its codec (--codec)"
             )
         if chat:
             vocabulary = as_chat(vocabulary, tokenizer)
@@ -286,11 +279,9 @@ class RasterGenerator(Generator):
         with without_library_bars():
             lm = load_causal_lm(made.base, **options)
             pretrained = AutoTokenizer.from_pretrained(made.base)
-        if not isinstance(own_vocabulary(lm, tokenizer, config.grid), ImageVocabulary):
-            size = max(config.vocabulary.size, len(tokenizer))
-            extend_vocabulary(
-                lm, size, range(len(pretrained), len(tokenizer)), made.rows, made.seed
-            )
+        if own_vocabulary(lm, tokenizer, config.grid) is None:
+            size, new = len(tokenizer), range(len(pretrained), len(tokenizer))
+            extend_vocabulary(lm, max(config.vocabulary.size, size), new, made.rows, made.seed)
         generator = cls(replace(config, language_model=lm.config.to_dict()), lm, tokenizer)
         generator.adapt(made.config, base=made.base, rows=made.rows, seed=made.seed)
         found = generator.config.adapted

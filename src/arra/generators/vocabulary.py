@@ -22,7 +22,7 @@ def image_token(code: int) -> str:
 class ImageVocabulary:
     """Where picture codes and control tokens stand in the vocabulary of a language model.
 
-    A sequence is [start] before caption after begin x_1 ... x_n end; `prompt` and `picture` make it.
+    A sequence is [start] before caption after begin x_1 ... x_n end: see `prompt` and `picture`.
     """
 
     begin: int

@@ -41,8 +41,8 @@ class StartingPoint:
     def __post_init__(self) -> None:
         if self.lm is None and self.adapter.kind != "none":
             raise InputError(
-                f"adapter.kind: {self.adapter.kind} adapts a pretrained language model; name it with "
-                "--lm, or leave the adapter out"
+                f"adapter.kind: {self.adapter.kind} adapts a pretrained language model; name one "
+                "with --lm, or leave the adapter out"
             )
 
 

@@ -50,7 +50,7 @@ class TextAbility:
         return text_likelihood(generator, self.pieces).perplexity
 
     def after(self, generator: RasterGenerator) -> dict[str, float]:
-        """ "before", "after" and, where there is an adapter, "adapter_off"; nothing without files."""
+        """Perplexities "before", "after" and, with an adapter, "adapter_off"; {} without files."""
         if self.before is None:
             return {}
         found = {"before": self.before, "after": self._perplexity(generator)}

@@ -13,11 +13,13 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    LlamaConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
 from arra.errors import InputError
+from arra.settings import LlamaSize
 
 IMAGE_NATIVE = frozenset({"chameleon", "emu3", "janus"})
 """Model types of transformers that draw by themselves: codec, picture tokens and language model in
@@ -35,6 +37,22 @@ def causal_lm_of(settings: dict[str, Any]) -> PreTrainedModel:
     settings = dict(settings)
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     return auto_class(config).from_config(config)
+
+
+def llama_config(size: LlamaSize, rows: int, **tokens: int | None) -> LlamaConfig:
+    """A Llama of `size` with `rows` token ids; `tokens` name its control tokens."""
+    return LlamaConfig(
+        vocab_size=rows,
+        hidden_size=size.width,
+        intermediate_size=size.feed_forward,
+        num_hidden_layers=size.depth,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=size.positions,
+        rope_parameters={"rope_type": "default", "rope_theta": size.rope_theta},
+        tie_word_embeddings=size.tied,
+        **tokens,
+    )
 
 
 def load_causal_lm(name: str | Path, **options: Any) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""New rows of a language model's vocabulary: made, and trained while the old ones stay as they are."""
+"""New rows of a language model's vocabulary: made, and trained while the old ones stay."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def extend_vocabulary(
     kind. The old rows, and with them what the model says about text, are not touched.
     """
     if len(embedding_table(lm)) < size:
-        # here, because the library's own initialisation of new rows knows nothing of `new`
-        lm.resize_token_embeddings(size, mean_resizing=False)
+        with seeded(seed):  # every row in `new` is made below; this is for those that are not
+            lm.resize_token_embeddings(size, mean_resizing=False)
     table, head = embedding_table(lm), lm.get_output_embeddings()
     if head is None:
         raise InputError(f"{type(lm).__name__} has no output embeddings: not a language model?")
