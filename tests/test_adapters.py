@@ -13,7 +13,8 @@ from arra import cli
 from arra.adapters.lora import adapters_off, is_adapted
 from arra.errors import InputError, ProvenanceError
 from arra.files import read_json
-from arra.generators.raster import ADAPTER_FILE, RasterGenerator
+from arra.generators.adapted import ADAPTER_FILE
+from arra.generators.raster import RasterGenerator
 from arra.jobs.exporting import export
 from arra.jobs.model import StartingPoint, build_generator
 from arra.jobs.parts import load_codec

@@ -345,7 +345,7 @@ def test_replayed_text_is_supervised_and_leaves_alignment_alone(work):
     vocabulary, text = generator.config.vocabulary, [[3, 4, 5, 6], [7, 8, 9]]
     plain = RasterBatches(work.store, vocabulary, BatchConfig(size=4)).batch(0)
     config = BatchConfig(size=4, replay=0.34)
-    mixed = RasterBatches(work.store, vocabulary, config, text).batch(0)
+    mixed = RasterBatches(work.store, vocabulary, config, replay=text).batch(0)
     assert len(mixed.tokens) == 6
     assert mixed.samples == plain.samples == 4
     assert torch.equal(mixed.tokens[:4], plain.tokens)

@@ -6,6 +6,7 @@ which parameters train beside it, and how it is merged.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -38,7 +39,9 @@ def adapt(lm: PreTrainedModel, config: AdapterConfig, rows: Sequence[int], seed:
 
     targets = _targets(lm, config)
     own = token_tables(lm).own()
-    with seeded(seed):
+    with seeded(seed), warnings.catch_warnings():
+        # of what is meant so: bases that are not saved, layers whose weights lie transposed
+        warnings.simplefilter("ignore")
         get_peft_model(lm, _peft_config(config, targets, seed), adapter_name=NAME)
     for name, parameter in lm.named_parameters():
         parameter.requires_grad_(_is_adapter(name))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
+from arra.errors import InputError
 from arra.settings import (
     AdapterConfig,
     AlignmentConfig,
@@ -46,6 +47,7 @@ def command(
     training: Annotated[TrainConfig, arg(name="")] = _TRAINING,
     batch: BatchConfig = _BATCHCONFIG,
     align: AlignmentConfig = _ALIGNMENTCONFIG,
+    also: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE,...")] = (),
     adapter: AdapterConfig = _ADAPTERCONFIG,
     llama: LlamaSize = _LLAMASIZE,
     sampling: SamplingConfig = _SAMPLINGCONFIG,
@@ -87,6 +89,8 @@ def command(
         training: The training loop. The seed is also that of new weights.
         batch: How rows become batches.
         align: Representation alignment.
+        also: A further term of alignment beside the first, such as target=patch,weight=0.5 or
+            encoder=dino,layers=2+3: like --align except for what is named. May be repeated.
         adapter: Adapters on a pretrained language model, whose own weights are then frozen.
         llama: Size of the Llama that is made without --lm.
         sampling: How the samples are drawn.
@@ -95,8 +99,11 @@ def command(
 
     from arra.jobs.console import print_json
     from arra.jobs.model import StartingPoint
+    from arra.jobs.options import further_alignment
     from arra.jobs.training import Training, run_training
 
+    if no_align and also:
+        raise InputError("--no-align and --also exclude each other")
     if llama_size is not None:
         sizes = LlamaSize.named(llama_size)
         llama = replace(
@@ -106,7 +113,7 @@ def command(
         store=store,
         out=out,
         start=StartingPoint(lm, llama, rows, chat, adapter),
-        align=None if no_align else align,
+        align=() if no_align else (align, *(further_alignment(text, align) for text in also)),
         batch=batch,
         training=training,
         z_loss=z_loss,

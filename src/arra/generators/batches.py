@@ -38,7 +38,9 @@ class Store(Protocol):
 
     def __len__(self) -> int: ...
 
-    def rows(self, indices: Sequence[int]) -> Rows: ...
+    def rows(self, indices: Sequence[int], features: Sequence[str] | None = None) -> Rows:
+        """Some rows, with only those `features`, or, for None, with all."""
+        ...
 
     def text_lengths(self) -> np.ndarray:
         """(N,) the number of text ids of every row."""
@@ -52,6 +54,7 @@ class Sample:
     tokens: list[int]
     target: list[int]
     place: list[int]
+    read: list[int]
 
 
 def sequence(
@@ -67,16 +70,18 @@ def sequence(
     target = [*tokens[1:], vocabulary.end]
     if not supervise_text:
         target[: len(prompt) - 1] = [IGNORE] * (len(prompt) - 1)
-    places = count()
-    place = [next(places) if vocabulary.is_code(token) else -1 for token in image]
-    return Sample(tokens, target, [-1] * (len(prompt) - 1) + place + [-1])
+    drawn = count()
+    read = [next(drawn) if vocabulary.is_code(token) else -1 for token in image]
+    place = [-1] * (len(prompt) - 1) + read + [-1]
+    return Sample(tokens, target, place, [-1] * len(prompt) + read)
 
 
 def text_sample(text: Sequence[int], vocabulary: ImageVocabulary) -> Sample:
     """[start] text, every token of it predicted: text ability is kept by practising it."""
     start = [] if vocabulary.start is None else [vocabulary.start]
     tokens = [*start, *text]
-    return Sample(tokens, [*tokens[1:], IGNORE], [-1] * len(tokens))
+    none = [-1] * len(tokens)
+    return Sample(tokens, [*tokens[1:], IGNORE], none, none)
 
 
 def collate(
@@ -99,6 +104,7 @@ def collate(
     position = np.zeros(shape, dtype=np.int64)
     target = np.full(shape, IGNORE, dtype=np.int64)
     place = np.full(shape, -1, dtype=np.int64)
+    read = np.full(shape, -1, dtype=np.int64)
     for number, row in enumerate(rows):
         used = sum(len(samples[i].tokens) for i in row)
         start = length - used if layout == "left" else 0
@@ -106,7 +112,8 @@ def collate(
             sample = samples[i]
             here = slice(start, start + len(sample.tokens))
             tokens[number, here], target[number, here] = sample.tokens, sample.target
-            place[number, here], segment[number, here] = sample.place, i
+            place[number, here], read[number, here] = sample.place, sample.read
+            segment[number, here] = i
             position[number, here] = np.arange(len(sample.tokens))
             start = here.stop
     placed = torch.from_numpy(place)
@@ -117,6 +124,7 @@ def collate(
         target=torch.from_numpy(target),
         image=placed >= 0,
         place=placed,
+        read=torch.from_numpy(read),
         features=dict(features),
     )
 
@@ -148,11 +156,13 @@ class RasterBatches:
         store: Store,
         vocabulary: ImageVocabulary,
         config: BatchConfig | None = None,
+        features: Sequence[str] | None = None,
         replay: Sequence[Sequence[int]] = (),
     ):
-        """`replay` are pieces of plain text as ids, of which `config.replay` asks for some."""
+        """`features`: which of the store's a batch holds (patches are large); None: all. `replay`
+        are pieces of plain text as ids, of which `config.replay` asks for some."""
         self.store, self.vocabulary, self.config = store, vocabulary, config or BatchConfig()
-        self.replay = replay
+        self.features, self.replay = features, replay
         if self.config.replay and not replay:
             raise InputError(
                 f"BatchConfig.replay: {self.config.replay}, but there is no text to replay; name "
@@ -171,7 +181,8 @@ class RasterBatches:
         """Part `part` of the `parts` of one step: those of all its micro-batches and processes."""
         number = step * parts + part
         indices = self._indices(number)
-        stored = self.store.rows(indices)
+        shuffled = self.config.shuffle_features
+        stored = self.store.rows(indices, () if shuffled else self.features)
         rng = np.random.default_rng([self.config.seed, 2, number])
         dropped = rng.random(len(indices)) < self.config.drop_caption
         codes = stored.codes.flatten(1).tolist()
@@ -180,8 +191,9 @@ class RasterBatches:
             for text, code, drop in zip(stored.text_ids, codes, dropped, strict=True)
         ]
         features = stored.features
-        if self.config.shuffle_features and features:
-            features = self.store.rows(self._other[np.asarray(indices)].tolist()).features
+        if shuffled:
+            others = self._other[np.asarray(indices)].tolist()
+            features = self.store.rows(others, self.features).features
         c = self.config
         # behind the pictures, whose features stay numbered as they are
         chosen = rng.integers(len(self.replay), size=c.replayed) if c.replayed else ()

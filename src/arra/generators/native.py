@@ -71,6 +71,11 @@ _FAMILIES: dict[str, Callable[[Any, Any, tuple[int, int]], ImageVocabulary]] = {
 }
 
 
+def is_native(lm: PreTrainedModel) -> bool:
+    """Whether a language model draws with picture codes of its own."""
+    return lm.config.model_type in _FAMILIES
+
+
 def _id(named: Mapping[str, int], token: str) -> int:
     if token not in named:
         raise InputError(

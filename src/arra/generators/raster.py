@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -24,17 +23,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from arra.adapters.lora import (
-    adapt,
-    adapter_state,
-    frozen_fingerprint,
-    is_adapted,
-    load_adapter_state,
-    merge,
-)
+from arra.adapters.lora import adapt, frozen_fingerprint, is_adapted, merge
 from arra.data.tokenizer import CaptionEncoder, one_line
-from arra.errors import InputError, ProvenanceError
+from arra.errors import InputError
 from arra.files import read_json, to_plain, write_json
+from arra.generators.adapted import Adapted, load_base, read_adapter, write_adapter
 from arra.generators.base import Batch, Generator, Output
 from arra.generators.native import own_vocabulary
 from arra.generators.vocabulary import ImageVocabulary, add_image_tokens, as_chat
@@ -43,7 +36,6 @@ from arra.networks.language_model import (
     causal_lm_of,
     compile_blocks,
     decoder_blocks,
-    embedding_table,
     head_logits,
     hidden_states,
     llama_config,
@@ -51,7 +43,7 @@ from arra.networks.language_model import (
     model_settings,
 )
 from arra.networks.part import config_from_plain
-from arra.networks.rows import extend_vocabulary
+from arra.networks.rows import extend_vocabulary, paint_rows
 from arra.networks.tables import token_tables
 from arra.orders.layout import visible
 from arra.progress import without_library_bars
@@ -60,22 +52,6 @@ from arra.registry import generators
 from arra.settings import AdapterConfig, LlamaSize, RowInit
 
 SIDE_FILE = "arra.json"
-ADAPTER_FILE = "adapter.safetensors"
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """An adapter on a pretrained language model, and what it stands on."""
-
-    config: AdapterConfig
-    base: str
-    """Folder or hub name of the pretrained language model."""
-    rows: RowInit
-    """How the new vocabulary rows were made."""
-    seed: int
-    """Seed of these rows and of the adapter."""
-    frozen: str
-    """Digest of the weights that are not trained."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +132,10 @@ class RasterGenerator(Generator):
         with seeded(seed):
             lm = AutoModelForCausalLM.from_config(config)
             if appearance is not None:
-                _paint(lm, vocabulary, appearance)
+                if appearance.ndim != 2 or len(appearance) != codes:
+                    shape = tuple(appearance.shape)
+                    raise InputError(f"appearance: {shape}, expected a row for each of {codes}")
+                paint_rows(lm, vocabulary.offset, appearance)
         return cls(RasterConfig(vocabulary, grid, config.to_dict(), codec), lm, tokenizer)
 
     @classmethod
@@ -205,12 +184,18 @@ class RasterGenerator(Generator):
         """
         if config.kind == "none":
             return
-        vocabulary = self.config.vocabulary
+        adapted = Adapted(config, base, rows, seed)
+        self.config = replace(self.config, adapted=adapted)
+        self._put_adapter()
+        adapted = replace(adapted, frozen=frozen_fingerprint(self.lm))
+        self.config = replace(self.config, adapted=adapted)
+
+    def _put_adapter(self) -> None:
+        adapted, vocabulary = self.config.adapted, self.config.vocabulary
+        assert adapted is not None
         pictures = range(vocabulary.offset, vocabulary.offset + vocabulary.codes)
         ids = {*vocabulary.control, *pictures} - {*vocabulary.after}
-        adapt(self.lm, config, [i for i in ids if i < self.tables.text], seed)
-        adapted = Adapted(config, base, rows, seed, frozen_fingerprint(self.lm))
-        self.config = replace(self.config, adapted=adapted)
+        adapt(self.lm, adapted.config, [i for i in ids if i < self.tables.text], adapted.seed)
 
     def merge(self) -> None:
         """Add the adapter, if there is one, to the weights: a plain language model, for good."""
@@ -241,8 +226,7 @@ class RasterGenerator(Generator):
             with without_library_bars():
                 self.lm.save_pretrained(save_directory)
         else:  # the rest lies where the pretrained model lies
-            state = {n: t.cpu().contiguous() for n, t in adapter_state(self.lm).items()}
-            save_file(state, str(save_directory / ADAPTER_FILE))
+            write_adapter(self.lm, save_directory)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
         plain = to_plain(self.config)
@@ -262,36 +246,17 @@ class RasterGenerator(Generator):
             raise InputError(f"{folder / SIDE_FILE}: does not describe a raster generator")
         config = config_from_plain(RasterConfig, side, where=folder / SIDE_FILE)
         tokenizer = AutoTokenizer.from_pretrained(folder)
+        with without_library_bars():
+            if config.adapted is None:
+                lm = load_causal_lm(folder, **kwargs)
+            else:
+                lm = load_base(config.adapted, config.vocabulary, tokenizer, kwargs)
+        config = replace(config, language_model=lm.config.to_dict())
+        generator = cls(config, lm, tokenizer)
         if config.adapted is not None:
-            return cls._on_base(config, tokenizer, folder, kwargs).eval()
-        with without_library_bars():
-            lm = load_causal_lm(folder, **kwargs)
-        return cls(replace(config, language_model=lm.config.to_dict()), lm, tokenizer).eval()
-
-    @classmethod
-    def _on_base(
-        cls, config: RasterConfig, tokenizer: Any, folder: Path, options: dict[str, Any]
-    ) -> Self:
-        """The adapter in `folder` on the pretrained model that it was trained on."""
-        made = config.adapted
-        assert made is not None
-        options = {"dtype": torch.float32, **options}
-        with without_library_bars():
-            lm = load_causal_lm(made.base, **options)
-            pretrained = AutoTokenizer.from_pretrained(made.base)
-        if own_vocabulary(lm, tokenizer, config.grid) is None:
-            size, new = len(tokenizer), range(len(pretrained), len(tokenizer))
-            extend_vocabulary(lm, max(config.vocabulary.size, size), new, made.rows, made.seed)
-        generator = cls(replace(config, language_model=lm.config.to_dict()), lm, tokenizer)
-        generator.adapt(made.config, base=made.base, rows=made.rows, seed=made.seed)
-        found = generator.config.adapted
-        if found is None or found.frozen != made.frozen:
-            raise ProvenanceError(
-                f"{folder}: its adapter was trained on other weights than {made.base} now has; put "
-                "the pretrained model back, or train again"
-            )
-        load_adapter_state(lm, load_file(str(folder / ADAPTER_FILE)), str(folder))
-        return generator
+            generator._put_adapter()
+            read_adapter(lm, config.adapted, folder)
+        return generator.eval()
 
     # ---- training ------------------------------------------------------------------------------
 
@@ -390,25 +355,6 @@ class RasterGenerator(Generator):
         # Only picture codes are legal inside a picture: the others are never looked at.
         vocabulary = self.config.vocabulary
         return self.tables.code_logits(final[:, -1], vocabulary.offset, vocabulary.codes)
-
-
-PAINT = 3.0
-"""How much larger a code's appearance is than the random part of its row (1, 3 and 7.5 were tried
-on digit scenes: 3 learnt fastest)."""
-
-
-@torch.no_grad()
-def _paint(lm: PreTrainedModel, vocabulary: ImageVocabulary, appearance: Tensor) -> None:
-    """Add a random projection of each code's appearance, of the size of the rows, to its row."""
-    if appearance.shape[0] != vocabulary.codes or appearance.ndim != 2:
-        raise InputError(
-            f"appearance: {tuple(appearance.shape)}, expected a row for each of {vocabulary.codes}"
-        )
-    table = embedding_table(lm)
-    rows = table[vocabulary.offset : vocabulary.offset + vocabulary.codes]
-    width = appearance.shape[1]
-    projection = torch.randn(width, table.shape[1], device=table.device) / width**0.5
-    rows += PAINT * rows.std() * (appearance.to(table.device, table.dtype) @ projection)
 
 
 def attention(batch: Batch) -> tuple[Tensor | None, Tensor | None]:

@@ -20,6 +20,7 @@ from arra.generators.batches import RasterBatches
 from arra.jobs.model import StartingPoint, build_generator, build_objectives
 from arra.jobs.plain_text import TextAbility, pieces
 from arra.jobs.validation import HeldOutBits, Rows, Samples
+from arra.objectives.base import features_of
 from arra.settings import AlignmentConfig, BatchConfig, SamplingConfig
 from arra.text_to_image import TextToImage, quiet_transformers
 from arra.training.config import FREE_FIELDS, TrainConfig
@@ -40,8 +41,8 @@ class Training:
     """Folder of the run."""
     start: StartingPoint = field(default_factory=StartingPoint)
     """Which language model learns to draw, and how much of it is trained."""
-    align: AlignmentConfig | None = field(default_factory=AlignmentConfig)
-    """None trains without."""
+    align: tuple[AlignmentConfig, ...] = (AlignmentConfig(),)
+    """Terms of representation alignment; none trains without."""
     batch: BatchConfig = field(default_factory=BatchConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
     z_loss: float = 0.0
@@ -69,8 +70,9 @@ class Training:
             settings["replay"] = [sha256_of_file(path) for path in self.replay]
         if self.held_out is not None:
             settings["held_out_share"] = 0.0
-        if self.align is None or self.align.weight == 0:
-            settings["align"] = None
+        settings["align"] = {
+            str(number): term for number, term in enumerate(plain["align"]) if term["weight"]
+        }
         free = {*FREE_FIELDS, "precision"}  # the loop itself sees to the precision
         if self.training.schedule == "constant":
             free.add("steps")
@@ -126,8 +128,8 @@ def _run(job: Training, store: PreparedStore) -> Trained:
     generator = build_generator(store, job.start, job.training.seed)
     ability = TextAbility(generator, job.text)
     objectives = build_objectives(store, generator, job.align, job.z_loss, job.training.seed)
-    replay = pieces(generator, job.replay)
-    batches = RasterBatches(rows, generator.config.vocabulary, job.batch, replay)
+    features, replay = features_of(objectives), pieces(generator, job.replay)
+    batches = RasterBatches(rows, generator.config.vocabulary, job.batch, features, replay)
     _claim(job, store)
     report = train(
         generator,

@@ -39,7 +39,7 @@ def causal_lm_of(settings: dict[str, Any]) -> PreTrainedModel:
     return auto_class(config).from_config(config)
 
 
-def llama_config(size: LlamaSize, rows: int, **tokens: int | None) -> LlamaConfig:
+def llama_config(size: LlamaSize, rows: int, **tokens: Any) -> LlamaConfig:
     """A Llama of `size` with `rows` token ids; `tokens` name its control tokens."""
     return LlamaConfig(
         vocab_size=rows,
