@@ -18,7 +18,7 @@ from arra.generators.batches import RasterBatches, collate, sequence
 from arra.generators.raster import RasterGenerator
 from arra.generators.vocabulary import add_image_tokens
 from arra.jobs.exporting import export
-from arra.jobs.model import StartingPoint, build_generator
+from arra.jobs.model import StartingPoint, build_generator, check_window
 from arra.jobs.parts import load_codec
 from arra.jobs.training import Training, run_training
 from arra.networks.language_model import (
@@ -35,7 +35,6 @@ from lm_kit import (
     ARCHITECTURES,
     CAPTIONS,
     NATIVE_TOKENS,
-    PADDED,
     TEXT_SIZE,
     native_config,
     pictures,
@@ -206,6 +205,16 @@ def test_a_model_that_is_too_short_or_reads_otherwise_is_refused(work, tmp_path)
         build_generator(work.store, StartingPoint(str(tmp_path / "other")), 0)
 
 
+def test_a_window_shorter_than_a_picture_needs_padding_on_the_right(work, tmp_path):
+    config = ARCHITECTURES["mistral"]()
+    config.sliding_window = 8
+    lm = save_language_model(tmp_path / "lm", config, word_tokenizer())
+    generator = build_generator(work.store, StartingPoint(str(lm)), 0)
+    check_window(generator, work.store, "right")
+    with pytest.raises(InputError, match="attends within 8 positions only"):
+        check_window(generator, work.store, "packed")
+
+
 def test_a_trained_model_is_a_starting_point_for_its_own_codes(work, tmp_path):
     """ARRA-Adapt: rows of codes are kept, and another codec is refused by name."""
     lm = language_model(work, "llama")
@@ -372,4 +381,3 @@ def test_arra_json_of_earlier_models_is_still_read(tmp_path):
 
     (tmp_path / "arra.json").write_text(json.dumps(side))
     assert RasterGenerator.from_pretrained(tmp_path).fingerprint() == generator.fingerprint()
-    assert PADDED == 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from arra.errors import ArraError, InputError
 from arra.files import atomic_folder
 from arra.generators.base import Batch
 from arra.generators.batches import collate, sequence
+from arra.generators.native import is_native
 from arra.generators.raster import RasterGenerator
 from arra.networks.language_model import load_causal_lm
 from arra.text_to_image import CODEC, TextToImage, quiet_transformers
@@ -134,10 +136,15 @@ def model_card(model: TextToImage, dtype: str) -> str:
     v, (rows, columns) = generator.config.vocabulary, generator.config.grid
     height, width = model.size
     tokenizer = generator.tokenizer
-    ids = [token for token in (v.begin, v.end, v.start) if token is not None]
-    name = {} if tokenizer is None else {i: tokenizer.convert_ids_to_tokens(i) for i in ids}
-    start = "nothing" if v.start is None else f"`{name.get(v.start)}` ({v.start})"
-    first = "" if v.start is None else f"{v.start}, "
+    last = (*v.after, v.begin)
+    first = v.prompt([])[: -len(last)]
+
+    def written(ids: Sequence[int]) -> str:
+        if tokenizer is None or not ids:
+            return "nothing" if not ids else str(list(ids))
+        return f"`{tokenizer.decode(list(ids))}` ({', '.join(map(str, ids))})"
+
+    ends = () if v.row_end is None else (v.row_end,)
     return f"""---
 library_name: transformers
 pipeline_tag: text-to-image
@@ -170,17 +177,29 @@ pictures = model.draw(["a caption"], seeds=[0])  # (1, {height}, {width}, 3) uin
 
 | what | token ids |
 |---|---|
-| start of every sequence | {start} |
+| before the caption | {written(first)} |
 | caption, as the tokenizer reads it, without special tokens | variable |
-| begin of image, `{name.get(v.begin)}` | {v.begin} |
+| after it, up to begin of image | {written(last)} |
 | picture code k, k = 0 to {v.codes - 1} | {v.offset} + k |
-| end of image, `{name.get(v.end)}` | {v.end} |
+| after each row of codes | {written(ends)} |
+| end of image | {written([v.end])} |
 
-After "begin of image" come exactly {rows * columns} codes. The empty caption (no ids between start
-and begin of image) is the unconditional branch of classifier-free guidance.
+After "begin of image" come exactly {rows * columns} codes. The empty caption (no ids in its place)
+is the unconditional branch of classifier-free guidance.
 
-Without arra, any program that runs language models can draw the codes (here without guidance);
-restrict every step to the ids of picture codes:
+{_by_hand(model, list(first), list(last))}
+The codec turns the grid into pixels in [-1, 1]: `Codec.from_pretrained(".../{CODEC}").decode(grid)`
+with `from arra.codecs.base import Codec`.
+"""
+
+
+def _by_hand(model: TextToImage, before: list[int], after: list[int]) -> str:
+    """How any program draws with the exported folder; nothing where its class forbids it."""
+    v, (rows, columns) = model.generator.config.vocabulary, model.generator.config.grid
+    if is_native(model.generator.lm):  # they hide codes, or have a head of their own for them
+        return ""
+    return f"""Without arra, any program that runs language models can draw the codes (here without
+guidance); restrict every step to the ids of picture codes:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -189,7 +208,7 @@ import torch
 lm = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
 text = tokenizer.encode("a caption", add_special_tokens=False)
-prompt = torch.tensor([[{first}*text, {v.begin}]])
+prompt = torch.tensor([[*{before}, *text, *{after}]])
 codes = range({v.offset}, {v.offset + v.codes})
 out = lm.generate(
     prompt,
@@ -201,6 +220,4 @@ out = lm.generate(
 grid = (out[:, prompt.shape[1] :] - {v.offset}).view(1, {rows}, {columns})
 ```
 
-The codec turns the grid into pixels in [-1, 1]: `Codec.from_pretrained(".../{CODEC}").decode(grid)`
-with `from arra.codecs.base import Codec`.
 """

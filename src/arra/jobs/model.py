@@ -82,7 +82,8 @@ def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> Ra
         chat=start.chat,
     )
     _check_positions(model, generator.length(longest), lm)
-    generator.adapt(start.adapter, base=lm, rows=start.rows, seed=seed)
+    base = str(Path(lm).absolute()) if Path(lm).is_dir() else lm
+    generator.adapt(start.adapter, base=base, rows=start.rows, seed=seed)
     return generator
 
 
@@ -134,4 +135,21 @@ def _check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
             f"{name}: made for {positions} positions, but the longest row of the store needs "
             f"{longest}: caption, control tokens and picture codes. Prepare the store with a "
             "coarser codec (--codec.downsample), a smaller --size or shorter captions"
+        )
+
+
+def check_window(generator: RasterGenerator, store: PreparedStore, layout: str) -> None:
+    """`InputError` where samples are longer than the window of a model's sliding attention.
+
+    Padding on the right leaves masks to the model; the other layouts write them out, whole.
+    """
+    text = generator.lm.config.get_text_config()
+    window = getattr(text, "sliding_window", None)
+    if "sliding_attention" not in (getattr(text, "layer_types", None) or ["sliding_attention"]):
+        return
+    longest = generator.length(int(store.text_lengths().max()))
+    if layout != "right" and window and longest > window:
+        raise InputError(
+            f"BatchConfig.layout: {layout!r}, but the language model attends within {window} "
+            f"positions only, and the longest row has {longest}; use --batch.layout right"
         )

@@ -17,7 +17,7 @@ from arra.data.subset import Subset, split_rows
 from arra.errors import InputError, ProvenanceError
 from arra.files import read_json, sha256_of_file, sha256_of_json, to_plain, write_json
 from arra.generators.batches import RasterBatches
-from arra.jobs.model import StartingPoint, build_generator, build_objectives
+from arra.jobs.model import StartingPoint, build_generator, build_objectives, check_window
 from arra.jobs.plain_text import TextAbility, pieces
 from arra.jobs.validation import HeldOutBits, Rows, Samples
 from arra.objectives.base import features_of
@@ -127,6 +127,7 @@ def _run(job: Training, store: PreparedStore) -> Trained:
     rows, held_out = training_rows(store, job)
     generator = build_generator(store, job.start, job.training.seed)
     ability = TextAbility(generator, job.text)
+    check_window(generator, store, job.batch.layout)
     objectives = build_objectives(store, generator, job.align, job.z_loss, job.training.seed)
     features, replay = features_of(objectives), pieces(generator, job.replay)
     batches = RasterBatches(rows, generator.config.vocabulary, job.batch, features, replay)
