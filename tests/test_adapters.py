@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -144,15 +145,16 @@ def test_an_adapter_knows_what_it_stands_on(work, tmp_path):  # noqa: F811
     changed.save_pretrained(tmp_path / "other")
     word_tokenizer().save_pretrained(tmp_path / "other")
     side["adapted"]["base"] = str(tmp_path / "other")
-    import json
-
     (tmp_path / "model" / "arra.json").write_text(json.dumps(side))
     with pytest.raises(ProvenanceError, match="was trained on other weights"):
         RasterGenerator.from_pretrained(tmp_path / "model")
     with pytest.raises(InputError, match=r"targets: no layer is named 'wq'; there are .*q_proj"):
         build_generator(work.store, adapted(lm, "lora", targets=("wq",)), 0)
-    with pytest.raises(InputError, match="name one with --lm"):
-        StartingPoint(adapter=AdapterConfig("lora"))
+    for asked in ({"adapter": AdapterConfig("lora")}, {"chat": True}):
+        with pytest.raises(InputError, match="name one with --lm"):
+            StartingPoint(**asked)
+    with pytest.raises(InputError, match="holds an adapter only"):
+        build_generator(work.store, StartingPoint(str(tmp_path / "model")), 0)
 
 
 def test_an_adapted_janus_trains_what_it_draws_with(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from arra.codecs import VQCodec
+from arra.codecs.native import native_codec
 from arra.data.prepare import prepare_arrays
 from arra.errors import InputError, ProvenanceError
 from arra.files import read_json
@@ -187,6 +189,11 @@ def test_chat_is_the_template_in_training_and_drawing(work, tmp_path):
     assert generator.tokenizer.convert_ids_to_tokens(words) == "model"
     with pytest.raises(InputError, match=r"cannot resume, chat was True"):
         run_training(job(work.store, tmp_path / "run", lm))
+    store = make_store(
+        tmp_path / "again", load_codec(str(work.store.folder / "codec"), "cpu"), generator.tokenizer
+    )
+    with pytest.raises(InputError, match="add --chat"):
+        build_generator(store, StartingPoint(str(tmp_path / "run" / "model")), 0)
     tokenizer = word_tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(InputError, match="no chat template"):
@@ -319,8 +326,6 @@ def test_a_native_codec_is_the_models_own(family):
     config = native_config(family)
     with torch.random.fork_rng(devices=[]):
         lm = auto_class(config).from_config(config).eval()
-    from arra.codecs.native import native_codec
-
     codec, seen = native_codec(lm, "nowhere"), torch.rand(2, 3, 8, 8) * 2 - 1
     vq = lm.base_model.vqmodel
     with torch.no_grad():
@@ -377,7 +382,5 @@ def test_arra_json_of_earlier_models_is_still_read(tmp_path):
     for name in ("before", "after", "row_end", "columns"):
         del side["vocabulary"][name]
     del side["adapted"]
-    import json
-
     (tmp_path / "arra.json").write_text(json.dumps(side))
     assert RasterGenerator.from_pretrained(tmp_path).fingerprint() == generator.fingerprint()

@@ -12,6 +12,7 @@ from arra.data.store import PreparedStore
 from arra.data.tokenizer import tokenizer_fingerprint
 from arra.errors import InputError, ProvenanceError
 from arra.files import read_json
+from arra.generators.adapted import ADAPTER_FILE
 from arra.generators.raster import SIDE_FILE, RasterGenerator
 from arra.jobs.parts import load_language_model, load_tokenizer
 from arra.objectives.alignment import alignments
@@ -40,11 +41,14 @@ class StartingPoint:
     """How the pretrained weights are adapted."""
 
     def __post_init__(self) -> None:
-        if self.lm is None and self.adapter.kind != "none":
-            raise InputError(
-                f"adapter.kind: {self.adapter.kind} adapts a pretrained language model; name one "
-                "with --lm, or leave the adapter out"
-            )
+        asked = {f"adapter.kind {self.adapter.kind}": self.adapter.kind != "none"}
+        asked["chat"] = self.chat
+        for name, given in asked.items():
+            if given and self.lm is None:
+                raise InputError(
+                    f"{name}: is for a pretrained language model; name one with --lm, or leave it "
+                    "out"
+                )
 
 
 def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> RasterGenerator:
@@ -63,6 +67,8 @@ def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> Ra
         return RasterGenerator.from_scratch(
             tokenizer, store.vocabulary, store.codes_shape, size, seed=seed, codec=codec
         )
+    if (Path(lm) / ADAPTER_FILE).is_file():
+        raise InputError(f"{lm}: holds an adapter only; `arra export` makes a language model of it")
     theirs, recorded = load_tokenizer(lm), store.provenance.settings.tokenizer["fingerprint"]
     if tokenizer_fingerprint(theirs) != recorded:
         raise ProvenanceError(
@@ -70,7 +76,7 @@ def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> Ra
             f"prepare it again with --tokenizer {lm}"
         )
     model = load_language_model(lm)
-    _check_codec(store, model, lm, codec)
+    _check_origin(store, model, start, codec)
     generator = RasterGenerator.from_language_model(
         model,
         tokenizer,
@@ -87,12 +93,15 @@ def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> Ra
     return generator
 
 
-def _check_codec(store: PreparedStore, model: PreTrainedModel, lm: str, codec: str) -> None:
-    """A model that draws already knows the codes of one codec, and no others."""
-    own = native_codec(model, lm)
+def _check_origin(
+    store: PreparedStore, model: PreTrainedModel, start: StartingPoint, codec: str
+) -> None:
+    """A model that draws already knows the codes of one codec, and captions in one setting."""
+    lm = str(start.lm)
+    own, side = native_codec(model, lm), Path(lm) / SIDE_FILE
     if own is not None:
         theirs, place = own.fingerprint(), lm
-    elif (side := Path(lm) / SIDE_FILE).is_file():
+    elif side.is_file():
         theirs, place = str(read_json(side)["codec"]), str(Path(lm) / CODEC)
     else:
         return
@@ -101,6 +110,8 @@ def _check_codec(store: PreparedStore, model: PreTrainedModel, lm: str, codec: s
             f"{store.folder}: its pictures were encoded by another codec ({codec[:12]}) than the "
             f"one whose codes {lm} draws ({theirs[:12]}); prepare it again with --codec {place}"
         )
+    if side.is_file() and read_json(side)["vocabulary"].get("before") and not start.chat:
+        raise InputError(f"{lm}: was trained with captions as turns of a chat; add --chat")
 
 
 def build_objectives(
