@@ -71,7 +71,7 @@ class SeparateTables(TokenTables):
         return {"inputs_embeds": torch.where(is_code, drawn.to(text.dtype), text)}
 
     def logits(self, hidden: Tensor, picture: Tensor) -> Tensor:
-        """(M, rows) as above. A state predicts either text or a code: the other kind has no share."""
+        """(M, rows) as above; a state predicts text or a code, and the other has no share."""
         text, codes = head_logits(self.lm, hidden), self.lm.model.generation_head(hidden)
         never = torch.finfo(text.dtype).min
         text = text.masked_fill(picture[:, None], never)
