@@ -70,9 +70,11 @@ class Training:
             settings["replay"] = [sha256_of_file(path) for path in self.replay]
         if self.held_out is not None:
             settings["held_out_share"] = 0.0
-        settings["align"] = {
-            str(number): term for number, term in enumerate(plain["align"]) if term["weight"]
-        }
+        align: dict[str, Any] = {}
+        for number, term in enumerate(plain["align"]):
+            if term["weight"]:
+                align.update({f"also {number}": term} if number else term)
+        settings["align"] = align or None
         free = {*FREE_FIELDS, "precision"}  # the loop itself sees to the precision
         if self.training.schedule == "constant":
             free.add("steps")
