@@ -15,7 +15,7 @@ from arra.generators.batches import collate, sequence
 from arra.generators.raster import RasterGenerator
 from arra.objectives.alignment import Alignment
 from arra.objectives.cross_entropy import NextToken
-from arra.settings import AlignmentConfig, LlamaSize
+from arra.settings import AdapterConfig, AlignmentConfig, LlamaSize
 from arra.training.config import TrainConfig
 from arra.training.loop import train
 from arra.training.report import TrainReport
@@ -32,6 +32,7 @@ CONFIG = TrainConfig(
 )
 """Four steps of four micro-batches: two for each of two processes."""
 MUON = replace(CONFIG, optimizer="muon", steps=2, ema=None)
+LORA = replace(CONFIG, steps=2, activation_checkpointing=True)
 CAPTIONS = ["a red 3 left of a blue 5", "a green 7 above it", "a blue 1"]
 PARTS = 4
 
@@ -67,9 +68,16 @@ class Rows:
         return collate(samples, {"cls": feature[list(rows)]}, self.vocabulary.pad)
 
 
-def run(folder: Path, config: TrainConfig, tied: bool = True, validators: Sequence = ()):
-    """Train the tiny generator with alignment after its first block."""
+def run(
+    folder: Path,
+    config: TrainConfig,
+    tied: bool = True,
+    validators: Sequence = (),
+    adapter: str = "none",
+):
+    """Train the tiny generator, or an adapter on it, with alignment after its first block."""
     generator = tiny(tied)
+    generator.adapt(AdapterConfig(adapter, rank=2), base="nowhere", rows="random", seed=0)
     config_ = AlignmentConfig(similarity="mse")
     objectives = [NextToken(), Alignment(config_, generator.width, 1, (2, 3), seed=1)]
     report: TrainReport = train(
@@ -104,6 +112,7 @@ def work(rank: int, port: int, folder: Path) -> None:
     assert not generator.training
     assert report.parameters == sum(p.numel() for p in generator.parameters())
     run(folder / "muon", MUON, tied=False)
+    run(folder / "lora", LORA, adapter="lora")
     run(folder / "two-one", replace(CONFIG, steps=2))
     run(folder / "one-two", replace(CONFIG, activation_checkpointing=True))
     torch.distributed.destroy_process_group()

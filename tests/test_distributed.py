@@ -31,6 +31,7 @@ def folder(tmp_path_factory):
         kit.run(folder / "two-one", ONE)
         kit.run(folder / "one", ONE, validators=[kit.weigh])
         kit.run(folder / "one-muon", replace(kit.MUON, accumulation=kit.PARTS), tied=False)
+        kit.run(folder / "one-lora", replace(kit.LORA, accumulation=kit.PARTS), adapter="lora")
     return folder
 
 
@@ -49,7 +50,8 @@ def _two_processes(folder):
 
 
 def weights(folder):
-    return load_file(folder / "model" / "model.safetensors")
+    (file,) = (folder / "model").glob("*.safetensors")
+    return load_file(file)
 
 
 def assert_close(a, b, tolerance=1e-5):
@@ -60,7 +62,14 @@ def assert_close(a, b, tolerance=1e-5):
 
 @pytest.mark.parametrize(
     ("one", "two"),
-    [("one", "ddp"), ("one", "fsdp"), ("one-muon", "muon"), ("one", "one-two"), ("one", "two-one")],
+    [
+        ("one", "ddp"),
+        ("one", "fsdp"),
+        ("one", "one-two"),
+        ("one", "two-one"),
+        ("one-muon", "muon"),
+        ("one-lora", "lora"),
+    ],
 )
 def test_two_processes_equal_one_dropout_included(folder, one, two):
     assert_close(weights(folder / one), weights(folder / two))
