@@ -47,10 +47,11 @@ def reference() -> dict[str, str]:
     """
     pages: dict[str, str] = {}
     for room, module in modules():
-        title = "arra" if room == "arra" else f"arra.{room}"
-        pages.setdefault(room, f"# {title}\n")
-        package = (SOURCE.parent / module.replace(".", "/")).is_dir()
-        pages[room] += f"\n::: {module}\n" + "    options: {members: false}\n" * package
+        options = "" if room in pages else "      heading_level: 1\n"
+        if (SOURCE.parent / module.replace(".", "/")).is_dir():
+            options += "      members: false\n"
+        pages[room] = pages.get(room, "") + f"::: {module}\n"
+        pages[room] += f"    options:\n{options}\n" if options else "\n"
     return pages
 
 
@@ -59,7 +60,7 @@ def help_of(command: str) -> str:
     from arra import cli
 
     printed = io.StringIO()
-    columns = mock.patch.dict(os.environ, {"COLUMNS": "96"})
+    columns = mock.patch.dict(os.environ, {"COLUMNS": "80"})
     with columns, contextlib.redirect_stdout(printed):
         if cli.run([command, "--help"]) != 0:
             raise RuntimeError(f"arra {command} --help failed")
@@ -81,9 +82,26 @@ def command_line() -> str:
     return page
 
 
+def made_pages() -> set[str]:
+    """Names of the pages that are made here."""
+    rooms = {f"api/{name}.md" for name in reference()}
+    return {"cli.md", *rooms, *(name.lower() for name in ROOT_PAGES.values())}
+
+
+def files_of(nav: Any) -> list[str]:
+    """The files that a navigation names, at any depth."""
+    if isinstance(nav, str):
+        return [nav]
+    entries = nav.values() if isinstance(nav, dict) else nav
+    return [name for entry in entries for name in files_of(entry)]
+
+
 def on_config(config: Any) -> Any:
-    """Add the pages made here to the end of the navigation."""
+    """Complete the navigation: guides that mkdocs.yml does not name, and the pages made here."""
     sys.path.insert(0, str(SOURCE.parent))  # the commands are those of this checkout
+    guides = next(entry["Guides"] for entry in config.nav if "Guides" in entry)
+    pages = {page.name for page in Path(config.docs_dir).glob("*.md")}
+    guides += sorted(pages - set(files_of(config.nav)))
     config.nav += [
         {"Commands": "cli.md"},
         {"API": [{name: f"api/{name}.md"} for name in reference()]},

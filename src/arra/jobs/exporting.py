@@ -149,8 +149,8 @@ pictures = model.draw(["a caption"], seeds=[0])  # (1, {height}, {width}, 3) uin
 After "begin of image" come exactly {rows * columns} codes. The empty caption (no ids between start
 and begin of image) is the unconditional branch of classifier-free guidance.
 
-Without arra, any program that runs language models can draw the codes (here without guidance);
-restrict every step to the ids of picture codes:
+Without arra, any program that runs language models can draw the codes; restrict every step to the ids
+of picture codes. Here with guidance, which compares each step with the unconditional branch:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -163,6 +163,8 @@ prompt = torch.tensor([[{first}*text, {v.begin}]])
 codes = range({v.offset}, {v.offset + v.codes})
 out = lm.generate(
     prompt,
+    negative_prompt_ids=torch.tensor([{generator.prompt_ids(None)}]),
+    guidance_scale=2.0,
     max_new_tokens={rows * columns},
     do_sample=True,
     top_k=0,
