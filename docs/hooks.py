@@ -118,7 +118,8 @@ def on_files(files: Any, config: Any) -> Any:
     pages = {f"api/{name}.md": text for name, text in reference().items()}
     pages["cli.md"] = command_line()
     for name in ROOT_PAGES.values():
-        pages[name.lower()] = (ROOT / name).read_text(encoding="utf-8")
+        text = (ROOT / name).read_text(encoding="utf-8")
+        pages[name.lower()] = text.replace("](docs/", "](")
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files
