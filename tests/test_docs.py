@@ -103,6 +103,19 @@ def test_commands_on_the_pages_have_the_options_that_are_shown(page):
             assert {w.partition("=")[0] for w in words if w.startswith("--")} <= known, line
 
 
+def test_troubleshooting_quotes_what_the_program_says():
+    """Of every message that is quoted there, four words in a row stand in a string of the code."""
+    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # a string that goes on in the next line
+    page = (DOCS / "troubleshooting.md").read_text("utf-8")
+    messages = [" ".join(quoted.split()) for quoted in re.findall(r"\*\*`([^`]+)`", page)]
+    assert len(messages) > 10
+    for message in messages:
+        words = message.split()
+        runs = (" ".join(words[i : i + 4]) for i in range(len(words) - 3))
+        assert any(run in code for run in runs), message
+
+
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
     """A folder with the run `runs/mine`, whose model is random but far from indifferent."""
@@ -118,51 +131,77 @@ def checkpoint(tmp_path, monkeypatch):
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers as a server of language models does: the ids that the fields of the request allow."""
+    """A stand-in for vLLM: greedy completions of token ids under a mask, and their laws."""
 
+    lm: torch.nn.Module
+
+    @torch.no_grad()
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.path == "/v1/completions"
-        assert asked["return_token_ids"]
-        drawn = (asked["allowed_token_ids"] * asked["max_tokens"])[: asked["max_tokens"]]
-        self.server.prompts.append(asked["prompt"])
-        body = json.dumps({"choices": [{"text": "", "token_ids": drawn}]}).encode()
+        many = isinstance(asked["prompt"][0], list)
+        rows = asked["prompt"] if many else [asked["prompt"]]
+        body = json.dumps({"choices": [self.choice(row, asked) for row in rows]}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
+    def choice(self, row, asked):
+        allowed = torch.tensor(asked["allowed_token_ids"])
+        drawn, laws = [], []
+        for _ in range(asked["max_tokens"]):
+            law = self.lm(torch.tensor([row + drawn])).logits[0, -1, allowed].log_softmax(-1)
+            drawn.append(int(allowed[law.argmax()]))
+            best = law.topk(asked.get("logprobs", 0))
+            pairs = zip(allowed[best.indices].tolist(), best.values.tolist(), strict=True)
+            laws.append({f"token_id:{token}": value for token, value in pairs})
+        return {"token_ids": drawn, "logprobs": {"top_logprobs": laws}}
+
     def log_message(self, *arguments):
         pass
 
 
-def test_the_bridge_page_runs_and_plain_transformers_draws_what_arra_draws(checkpoint):
-    server = HTTPServer(("127.0.0.1", 0), Server)
-    server.prompts = []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+@pytest.fixture
+def server(checkpoint):
+    """Where the stand-in serves the checkpoint's language model."""
+    handler = type("Handler", (Server,), {"lm": checkpoint.generator.lm})
+    with HTTPServer(("127.0.0.1", 0), handler) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+def test_the_bridge_page_runs_and_everybody_draws_what_arra_draws(checkpoint, server):
     names: dict = {}
     for language, block in blocks(DOCS / "serving.md"):
         if language == "bash":
             for command in commands(block):
                 assert cli.run(command) == 0, " ".join(command)
         else:
-            block = block.replace("localhost:8000", f"127.0.0.1:{server.server_port}")
+            block = block.replace("localhost:8000", server)
             exec(compile(block, "docs/serving.md", "exec"), names)
-    server.shutdown()
-    server.server_close()
-    assert server.prompts == [checkpoint.generator.prompt_ids("a red square")]
-    for name in ("plain", "paired", "served"):
+    for name in ("plain", "paired", "served", "guided"):
         assert Image.open(f"{name}.png").size == checkpoint.size[::-1]
 
     captions, seeds = ["a red 3", "a green 7 above it", "it"], [3, 1, 4]
     offset = checkpoint.generator.config.vocabulary.offset
+
+    def arra(guidance, temperature=1.0):
+        sampler = AncestralSampler(SamplingConfig(guidance=guidance, temperature=temperature))
+        return sampler(checkpoint.generator, captions, seeds)
+
     for scale in (1.0, 2.0, 7.5):
-        sampler = AncestralSampler(SamplingConfig(guidance=scale))
-        expected = sampler(checkpoint.generator, captions, seeds)
         tokens = names["draw"](captions, seeds, scale)
-        assert torch.equal(tokens - offset, expected)
-        pictures = np.stack([names["paint"](row) for row in tokens])
-        assert np.array_equal(pictures, checkpoint.draw(captions, seeds, sampler.config))
+        assert torch.equal(tokens - offset, arra(scale))
+    painted = np.stack([names["paint"](row) for row in tokens])
+    assert np.array_equal(painted, checkpoint.draw(captions, seeds, SamplingConfig(guidance=7.5)))
+    # from the server, which is greedy: without guidance, and with guidance by the client
+    for number, caption in enumerate(captions):
+        plain = names["complete"](names["prompt"](caption), temperature=0.0)
+        assert torch.equal(plain - offset, arra(1.0, temperature=0.0)[number])
+    guided = names["guided"](captions[1], seeds[1])
+    assert torch.equal(guided - offset, arra(2.0)[1])
 
 
 def test_the_guidance_of_transformers_is_ours(checkpoint):
