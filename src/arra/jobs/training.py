@@ -64,9 +64,11 @@ class Training:
             del settings["llama"]
         if self.held_out is not None:
             settings["held_out_share"] = 0.0
-        settings["align"] = {
-            str(number): term for number, term in enumerate(plain["align"]) if term["weight"]
-        }
+        align: dict[str, Any] = {}
+        for number, term in enumerate(plain["align"]):
+            if term["weight"]:
+                align.update({f"also {number}": term} if number else term)
+        settings["align"] = align or None
         free = {*FREE_FIELDS, "precision"}  # the loop itself sees to the precision
         if self.training.schedule == "constant":
             free.add("steps")
