@@ -59,7 +59,8 @@ def command(
         out: Folder of the store.
         size: Side in pixels to which pictures are fitted. Default: the pictures' own size where all
             are arrays of one size, else 64.
-        codec: Folder or hub name of a trained codec. Without it one is trained on the pictures.
+        codec: Folder or hub name of a trained codec, or of a language model that draws with one of
+            its own (Chameleon, Emu3, Janus). Without it one is trained on the pictures.
         train_codec: Kind of the codec that is trained: vector quantisation or lookup-free.
         encoder: A representation encoder for alignment: a folder saved by arra, any vision model of
             transformers by folder or hub name, or one of open_clip (its folder,

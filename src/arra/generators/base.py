@@ -16,7 +16,8 @@ from arra.registry import Registry, generators
 
 @dataclass(frozen=True)
 class Batch:
-    """Training sequences. B samples lie in R rows of T positions (R = B unless rows are packed)."""
+    """Training sequences. B samples lie in R rows of T positions (R = B unless rows are packed, or
+    samples of plain text follow)."""
 
     tokens: Tensor
     """(R, T) int64."""
@@ -37,8 +38,8 @@ class Batch:
 
     @property
     def samples(self) -> int:
-        """B, the number of samples."""
-        return int(self.segment.max()) + 1
+        """B, the number of samples that have a picture; plain text, if any, comes behind them."""
+        return int(self.segment.masked_fill(~self.image, -1).max()) + 1
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""

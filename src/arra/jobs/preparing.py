@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from arra.codecs.base import Codec
 from arra.data.blocks import BlockSource
 from arra.data.prepare import Fit, prepare
 from arra.data.scenes import SceneConfig
@@ -20,6 +19,7 @@ from arra.jobs.options import CodecOptions, EncoderOptions, SourceOptions, Token
 from arra.jobs.parts import (
     CodecKind,
     PartsFolder,
+    load_codec,
     load_encoder,
     load_tokenizer,
     tokenizer_kind,
@@ -139,7 +139,7 @@ def run_preparation(job: Preparation) -> Prepared:
             tokenizer = train_own_tokenizer(parts, kind, vocabulary, pictures)
             trained.append("tokenizer")
         if job.codec is not None:
-            codec = Codec.from_pretrained(job.codec).to(device)
+            codec = load_codec(job.codec, device)
         else:
             codec = train_own_codec(
                 parts, job.train_codec, job.codec_options, size, pictures, device

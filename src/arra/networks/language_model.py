@@ -9,19 +9,61 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from arra.errors import InputError
+from arra.settings import LlamaSize
+
+IMAGE_NATIVE = frozenset({"chameleon", "emu3", "janus"})
+"""Model types of transformers that draw by themselves: codec, picture tokens and language model in
+one. Their class with all of it stands under `AutoModelForImageTextToText`."""
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The class of transformers that makes and loads the language model of a configuration."""
+    native = config.model_type in IMAGE_NATIVE
+    return AutoModelForImageTextToText if native else AutoModelForCausalLM
+
+
+def causal_lm_of(settings: dict[str, Any]) -> PreTrainedModel:
+    """A language model with random weights of a configuration as its `to_dict` gives it."""
+    settings = dict(settings)
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    return auto_class(config).from_config(config)
+
+
+def llama_config(size: LlamaSize, rows: int, **tokens: Any) -> LlamaConfig:
+    """A Llama of `size` with `rows` token ids; `tokens` name its control tokens."""
+    return LlamaConfig(
+        vocab_size=rows,
+        hidden_size=size.width,
+        intermediate_size=size.feed_forward,
+        num_hidden_layers=size.depth,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=size.positions,
+        rope_parameters={"rope_type": "default", "rope_theta": size.rope_theta},
+        tie_word_embeddings=size.tied,
+        **tokens,
+    )
 
 
 def load_causal_lm(name: str | Path, **options: Any) -> PreTrainedModel:
-    """`AutoModelForCausalLM.from_pretrained`, with weights where arithmetic expects them.
+    """`AutoModelForCausalLM.from_pretrained` (of an image-native model: the class that has all of
+    it), with weights where arithmetic expects them.
 
     transformers maps the file into memory, so that weights begin at addresses that depend on the
     length of its header; some CPU kernels then add in another order. Copies begin at aligned
     addresses, as those of a model made from scratch do: the same weights give the same bits.
     """
-    lm = AutoModelForCausalLM.from_pretrained(name, **options)
+    lm = auto_class(AutoConfig.from_pretrained(name)).from_pretrained(name, **options)
     for parameter in lm.parameters():
         parameter.data = parameter.data.clone()
     return lm

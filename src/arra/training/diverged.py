@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from arra.files import atomic_file, write_json
 from arra.generators.base import Batch
@@ -25,8 +26,8 @@ def keep_batches(
     for micro, batch in enumerate(batches):
         tensors = {f"features.{name}": tensor for name, tensor in batch.features.items()}
         for field in dataclasses.fields(batch):
-            if field.name != "features":
-                tensors[field.name] = getattr(batch, field.name)
+            if isinstance(tensor := getattr(batch, field.name), Tensor):
+                tensors[field.name] = tensor
         name = f"step-{step:08d}-rank{rank}-micro{micro}"
         with atomic_file(folder / f"{name}.safetensors") as temporary:
             save_file(separate(tensors), str(temporary))
