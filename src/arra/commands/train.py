@@ -138,7 +138,8 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         f"{summary['steps']} steps{again} in {summary['seconds']:.0f} s, {summary['precision']}, "
         f"{summary['parameters']:,} parameters"
     ]
-    losses = {k: v for k, v in summary["last"].items() if k in ("cross_entropy", "alignment")}
+    shown = ("cross_entropy", "alignment")
+    losses = {k: v for k, v in summary["last"].items() if k.startswith(shown)}
     if losses:
         lines.append("last losses: " + ", ".join(f"{k} {v:.4f}" for k, v in losses.items()))
     bits = (summary["validation"] or {}).get("held_out_bits")

@@ -41,13 +41,14 @@ class Batch:
         """B, the number of samples that have a picture; plain text, if any, comes behind them."""
         return int(self.segment.masked_fill(~self.image, -1).max()) + 1
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that were given, by name, without the features."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        moved = {
-            name: tensor.to(device, non_blocking=True)
-            for name in (f.name for f in fields(self))
-            if isinstance(tensor := getattr(self, name), Tensor)
-        }
+        moved = {name: x.to(device, non_blocking=True) for name, x in self.tensors().items()}
         features = {name: x.to(device, non_blocking=True) for name, x in self.features.items()}
         return replace(self, **moved, features=features)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import Tensor
 
 from arra.files import atomic_file, write_json
 from arra.generators.base import Batch
@@ -24,10 +22,8 @@ def keep_batches(
     """
     values = {name: v if math.isfinite(v) else str(v) for name, v in facts.items()}
     for micro, batch in enumerate(batches):
-        tensors = {f"features.{name}": tensor for name, tensor in batch.features.items()}
-        for field in dataclasses.fields(batch):
-            if isinstance(tensor := getattr(batch, field.name), Tensor):
-                tensors[field.name] = tensor
+        features = {f"features.{name}": tensor for name, tensor in batch.features.items()}
+        tensors = {**batch.tensors(), **features}
         name = f"step-{step:08d}-rank{rank}-micro{micro}"
         with atomic_file(folder / f"{name}.safetensors") as temporary:
             save_file(separate(tensors), str(temporary))
