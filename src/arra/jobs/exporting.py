@@ -198,8 +198,9 @@ def _by_hand(model: TextToImage, before: list[int], after: list[int]) -> str:
     v, (rows, columns) = model.generator.config.vocabulary, model.generator.config.grid
     if is_native(model.generator.lm):  # they hide codes, or have a head of their own for them
         return ""
-    return f"""Without arra, any program that runs language models can draw the codes (here without
-guidance); restrict every step to the ids of picture codes:
+    return f"""Without arra, any program that runs language models can draw the codes; restrict
+every step to the ids of picture codes. Here with guidance, which compares each step with the empty
+caption:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -212,6 +213,8 @@ prompt = torch.tensor([[*{before}, *text, *{after}]])
 codes = range({v.offset}, {v.offset + v.codes})
 out = lm.generate(
     prompt,
+    negative_prompt_ids=torch.tensor([{[*before, *after]}]),
+    guidance_scale=2.0,
     max_new_tokens={rows * columns},
     do_sample=True,
     top_k=0,
