@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -111,6 +111,18 @@ def collate(
         place=placed,
         features=dict(features),
     )
+
+
+def with_codes(batch: Batch, codes: Tensor, vocabulary: ImageVocabulary) -> Batch:
+    """The same prompts with other pictures: codes (B, n) int64, as inputs and as targets.
+
+    For a codec that is still learning, whose codes are not known when the batch is made.
+    """
+    tokens, target, shown = batch.tokens.clone(), batch.target.clone(), batch.shown
+    for values, place in ((tokens, shown), (target, batch.place)):
+        here = place >= 0
+        values[here] = vocabulary.offset + codes[batch.segment[here], place[here]]
+    return replace(batch, tokens=tokens, target=target)
 
 
 def _rows(samples: Sequence[Sample], length: int) -> list[list[int]]:

@@ -33,6 +33,7 @@ from arra.networks.cache import KVCache
 from arra.networks.language_model import (
     compile_blocks,
     decoder_blocks,
+    early_states,
     embedding_table,
     head_logits,
     hidden_states,
@@ -198,18 +199,54 @@ class RasterGenerator(Generator):
         """Compile the decoder blocks in place (`torch.compile`)."""
         compile_blocks(self.lm)
 
-    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Output:
-        mask, position = attention(batch)
+    def forward(
+        self, batch: Batch, layers: Sequence[int] = (), soft: Tensor | None = None
+    ) -> Output:
+        """Logits and states; with `soft` (see `embed`) codes are read as mixtures."""
         with hidden_states(self.lm, layers) as states:
-            final = self.lm.get_decoder()(
-                input_ids=batch.tokens,
-                attention_mask=mask,
-                position_ids=position,
-                use_cache=False,
-            ).last_hidden_state
+            final = self.lm.get_decoder()(**self._inputs(batch, soft)).last_hidden_state
         supervised = batch.target >= 0
         logits = head_logits(self.lm, final[supervised])
         return Output(logits, batch.target[supervised], states)
+
+    def states(self, batch: Batch, layers: Sequence[int], soft: Tensor | None = None) -> Output:
+        """The states of `forward` alone (there are no logits); no block beyond them is run."""
+        if not layers:
+            raise InputError("RasterGenerator.states: no layers, expected at least one")
+        states = early_states(self.lm, layers, **self._inputs(batch, soft))
+        nothing = batch.target.new_empty(0)
+        rows = len(embedding_table(self.lm))
+        return Output(states[max(layers)].new_empty(0, rows), nothing, states)
+
+    def embed(self, batch: Batch, soft: Tensor) -> Tensor:
+        """(R, T, D) input embeddings in which codes are mixtures of all codes' rows (GEAR).
+
+        `soft` (B, n, K) weighs the K codes at each of the n places of each of the B samples; a row
+        that is 1 at one code and 0 elsewhere gives that code's embedding, bit for bit. The gradient
+        reaches `soft` (the last place's is 0 at all aligned states: nothing is predicted after it).
+        """
+        table, vocabulary, shown = (
+            self.lm.get_input_embeddings(),
+            self.config.vocabulary,
+            batch.shown,
+        )
+        first, here = vocabulary.offset, shown >= 0
+        # looked up, not read: some models scale what they look up
+        rows = table(torch.arange(first, first + vocabulary.codes, device=batch.tokens.device))
+        with torch.autocast(rows.device.type, enabled=False):
+            mixed = soft[batch.segment[here], shown[here]].to(rows.dtype) @ rows
+        return table(batch.tokens).index_put((here,), mixed)
+
+    def _inputs(self, batch: Batch, soft: Tensor | None) -> dict[str, Any]:
+        mask, position = attention(batch)
+        read: dict[str, Any] = {
+            "attention_mask": mask,
+            "position_ids": position,
+            "use_cache": False,
+        }
+        if soft is None:
+            return {"input_ids": batch.tokens, **read}
+        return {"inputs_embeds": self.embed(batch, soft), **read}
 
     # ---- sampling ------------------------------------------------------------------------------
 

@@ -1,0 +1,116 @@
+"""What one step of joint training looks at: the same crops for codec and encoder.
+
+A function of (seed, step) alone, so that resuming needs no saved position. Features are made anew
+for every crop: those of the whole picture would describe other pixels than the codec sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from arra.data.tokenizer import CaptionEncoder, one_line
+from arra.encoders.base import Encoder
+from arra.errors import InputError
+from arra.generators.base import Batch
+from arra.generators.batches import collate, sequence
+from arra.generators.raster import RasterGenerator
+from arra.pixels import to_unit
+from arra.systems.gear.settings import GearConfig
+
+
+@dataclass(frozen=True)
+class View:
+    """One step's pictures, and the sequences that will hold their codes."""
+
+    pictures: Tensor
+    """(B, 3, S, S) float in [-1, 1]."""
+    prompted: Batch | None = None
+    """Their captions and features, with code 0 everywhere; None where no generator guides."""
+    dropped: Batch | None = None
+    """The same with some captions dropped."""
+
+
+def crops(pictures: np.ndarray, most: int, flip: bool, rng: np.random.Generator) -> np.ndarray:
+    """Pictures (B, S, S, 3) uint8, moved by up to `most` pixels (edges repeat) and mirrored."""
+    size = pictures.shape[1]
+    padded = np.pad(pictures, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
+    moved = np.empty_like(pictures)
+    for out, whole, (top, left) in zip(
+        moved, padded, rng.integers(0, 2 * most + 1, (len(pictures), 2)), strict=True
+    ):
+        out[:] = whole[top : top + size, left : left + size]
+    if flip:
+        mirrored = rng.random(len(moved)) < 0.5
+        moved[mirrored] = moved[mirrored, :, ::-1]
+    return moved
+
+
+def picture_features(encoder: Encoder, pictures: np.ndarray) -> dict[str, Tensor]:
+    """What an encoder says about pictures (B, S, S, 3) uint8, by the names that alignment uses."""
+    pixels = encoder.preprocess([Image.fromarray(picture) for picture in pictures])
+    found = encoder.encode(pixels.to(encoder.device))
+    features: dict[str, Tensor] = {}
+    if found.cls is not None:
+        features["cls"] = found.cls
+    if found.patches is not None:
+        features |= {"patches": found.patches, "mean": found.patches.mean(dim=1)}
+    return features
+
+
+@dataclass
+class Views:
+    """Random crops of captioned pictures in memory, step by step."""
+
+    pictures: np.ndarray
+    """(N, S, S, 3) uint8."""
+    captions: Sequence[str]
+    """N captions."""
+    config: GearConfig
+    generator: RasterGenerator | None = None
+    """Whose tokenizer and grid sequences are made for; None gives pictures alone."""
+    encoder: Encoder | None = None
+    """Whose features sequences carry."""
+    _texts: list[list[int]] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        count = len(self.pictures)
+        if self.config.batch > count:
+            raise InputError(
+                f"GearConfig.batch: {self.config.batch}, but there are {count} pictures"
+            )
+        if len(self.captions) != count:
+            raise InputError(f"captions: {len(self.captions)} for {count} pictures")
+        if self.generator is not None:
+            if self.encoder is None:
+                raise InputError(
+                    "Views: a generator guides by an encoder's features; none is given"
+                )
+            assert self.generator.tokenizer is not None
+            encode = CaptionEncoder.of(self.generator.tokenizer)
+            self._texts = encode([one_line(caption) for caption in self.captions])
+
+    def __call__(self, step: int) -> View:
+        """What step `step` (from 0) looks at."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, 1, step])
+        rows = rng.choice(len(self.pictures), config.batch, replace=False)
+        seen = crops(self.pictures[rows], config.crop, config.flip, rng)
+        if self.generator is None:
+            return View(to_unit(seen))
+        assert self.encoder is not None
+        features = picture_features(self.encoder, seen)
+        texts = [self._texts[row] for row in rows.tolist()]
+        kept = rng.random(len(texts)) >= config.drop_caption
+        some = [text if keep else [] for text, keep in zip(texts, kept, strict=True)]
+        return View(to_unit(seen), self._batch(texts, features), self._batch(some, features))
+
+    def _batch(self, texts: Sequence[Sequence[int]], features: dict[str, Tensor]) -> Batch:
+        assert self.generator is not None
+        vocabulary, blank = self.generator.config.vocabulary, [0] * self.generator.units
+        samples = [sequence(text, blank, vocabulary, supervise_text=False) for text in texts]
+        return collate(samples, features, vocabulary.pad)
