@@ -12,11 +12,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from arra.experiments.parallel import Job, run_jobs
 from arra.files import to_plain
 from arra.metrics.bootstrap import PairedDifference, paired_difference
 from arra.systems.base import ClaimRun
-from arra.systems.gear.digits import digits, train_judge
+from arra.systems.gear.digits import Judge, digits, train_judge
 from arra.systems.gear.recipe import (
     ARMS,
     COLLAPSING,
@@ -33,12 +35,13 @@ from arra.systems.gear.recipe import (
 from arra.systems.gear.stages import make_codecs, train_fresh
 from arra.systems.results import Better, ClaimResult, Estimate, Measure, Verdict
 
-Results = dict[Any, list[dict[str, Any]]]
+Result = dict[str, Any]
+Results = dict[Any, list[Result]]
 """Codec name, or (codec, generator), to what was measured, in the order of the seeds."""
-Reading = Callable[[dict[str, Any]], float]
+Reading = Callable[[Result], float]
 
 
-def curve(result: dict[str, Any]) -> float:
+def curve(result: Result) -> float:
     """Mean over checkpoints of the logarithm of the Fréchet distance."""
     found = [math.log(max(mark["frechet"], 1e-6)) for mark in result["checkpoints"]]
     return sum(found) / len(found)
@@ -54,20 +57,26 @@ def first(name: str) -> Reading:
     return lambda result: result["checkpoints"][0][name]
 
 
-CODEC_MEASURES: tuple[tuple[str, str, Better], ...] = (
-    ("reconstruction, mean absolute error on [-1, 1]", "l1", "lower"),
-    ("reconstruction, Fréchet distance", "frechet", "lower"),
-    ("entropy of the codes (nats)", "entropy", "neither"),
+Row = tuple[str, Reading, Better]
+CODEC_MEASURES: tuple[Row, ...] = (
+    ("reconstruction, mean absolute error on [-1, 1]", lambda r: r["l1"], "lower"),
+    ("reconstruction, Fréchet distance", lambda r: r["frechet"], "lower"),
+    ("entropy of the codes (nats)", lambda r: r["entropy"], "neither"),
 )
-FRESH_MEASURES: tuple[tuple[str, Reading, Better], ...] = (
-    ("ln Fréchet distance, mean over the checkpoints", curve, "lower"),
+CURVE: Row = ("ln Fréchet distance, mean over the checkpoints", curve, "lower")
+LAST_FRECHET: Row = ("Fréchet distance, last checkpoint", last("frechet"), "lower")
+LAST_RIGHT: Row = ("digit right, last checkpoint", last("accuracy"), "higher")
+LAST_NATS: Row = ("held-out nats per code, last checkpoint", last("nats"), "lower")
+FRESH_MEASURES: tuple[Row, ...] = (
+    CURVE,
     ("Fréchet distance, first checkpoint", first("frechet"), "lower"),
-    ("Fréchet distance, last checkpoint", last("frechet"), "lower"),
-    ("Fréchet distance, last checkpoint, guidance 1.5", last("guided frechet"), "lower"),
-    ("digit right", last("accuracy"), "higher"),
-    ("digit right, guidance 1.5", last("guided accuracy"), "higher"),
+    LAST_FRECHET,
+    ("Fréchet distance, last checkpoint, guided", last("guided frechet"), "lower"),
+    LAST_RIGHT,
+    ("digit right, last checkpoint, guided", last("guided accuracy"), "higher"),
     ("held-out nats per code, first checkpoint", first("nats"), "lower"),
-    ("held-out nats per code, last checkpoint", last("nats"), "lower"),
+    LAST_NATS,
+    ("alignment loss, last steps", lambda r: r["alignment"], "lower"),
 )
 
 
@@ -77,7 +86,9 @@ def claim(run: ClaimRun) -> ClaimResult:
     known, held_out = digits()
     judge = train_judge(known, held_out, recipe.tuning.crop)
     results = _run_all(recipe, judge, run)
-    floor = judge.distance(known.cropped(recipe.tuning.crop).pictures[:: _stride(recipe)])
+    real = known.cropped(recipe.tuning.crop).pictures
+    some = np.random.default_rng(0).choice(len(real), recipe.drawn, replace=False)
+    floor = judge.distance(real[some])
     right = float((judge.classes(held_out.pictures) == held_out.labels).mean())
     measures = _measures(results)
     verdict, statement = _verdict(results)
@@ -90,13 +101,7 @@ def claim(run: ClaimRun) -> ClaimResult:
     )
 
 
-def _stride(recipe: Recipe) -> int:
-    """So that as many real pictures are taken as are drawn; no multiple of the crops' number."""
-    known, _ = digits()
-    return max(len(known.cropped(recipe.tuning.crop).pictures) // recipe.drawn, 1)
-
-
-def _run_all(recipe: Recipe, judge: Any, run: ClaimRun) -> Results:
+def _run_all(recipe: Recipe, judge: Judge, run: ClaimRun) -> Results:
     given = {"recipe": recipe, "judge": judge, "quiet": run.quiet}
     folders = {seed: run.folder / f"seed-{seed}" for seed in run.seeds}
     codecs = [
@@ -121,51 +126,45 @@ def _run_all(recipe: Recipe, judge: Any, run: ClaimRun) -> Results:
     return found
 
 
+def _row(name: str, read: Reading, columns: Sequence[Sequence[Result]], better: Better) -> Measure:
+    """A line of the table from what was measured of the system, the baseline and the control."""
+    system, baseline, control = (_estimate(read, column) for column in columns)
+    return Measure(name, system, baseline, control, better)
+
+
 def _measures(results: Results) -> list[Measure]:
     """The table: GEAR beside the warm-up (baseline) and equal steps of reconstruction (control)."""
-    rows = []
-    for name, key, better in CODEC_MEASURES:
-        columns = [_estimate(_of(key), results[t]) for t in (GEAR, WARM_UP, CONTROL)]
-        rows.append(Measure(f"codec: {name}", *columns, better))
-    for name, read, better in FRESH_MEASURES:
-        columns = [_estimate(read, results[t, PATCH]) for t in (GEAR, WARM_UP, CONTROL)]
-        rows.append(Measure(f"fresh generator: {name}", *columns, better))
-    rows.append(
-        Measure(
-            "fresh generator: alignment loss, last steps",
-            *(_estimate(_of("alignment"), results[t, PATCH]) for t in (GEAR, WARM_UP, CONTROL)),
-            "lower",
-        )
-    )
-    if len(results[GEAR]) > 1:
-        rows += _differences(results)
+    codecs = [results[name] for name in (GEAR, WARM_UP, CONTROL)]
+    fresh = [results[name, PATCH] for name in (GEAR, WARM_UP, CONTROL)]
+    rows = [_row(f"codec: {name}", read, codecs, better) for name, read, better in CODEC_MEASURES]
+    rows += [
+        _row(f"fresh generator: {name}", read, fresh, better)
+        for name, read, better in FRESH_MEASURES
+    ]
+    if len(codecs[0]) > 1:
+        for name, read, _ in FRESH_MEASURES:
+            gap = _interval(_paired(read, fresh[0], fresh[2]))
+            rows.append(Measure(f"paired difference, GEAR - control: {name}", gap))
     return rows + _collapse(results) + _rivals(results)
 
 
-def _differences(results: Results) -> list[Measure]:
-    rows = []
-    for name, read, _ in FRESH_MEASURES:
-        gap = _interval(_paired(read, results[GEAR, PATCH], results[CONTROL, PATCH]))
-        rows.append(Measure(f"paired difference, GEAR - control: {name}", gap))
-    return rows
-
-
 def _collapse(results: Results) -> list[Measure]:
-    """The straight-through codec beside the control."""
-    rows = []
-    for name, key, better in CODEC_MEASURES:
-        columns = [_estimate(_of(key), results[t]) for t in (COLLAPSING, WARM_UP, CONTROL)]
-        rows.append(Measure(f"straight-through codec: {name}", *columns, better))
-    for name, read, better in FRESH_MEASURES[2:3] + FRESH_MEASURES[7:8]:
-        columns = [_estimate(read, results[t, PATCH]) for t in (COLLAPSING, WARM_UP, CONTROL)]
-        rows.append(Measure(f"on the straight-through codec: {name}", *columns, better))
+    """The straight-through codec in the place of GEAR's."""
+    codecs = [results[name] for name in (COLLAPSING, WARM_UP, CONTROL)]
+    fresh = [results[name, PATCH] for name in (COLLAPSING, WARM_UP, CONTROL)]
+    rows = [
+        _row(f"straight-through codec: {name}", read, codecs, better)
+        for name, read, better in CODEC_MEASURES
+    ]
+    for name, read, better in (LAST_FRECHET, LAST_NATS):
+        rows.append(_row(f"on the straight-through codec: {name}", read, fresh, better))
     return rows
 
 
 def _rivals(results: Results) -> list[Measure]:
     """ARRA, GEAR, both and none: the alignment of the generator beside that of the codec."""
     rows = []
-    for name, read, better in (FRESH_MEASURES[0], FRESH_MEASURES[2], FRESH_MEASURES[4]):
+    for name, read, better in (CURVE, LAST_FRECHET, LAST_RIGHT):
         none = _estimate(read, results[CONTROL, PLAIN])
         for label, arm in (
             ("ARRA", (CONTROL, GLOBAL)),
@@ -187,7 +186,7 @@ def _verdict(results: Results) -> tuple[Verdict, str]:
     if len(results[GEAR]) < 2:
         return "inconclusive", "One seed shows no spread, so nothing can be said."
     helped = _paired(curve, results[GEAR, PATCH], results[CONTROL, PATCH])
-    entropy = _paired(_of("entropy"), results[COLLAPSING], results[CONTROL]).interval
+    entropy = _paired(lambda r: r["entropy"], results[COLLAPSING], results[CONTROL]).interval
     worse = _paired(curve, results[COLLAPSING, PATCH], results[CONTROL, PATCH]).interval
     nats = _paired(last("nats"), results[GEAR, PATCH], results[CONTROL, PATCH]).interval
     collapsed = entropy.high < 0 and worse.low > 0
@@ -211,11 +210,7 @@ def _verdict(results: Results) -> tuple[Verdict, str]:
     )
 
 
-def _of(key: str) -> Reading:
-    return lambda result: result[key]
-
-
-def _estimate(read: Reading, results: Sequence[dict[str, Any]]) -> Estimate:
+def _estimate(read: Reading, results: Sequence[Result]) -> Estimate:
     """Mean over seeds with its t interval."""
     values = tuple(read(result) for result in results)
     if len(values) < 2:
@@ -224,9 +219,7 @@ def _estimate(read: Reading, results: Sequence[dict[str, Any]]) -> Estimate:
     return Estimate(i.value, i.low, i.high, values)
 
 
-def _paired(
-    read: Reading, one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]
-) -> PairedDifference:
+def _paired(read: Reading, one: Sequence[Result], other: Sequence[Result]) -> PairedDifference:
     return paired_difference([read(r) for r in one], [read(r) for r in other])
 
 
