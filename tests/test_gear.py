@@ -273,7 +273,7 @@ def _after_one_step(guide: Guide, **settings) -> str:
 
 def test_alignment_moves_the_codec_and_the_generators_own_losses_do_not():
     guided = _after_one_step(toy_guide())
-    assert guided != _after_one_step(toy_guide(), guidance=0.0)
+    assert guided != _after_one_step(toy_guide(), codec_alignment=0.0)
     # the generator's own losses have any weights they like
     other = toy_guide()
     other.alignment.config = replace(PATCH, weight=7.0)
@@ -283,7 +283,7 @@ def test_alignment_moves_the_codec_and_the_generators_own_losses_do_not():
 
 
 def test_without_guidance_the_codec_learns_as_if_it_were_alone(tmp_path):
-    config, guide = toy_config(guidance=0.0), toy_guide()
+    config, guide = toy_config(codec_alignment=0.0), toy_guide()
     alone, beside = toy_codec(), toy_codec()
     tune_codec(alone, toy_views(config, None), config, tmp_path / "a", quiet=True)
     tune_codec(beside, toy_views(config, guide), config, tmp_path / "b", guide, quiet=True)
@@ -433,7 +433,13 @@ def test_a_step_that_is_not_finite_stops_before_the_weights_are_spoiled(tmp_path
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("temperature", 0.0), ("read_out", "hard"), ("guidance", -1.0), ("batch", 0), ("ema", 1.0)],
+    [
+        ("temperature", 0.0),
+        ("read_out", "hard"),
+        ("codec_alignment", -1.0),
+        ("batch", 0),
+        ("ema", 1.0),
+    ],
 )
 def test_wrong_settings_are_named(field, value):
     with pytest.raises(InputError, match=f"GearConfig.{field}"):

@@ -54,7 +54,7 @@ class Recipe:
     def tuned(self, tokenizer: str) -> GearConfig:
         """How the codec of this name goes on after the warm-up."""
         if tokenizer == CONTROL:
-            return replace(self.tuning, guidance=0.0)
+            return replace(self.tuning, codec_alignment=0.0)
         if tokenizer == COLLAPSING:
             return replace(self.tuning, read_out="straight-through", next_token=1.0)
         return self.tuning

@@ -166,7 +166,7 @@ class Routing:
     def _guiding(self, output: CodecOutput, view: View) -> dict[str, Tensor]:
         """The losses that reach the codec through the generator, weighted."""
         config = self.config
-        if self.guide is None or not (config.guidance or config.next_token):
+        if self.guide is None or not (config.codec_alignment or config.next_token):
             return {}
         assert view.prompted is not None
         generator, alignment = self.guide.generator, self.guide.alignment
@@ -177,8 +177,8 @@ class Routing:
         with standing_still(generator, alignment):
             read = generator if config.next_token else generator.states
             states: Output = read(batch, alignment.layers, soft)
-            if config.guidance:
-                losses["alignment"] = config.guidance * alignment(states, batch)
+            if config.codec_alignment:
+                losses["alignment"] = config.codec_alignment * alignment(states, batch)
             if config.next_token:
                 loss = mixed_cross_entropy(states, batch, soft, vocabulary)
                 losses["next_token"] = config.next_token * loss

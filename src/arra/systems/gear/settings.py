@@ -31,7 +31,7 @@ class GearConfig:
     what is saved (the paper: 0.9999). None saves the last weights."""
     temperature: float = 0.1
     """Of the soft assignment softmax(-distance / temperature)."""
-    guidance: float = 0.5
+    codec_alignment: float = 0.5
     """Weight of the alignment loss in the codec's step; 0 tunes for reconstruction alone."""
     read_out: Literal["soft", "straight-through"] = "soft"
     """How the generator reads codes in the codec's step: as mixtures, or exact codes with the
@@ -74,7 +74,7 @@ class GearConfig:
             check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "clip", "temperature"):
             check(name, 0 < getattr(self, name) < math.inf, "a finite number above 0")
-        for name in ("guidance", "next_token", "l1", "l2", "perceptual", "adversarial"):
+        for name in ("codec_alignment", "next_token", "l1", "l2", "perceptual", "adversarial"):
             check(name, 0 <= getattr(self, name) < math.inf, "a finite number of at least 0")
         check("crop", self.crop >= 0, "at least 0")
         check("drop_caption", 0 <= self.drop_caption <= 1, "0 to 1")

@@ -7,7 +7,7 @@ for every crop: those of the whole picture would describe other pixels than the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -62,37 +62,37 @@ def picture_features(encoder: Encoder, pictures: np.ndarray) -> dict[str, Tensor
     return features
 
 
-@dataclass
 class Views:
     """Random crops of captioned pictures in memory, step by step."""
 
-    pictures: np.ndarray
-    """(N, S, S, 3) uint8."""
-    captions: Sequence[str]
-    """N captions."""
-    config: GearConfig
-    generator: RasterGenerator | None = None
-    """Whose tokenizer and grid sequences are made for; None gives pictures alone."""
-    encoder: Encoder | None = None
-    """Whose features sequences carry."""
-    _texts: list[list[int]] = field(init=False, default_factory=list)
+    def __init__(
+        self,
+        pictures: np.ndarray,
+        captions: Sequence[str],
+        config: GearConfig,
+        generator: RasterGenerator | None = None,
+        encoder: Encoder | None = None,
+    ):
+        """Pictures (N, S, S, 3) uint8 and N captions.
 
-    def __post_init__(self) -> None:
-        count = len(self.pictures)
-        if self.config.batch > count:
+        Sequences are made for the tokenizer and grid of `generator`, with the features of
+        `encoder`; without them there are pictures alone.
+        """
+        if config.batch > len(pictures):
             raise InputError(
-                f"GearConfig.batch: {self.config.batch}, but there are {count} pictures"
+                f"GearConfig.batch: {config.batch}, but there are {len(pictures)} pictures"
             )
-        if len(self.captions) != count:
-            raise InputError(f"captions: {len(self.captions)} for {count} pictures")
-        if self.generator is not None:
-            if self.encoder is None:
-                raise InputError(
-                    "Views: a generator guides by an encoder's features; none is given"
-                )
-            assert self.generator.tokenizer is not None
-            encode = CaptionEncoder.of(self.generator.tokenizer)
-            self._texts = encode([one_line(caption) for caption in self.captions])
+        if len(captions) != len(pictures):
+            raise InputError(f"captions: {len(captions)} for {len(pictures)} pictures")
+        if (generator is None) != (encoder is None):
+            raise InputError("Views: a generator guides by an encoder's features: give both")
+        self.pictures, self.config = pictures, config
+        self.generator, self.encoder = generator, encoder
+        self._texts: list[list[int]] = []
+        if generator is not None:
+            assert generator.tokenizer is not None
+            encode = CaptionEncoder.of(generator.tokenizer)
+            self._texts = encode([one_line(caption) for caption in captions])
 
     def __call__(self, step: int) -> View:
         """What step `step` (from 0) looks at."""
