@@ -204,7 +204,7 @@ def test_provenance_says_what_made_the_store(tmp_path, words, monkeypatch):
     store = make(NoiseSource(70, bad=(5,)), folder, words)
     plain = json.loads((folder / "store.json").read_text())
     assert plain["settings"]["codec"]["config"] == {"vocabulary": 300, "seed": 0}
-    assert plain["settings"]["encoder"]["size"] == [8, 8]
+    assert plain["settings"]["encoders"][""]["size"] == [8, 8]
     picture = {"size": 8, "fit": "crop", "resample": "lanczos"}
     assert plain["settings"]["picture"] == picture
     assert [(s["start"], s["stop"], s["rows"]) for s in plain["shards"]] == [
@@ -269,7 +269,7 @@ def test_other_settings_are_refused_by_name_or_replace_the_store(tmp_path, words
     good = contents(folder)
     changes: dict[str, dict[str, Any]] = {
         "codec.fingerprint": {"codec": PatchCodec(PatchCodec.Config(seed=1))},
-        "encoder.fingerprint": {"encoder": PatchEncoder(PatchEncoder.Config(gain=2.0))},
+        "encoders.fingerprint": {"encoder": PatchEncoder(PatchEncoder.Config(gain=2.0))},
         "aggregations": {"aggregations": ("cls",)},
         "tokenizer.fingerprint": {"tokenizer": bpe},
         "feature_dtype": {"feature_dtype": "float32"},

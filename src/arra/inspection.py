@@ -82,7 +82,7 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
 
 def _describe_store(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     settings = values.get("settings") or {}
-    codec, encoder = settings.get("codec") or {}, settings.get("encoder") or {}
+    codec, encoders = settings.get("codec") or {}, settings.get("encoders") or {}
     return {
         "kind": "prepared store",
         "rows": values.get("rows"),
@@ -92,7 +92,10 @@ def _describe_store(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
         "codes": values.get("codes_shape"),
         "codec": {name: codec.get(name) for name in ("name", "vocabulary", "fingerprint")},
         "features": values.get("feature_shapes"),
-        "encoder": {name: encoder.get(name) for name in ("encoder", "model", "weights")},
+        "encoders": {
+            name or "(unnamed)": {key: encoder.get(key) for key in ("encoder", "model", "weights")}
+            for name, encoder in encoders.items()
+        },
         "tokenizer": settings.get("tokenizer"),
         "arra": values.get("arra"),
     }

@@ -52,6 +52,7 @@ class Sample:
     tokens: list[int]
     target: list[int]
     place: list[int]
+    read: list[int]
 
 
 def sequence(
@@ -68,7 +69,8 @@ def sequence(
     if not supervise_text:
         target[: len(prompt) - 1] = [IGNORE] * (len(prompt) - 1)
     place = [-1] * (len(prompt) - 1) + list(range(len(image))) + [-1]
-    return Sample(tokens, target, place)
+    read = [-1] * len(prompt) + list(range(len(image)))
+    return Sample(tokens, target, place, read)
 
 
 def collate(
@@ -91,6 +93,7 @@ def collate(
     position = np.zeros(shape, dtype=np.int64)
     target = np.full(shape, IGNORE, dtype=np.int64)
     place = np.full(shape, -1, dtype=np.int64)
+    read = np.full(shape, -1, dtype=np.int64)
     for number, row in enumerate(rows):
         used = sum(len(samples[i].tokens) for i in row)
         start = length - used if layout == "left" else 0
@@ -98,7 +101,8 @@ def collate(
             sample = samples[i]
             here = slice(start, start + len(sample.tokens))
             tokens[number, here], target[number, here] = sample.tokens, sample.target
-            place[number, here], segment[number, here] = sample.place, i
+            place[number, here], read[number, here] = sample.place, sample.read
+            segment[number, here] = i
             position[number, here] = np.arange(len(sample.tokens))
             start = here.stop
     placed = torch.from_numpy(place)
@@ -109,6 +113,7 @@ def collate(
         target=torch.from_numpy(target),
         image=placed >= 0,
         place=placed,
+        read=torch.from_numpy(read),
         features=dict(features),
     )
 

@@ -41,8 +41,8 @@ class Training:
     """Folder or hub name of a pretrained causal language model; None makes a Llama."""
     llama: LlamaSize = field(default_factory=LlamaSize)
     """Its size, if it is made."""
-    align: AlignmentConfig | None = field(default_factory=AlignmentConfig)
-    """None trains without."""
+    align: tuple[AlignmentConfig, ...] = (AlignmentConfig(),)
+    """Terms of representation alignment; none trains without."""
     batch: BatchConfig = field(default_factory=BatchConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
     z_loss: float = 0.0
@@ -63,8 +63,9 @@ class Training:
             del settings["llama"]
         if self.held_out is not None:
             settings["held_out_share"] = 0.0
-        if self.align is None or self.align.weight == 0:
-            settings["align"] = None
+        settings["align"] = {
+            str(number): term for number, term in enumerate(plain["align"]) if term["weight"]
+        }
         free = {*FREE_FIELDS, "precision"}  # the loop itself sees to the precision
         if self.training.schedule == "constant":
             free.add("steps")
