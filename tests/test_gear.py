@@ -35,7 +35,7 @@ from arra.training.joint import Joint
 from arra.training.optimizers import build_optimizers
 
 CAPTIONS = ["a red 3", "a green 7 above it", "a blue 5", ""]
-PATCH = AlignmentConfig(target="patch", weight=0.5)
+PATCH = AlignmentConfig(target="patch", projector="mlp3", hidden=16, weight=0.5)
 
 
 def toy_codec(**settings) -> VQCodec:

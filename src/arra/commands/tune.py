@@ -15,7 +15,7 @@ from arra.systems.gear.settings import GearConfig
 _SOURCEOPTIONS = SourceOptions()
 _SCENECONFIG = SceneConfig()
 _GEARCONFIG = GearConfig()
-_ALIGNMENTCONFIG = AlignmentConfig(target="patch", weight=0.5)
+_ALIGNMENTCONFIG = AlignmentConfig(target="patch", projector="mlp3", weight=0.5)
 _LLAMASIZE = LlamaSize()
 
 

@@ -40,16 +40,6 @@ class Batch:
         """B, the number of samples."""
         return int(self.segment.max()) + 1
 
-    @property
-    def shown(self) -> Tensor:
-        """(R, T) int64: which place of the picture the token here shows; -1 where it is no code.
-
-        It is the place that the position before predicts: no sample begins with a code.
-        """
-        before = torch.full_like(self.place, -1)
-        before[:, 1:] = self.place[:, :-1]
-        return before
-
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
         moved = {

@@ -123,8 +123,9 @@ def with_codes(batch: Batch, codes: Tensor, vocabulary: ImageVocabulary) -> Batc
 
     For a codec that is still learning, whose codes are not known when the batch is made.
     """
-    tokens, target, shown = batch.tokens.clone(), batch.target.clone(), batch.shown
-    for values, place in ((tokens, shown), (target, batch.place)):
+    tokens, target = batch.tokens.clone(), batch.target.clone()
+    assert batch.read is not None  # `collate` tells
+    for values, place in ((tokens, batch.read), (target, batch.place)):
         here = place >= 0
         values[here] = vocabulary.offset + codes[batch.segment[here], place[here]]
     return replace(batch, tokens=tokens, target=target)

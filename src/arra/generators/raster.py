@@ -226,16 +226,14 @@ class RasterGenerator(Generator):
         that is 1 at one code and 0 elsewhere gives that code's embedding, bit for bit. The gradient
         reaches `soft` (the last place's is 0 at all aligned states: nothing is predicted after it).
         """
-        table, vocabulary, shown = (
-            self.lm.get_input_embeddings(),
-            self.config.vocabulary,
-            batch.shown,
-        )
-        first, here = vocabulary.offset, shown >= 0
+        if batch.read is None:
+            raise InputError("soft codes: this batch does not say which place a position reads")
+        table, vocabulary = self.lm.get_input_embeddings(), self.config.vocabulary
+        first, here = vocabulary.offset, batch.read >= 0
         # looked up, not read: some models scale what they look up
         rows = table(torch.arange(first, first + vocabulary.codes, device=batch.tokens.device))
         with torch.autocast(rows.device.type, enabled=False):
-            mixed = soft[batch.segment[here], shown[here]].to(rows.dtype) @ rows
+            mixed = soft[batch.segment[here], batch.read[here]].to(rows.dtype) @ rows
         return table(batch.tokens).index_put((here,), mixed)
 
     def _inputs(self, batch: Batch, soft: Tensor | None) -> dict[str, Any]:

@@ -27,12 +27,11 @@ from arra.jobs.console import choose_device
 from arra.jobs.options import EncoderOptions, SourceOptions, TokenizerOptions
 from arra.jobs.parts import load_encoder, load_tokenizer, tokenizer_kind
 from arra.jobs.sources import is_scenes, open_source, sample_pictures
-from arra.objectives.alignment import Alignment, feature_width
 from arra.settings import AlignmentConfig, LlamaSize
 from arra.systems.gear.routing import Guide
 from arra.systems.gear.settings import GearConfig
 from arra.systems.gear.tuning import TuneReport, tune_codec
-from arra.systems.gear.views import Views, picture_features
+from arra.systems.gear.views import Views, alignment_with
 
 HELD_OUT = 0.05
 """Share of the pictures that the codec is measured on and never tuned with (at most 512)."""
@@ -64,7 +63,7 @@ class Tuning:
     """Most pictures that are used."""
     gear: GearConfig = field(default_factory=GearConfig)
     align: AlignmentConfig = field(
-        default_factory=lambda: AlignmentConfig(target="patch", weight=0.5)
+        default_factory=lambda: AlignmentConfig(target="patch", projector="mlp3", weight=0.5)
     )
     llama: LlamaSize = field(default_factory=LlamaSize)
     """Of the generator that guides."""
@@ -124,24 +123,26 @@ def run_tuning(job: Tuning) -> Tuned:
     guide, encoder = None, None
     if job.encoder is not None:
         encoder = load_encoder(job.encoder, EncoderOptions(), device)
-        guide = _guide(job, codec.to(device), size, captions)
-        width = feature_width(job.align, picture_features(encoder, pictures[:1]))
-        grid = guide.config.grid
-        alignment = Alignment(job.align, guide.width, width, grid, seed=job.gear.seed)
+        generator = _generator(job, codec.to(device), size, captions)
+        seed = job.gear.seed
+        alignment = alignment_with(job.align, generator, encoder, pictures[:1], seed)
+        guide = Guide(generator, alignment)
     before = evaluate_codec(codec.to(device).eval(), held_out)
     report = tune_codec(
         codec,
-        Views(pictures, captions, job.gear, guide, encoder),
+        Views(pictures, captions, job.gear, guide and guide.generator, encoder),
         job.gear,
         job.out,
-        None if guide is None else Guide(guide, alignment),
+        guide,
     )
     tuned = Tuned(report, before, evaluate_codec(codec, held_out))
     write_json(job.out / "report.json", {**tuned.summary(), "settings": to_plain(job)})
     return tuned
 
 
-def _guide(job: Tuning, codec: QuantizedCodec, size: int, captions: list[str]) -> RasterGenerator:
+def _generator(
+    job: Tuning, codec: QuantizedCodec, size: int, captions: list[str]
+) -> RasterGenerator:
     """A fresh generator over the codec's codes and the captions' words."""
     if job.tokenizer is not None:
         tokenizer = load_tokenizer(job.tokenizer)

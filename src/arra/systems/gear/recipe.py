@@ -86,7 +86,9 @@ def full() -> Recipe:
             width=64, depth=3, heads=4, feed_forward=176, positions=32, rope_theta=100.0
         ),
         tuning=GearConfig(steps=500, batch=32, learning_rate=1e-3, ema=0.99),
-        patch=AlignmentConfig(layers=(1,), target="patch", weight=0.5),
+        patch=AlignmentConfig(
+            layers=(1,), target="patch", projector="mlp3", hidden=128, weight=0.5
+        ),
         whole=AlignmentConfig(layers=(1,), target="cls", weight=1.0),
         batch=BatchConfig(size=32, drop_caption=0.1, multiple=4),
         train=TrainConfig(

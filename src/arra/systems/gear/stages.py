@@ -28,17 +28,16 @@ from arra.generators.base import Generator
 from arra.generators.batches import RasterBatches, collate, sequence
 from arra.generators.raster import RasterGenerator
 from arra.metrics.likelihood import held_out_bits
-from arra.objectives.alignment import Alignment, feature_width
 from arra.objectives.base import Objective
 from arra.objectives.cross_entropy import NextToken
 from arra.pixels import to_uint8, to_unit
 from arra.samplers.ancestral import AncestralSampler
-from arra.settings import AlignmentConfig, SamplingConfig
+from arra.settings import SamplingConfig
 from arra.systems.gear.digits import WORDS, CropStore, Digits, Judge, digits
 from arra.systems.gear.recipe import CONTROL, TOKENIZERS, WARM_UP, Recipe
 from arra.systems.gear.routing import Guide
 from arra.systems.gear.tuning import tune_codec
-from arra.systems.gear.views import Views, picture_features
+from arra.systems.gear.views import Views, alignment_with
 from arra.training.loop import train
 
 LATEST = 80
@@ -94,7 +93,9 @@ def train_fresh(
         )
         objectives: list[Objective] = [NextToken()]
         if (alignment := recipe.alignment(how)) is not None:
-            objectives.append(_alignment(alignment, generator, teacher, known, seed))
+            objectives.append(
+                alignment_with(alignment, generator, teacher, known.pictures[:1], seed)
+            )
         watch = _Watch(recipe, judge, codec, held_out, seed)
         report = train(
             generator,
@@ -159,7 +160,9 @@ def _tune(
         )
         return
     generator = _generator(recipe, seed)
-    guide = Guide(generator, _alignment(recipe.patch, generator, teacher, known, seed))
+    guide = Guide(
+        generator, alignment_with(recipe.patch, generator, teacher, known.pictures[:1], seed)
+    )
     views = Views(known.pictures, known.captions, config, generator, teacher)
     tune_codec(codec, views, config, folder, guide, quiet=quiet)
 
@@ -190,13 +193,6 @@ def _generator(recipe: Recipe, seed: int) -> RasterGenerator:
     side = recipe.teacher.preprocessing.size // recipe.codec.autoencoder.downsample
     codes = recipe.codec.vocabulary
     return RasterGenerator.from_scratch(tokenizer, codes, (side, side), recipe.size, seed=seed)
-
-
-def _alignment(
-    config: AlignmentConfig, generator: RasterGenerator, teacher: Encoder, known: Digits, seed: int
-) -> Alignment:
-    width = feature_width(config, picture_features(teacher, known.pictures[:1]))
-    return Alignment(config, generator.width, width, generator.config.grid, seed=seed)
 
 
 class _Watch:

@@ -19,7 +19,9 @@ from arra.errors import InputError
 from arra.generators.base import Batch
 from arra.generators.batches import collate, sequence
 from arra.generators.raster import RasterGenerator
+from arra.objectives.alignment import Alignment
 from arra.pixels import to_unit
+from arra.settings import AlignmentConfig
 from arra.systems.gear.settings import GearConfig
 
 
@@ -60,6 +62,24 @@ def picture_features(encoder: Encoder, pictures: np.ndarray) -> dict[str, Tensor
     if found.patches is not None:
         features |= {"patches": found.patches, "mean": found.patches.mean(dim=1)}
     return features
+
+
+def alignment_with(
+    config: AlignmentConfig,
+    generator: RasterGenerator,
+    encoder: Encoder,
+    picture: np.ndarray,
+    seed: int,
+) -> Alignment:
+    """The alignment of a generator's states with an encoder, which looks once at (1, S, S, 3)."""
+    features = picture_features(encoder, picture)
+    if missing := [name for name in config.feature_names if name not in features]:
+        raise InputError(
+            f"alignment with target {config.target!r} needs {missing[0]!r}, the encoder gives "
+            f"{', '.join(features)}"
+        )
+    width = sum(features[name].shape[-1] for name in config.feature_names)
+    return Alignment(config, generator.width, width, generator.config.grid, seed=seed)
 
 
 class Views:
