@@ -456,6 +456,7 @@ def test_the_command_makes_a_codec_that_prepare_takes(tmp_path, capsys):
     SmallEncoder.seeded(small, 0).save_pretrained(tmp_path / "encoder")
     line = ["tune", "scenes:40", "--codec", str(tmp_path / "codec"), "--steps", "2"]
     line += ["--batch", "8", "--device", "cpu", "--llama.width", "32", "--llama.depth", "2"]
+    line += ["--align.hidden", "32"]
     guided = [*line, "--encoder", str(tmp_path / "encoder"), "--out", str(tmp_path / "a")]
     assert cli.run([*guided, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)

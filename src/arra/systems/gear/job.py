@@ -130,7 +130,7 @@ def run_tuning(job: Tuning) -> Tuned:
     before = evaluate_codec(codec.to(device).eval(), held_out)
     report = tune_codec(
         codec,
-        Views(pictures, captions, job.gear, guide and guide.generator, encoder),
+        Views(pictures, captions, job.gear, None if guide is None else guide.generator, encoder),
         job.gear,
         job.out,
         guide,
