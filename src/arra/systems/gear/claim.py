@@ -112,7 +112,7 @@ def _run_all(recipe: Recipe, judge: Judge, run: ClaimRun) -> Results:
     for made in run_jobs(codecs, quiet=run.quiet):
         for name in TOKENIZERS:
             found[name].append(made[name])
-    pairs = [(seed, arm) for seed in run.seeds for arm in ARMS]
+    pairs = [(seed, arm) for arm in ARMS for seed in run.seeds]
     fresh = [
         Job(
             f"{tokenizer}, {how}, seed {seed}",

@@ -85,22 +85,22 @@ def full() -> Recipe:
         size=LlamaSize(
             width=64, depth=3, heads=4, feed_forward=176, positions=32, rope_theta=100.0
         ),
-        tuning=GearConfig(steps=500, batch=32, learning_rate=1e-3, ema=0.99),
+        tuning=GearConfig(steps=400, batch=32, learning_rate=1e-3, ema=0.99),
         patch=AlignmentConfig(
             layers=(1,), target="patch", projector="mlp3", hidden=128, weight=0.5
         ),
         whole=AlignmentConfig(layers=(1,), target="cls", weight=1.0),
         batch=BatchConfig(size=32, drop_caption=0.1, multiple=4),
         train=TrainConfig(
-            steps=800,
+            steps=500,
             learning_rate=1e-3,
             weight_decay=0.0,
             precision="fp32",
             ema=0.99,
-            checkpoint_every=800,
+            checkpoint_every=500,
             keep=1,
-            validate_every=200,
-            log_every=20,
+            validate_every=125,
+            log_every=25,
         ),
     )
 

@@ -40,7 +40,7 @@ from arra.systems.gear.tuning import tune_codec
 from arra.systems.gear.views import Views, alignment_with
 from arra.training.loop import train
 
-LATEST = 80
+LATEST = 100
 """Steps at the end over which the alignment of a fresh generator is averaged."""
 
 
