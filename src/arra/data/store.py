@@ -252,23 +252,28 @@ class PreparedStore:
         for number, places in zip(used, np.split(order, first[1:]), strict=bool(len(wanted))):
             yield places, self._records[number], wanted[places] - self._starts[number]
 
-    def rows(self, indices: Sequence[int] | np.ndarray) -> StoredRows:
-        """Rows in the order of `indices` (repeats allowed); `IndexError` outside 0 to len - 1."""
-        count = len(indices)
+    def rows(
+        self, indices: Sequence[int] | np.ndarray, features: Sequence[str] | None = None
+    ) -> StoredRows:
+        """Rows in the order of `indices` (repeats allowed); `IndexError` outside 0 to len - 1.
+
+        Only `features` are read from the disk, unless that is None, which reads all.
+        """
+        count, read = len(indices), self._shapes if features is None else tuple(features)
         codes = np.empty((count, math.prod(self.codes_shape)), dtype=np.int64)
-        features = {
-            kind: np.empty((count, math.prod(shape)), dtype=np.float32)
-            for kind, shape in self._shapes.items()
+        found = {
+            name: np.empty((count, math.prod(self._shapes[name])), dtype=np.float32)
+            for name in read
         }
         text_ids: list[list[int]] = [[]] * count
         for places, record, local in self._groups(indices):
             codes[places] = record.codes[local]
-            for kind, values in features.items():
-                values[places] = record.features[kind][local]
+            for name, values in found.items():
+                values[places] = record.features[name][local]
             starts, stops = record.offsets[local].tolist(), record.offsets[local + 1].tolist()
             for place, start, stop in zip(places.tolist(), starts, stops, strict=True):
                 text_ids[place] = record.text_ids[start:stop].tolist()
-        shaped = {k: torch.from_numpy(v).view(count, *self._shapes[k]) for k, v in features.items()}
+        shaped = {k: torch.from_numpy(v).view(count, *self._shapes[k]) for k, v in found.items()}
         return StoredRows(text_ids, torch.from_numpy(codes).view(count, *self.codes_shape), shaped)
 
     def text_lengths(self) -> np.ndarray:

@@ -30,7 +30,7 @@ from arra.metrics.measured import Measured
 from arra.metrics.memorisation import memorisation
 from arra.metrics.prompts import ATTRIBUTES, PromptScores, prompt_accuracy, shuffled_control
 from arra.objectives.alignment import AlignmentConfig, alignments
-from arra.objectives.base import Objective
+from arra.objectives.base import Objective, features_of
 from arra.objectives.cross_entropy import NextToken, ZLoss
 from arra.pixels import to_unit
 from arra.progress import track
@@ -109,11 +109,12 @@ def arm_parts(
         appearance=bench.codec.appearance(),
     )
     batch = replace(plan.batch, seed=seed, shuffle_features=arm.shuffled)
-    batches = RasterBatches(store, generator.config.vocabulary, batch)
     objectives: list[Objective] = [NextToken(), ZLoss(plan.z_loss)]
     terms = () if arm.alignment is None else (arm.alignment, *arm.also)
     shapes = store.provenance.feature_shapes
     objectives += alignments(terms, shapes, generator.width, store.codes_shape, seed=seed)
+    features = features_of(objectives)
+    batches = RasterBatches(store, generator.config.vocabulary, batch, features)
     return generator, objectives, batches
 
 

@@ -38,7 +38,9 @@ class Store(Protocol):
 
     def __len__(self) -> int: ...
 
-    def rows(self, indices: Sequence[int]) -> Rows: ...
+    def rows(self, indices: Sequence[int], features: Sequence[str] | None = None) -> Rows:
+        """Some rows, with only those `features`, or, for None, with all."""
+        ...
 
     def text_lengths(self) -> np.ndarray:
         """(N,) the number of text ids of every row."""
@@ -154,9 +156,15 @@ class RasterBatches:
     """Batches of a prepared store: `batch(step, part, parts)` depends on nothing else."""
 
     def __init__(
-        self, store: Store, vocabulary: ImageVocabulary, config: BatchConfig | None = None
+        self,
+        store: Store,
+        vocabulary: ImageVocabulary,
+        config: BatchConfig | None = None,
+        features: Sequence[str] | None = None,
     ):
+        """`features`: which of the store's a batch holds (patches are large); None: all."""
         self.store, self.vocabulary, self.config = store, vocabulary, config or BatchConfig()
+        self.features = features
         if len(store) < self.config.size:
             raise InputError(
                 f"BatchConfig.size: {self.config.size}, but the store has {len(store)} rows"
@@ -170,7 +178,8 @@ class RasterBatches:
         """Part `part` of the `parts` of one step: those of all its micro-batches and processes."""
         number = step * parts + part
         indices = self._indices(number)
-        stored = self.store.rows(indices)
+        shuffled = self.config.shuffle_features
+        stored = self.store.rows(indices, () if shuffled else self.features)
         rng = np.random.default_rng([self.config.seed, 2, number])
         dropped = rng.random(len(indices)) < self.config.drop_caption
         codes = stored.codes.flatten(1).tolist()
@@ -179,8 +188,9 @@ class RasterBatches:
             for text, code, drop in zip(stored.text_ids, codes, dropped, strict=True)
         ]
         features = stored.features
-        if self.config.shuffle_features and features:
-            features = self.store.rows(self._other[np.asarray(indices)].tolist()).features
+        if shuffled:
+            others = self._other[np.asarray(indices)].tolist()
+            features = self.store.rows(others, self.features).features
         c = self.config
         return collate(
             samples, features, self.vocabulary.pad, c.layout, c.packed_length, c.multiple

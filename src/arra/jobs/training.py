@@ -19,6 +19,7 @@ from arra.files import read_json, sha256_of_json, to_plain, write_json
 from arra.generators.batches import RasterBatches
 from arra.jobs.model import build_generator, build_objectives
 from arra.jobs.validation import HeldOutBits, Rows, Samples
+from arra.objectives.base import features_of
 from arra.settings import AlignmentConfig, BatchConfig, LlamaSize, SamplingConfig
 from arra.text_to_image import TextToImage, quiet_transformers
 from arra.training.config import FREE_FIELDS, TrainConfig
@@ -117,7 +118,8 @@ def _run(job: Training, store: PreparedStore) -> Trained:
     rows, held_out = training_rows(store, job)
     generator = build_generator(store, job.lm, job.llama, job.training.seed)
     objectives = build_objectives(store, generator, job.align, job.z_loss, job.training.seed)
-    batches = RasterBatches(rows, generator.config.vocabulary, job.batch)
+    features = features_of(objectives)
+    batches = RasterBatches(rows, generator.config.vocabulary, job.batch, features)
     _claim(job, store)
     report = train(
         generator,

@@ -48,6 +48,7 @@ class Alignment(Objective):
         if config.target in ("patch", "attention") and grid is None:
             raise InputError(f"Alignment.grid: the target {config.target} needs the grid of codes")
         self.config, self.grid, self.layers, self.name = config, grid, config.layers, name
+        self.features = config.feature_names
         with seeded(seed):
             self.projectors = nn.ModuleDict(
                 {str(layer): _projector(config, width, features) for layer in self.layers}
