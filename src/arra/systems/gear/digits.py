@@ -136,11 +136,12 @@ class CropStore:
     def __len__(self) -> int:
         return len(self._texts)
 
-    def rows(self, indices: Sequence[int]) -> _Rows:
-        """Text ids, codes and features of some rows."""
+    def rows(self, indices: Sequence[int], features: Sequence[str] | None = None) -> _Rows:
+        """Text ids, codes and some (for None all) features of some rows."""
         chosen = torch.as_tensor(list(indices))
-        features = {name: values[chosen] for name, values in self._features.items()}
-        return _Rows([self._texts[i] for i in indices], self._codes[chosen], features)
+        names = self._features if features is None else features
+        found = {name: self._features[name][chosen] for name in names}
+        return _Rows([self._texts[i] for i in indices], self._codes[chosen], found)
 
     def text_lengths(self) -> np.ndarray:
         """(N,) text ids of every row."""

@@ -88,14 +88,14 @@ def train_fresh(
         ids = CaptionEncoder.of(generator.tokenizer)(WORDS)
         texts = dict(zip(WORDS, ids, strict=True))
         store = CropStore(known.cropped(recipe.tuning.crop), codec, teacher, texts)
-        batches = RasterBatches(
-            store, generator.config.vocabulary, replace(recipe.batch, seed=seed)
-        )
         objectives: list[Objective] = [NextToken()]
-        if (alignment := recipe.alignment(how)) is not None:
-            objectives.append(
-                alignment_with(alignment, generator, teacher, known.pictures[:1], seed)
-            )
+        alignment = recipe.alignment(how)
+        names: tuple[str, ...] = ()
+        if alignment is not None:
+            picture, names = known.pictures[:1], alignment.feature_names
+            objectives.append(alignment_with(alignment, generator, teacher, picture, seed))
+        batch = replace(recipe.batch, seed=seed)
+        batches = RasterBatches(store, generator.config.vocabulary, batch, names)
         watch = _Watch(recipe, judge, codec, held_out, seed)
         report = train(
             generator,
