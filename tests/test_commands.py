@@ -331,8 +331,9 @@ def test_two_encoders_and_their_terms_of_alignment(work, tmp_path, run_json, cap
     last = run_json(*train, *also)["last"]
     assert {"alignment", "alignment_2", "alignment_3"} <= last.keys()
     plain = read_json(tmp_path / "run" / "run.json")["decides"]["align"]
-    assert plain["1"]["target"] == "patch"
-    assert plain["2"]["encoder"] == "again"
+    assert plain["target"] == "cls"
+    assert plain["also 1"]["target"] == "patch"
+    assert plain["also 2"]["encoder"] == "again"
     for wrong, words in (("encoder=third", "'third/cls'"), ("colour=red", "FIELD=VALUE"),
                          ("weight=much", "a number"), ("target=sum", "target: 'sum'")):  # fmt: skip
         command = ("train", tmp_path / "store", "--out", tmp_path / "x", *TRAIN[2:])
@@ -545,12 +546,19 @@ def test_evaluation_names_every_measure_or_the_reason(work, tmp_path, run_json, 
     assert -1 <= cosine["value"] <= 1
     assert 0 <= values["share nearer than held-out"]["value"] <= 1
     assert "MS-SSIM, generated" in values
+    assert any("is circular" in text for text in result["warnings"])
+    assert "CLIP-score" not in values  # these towers are no CLIP
     assert any("expected 8" in reason for reason in result["skipped"].values())  # so few pictures
     drawn = len(list((tmp_path / "pictures").glob("*-0.png")))
     assert result["pictures"] == drawn >= 4
 
-    assert run(*arguments) == 0
+    assert run(*arguments, "--unguided", "--reference", "training") == 0
     assert "bits per image token" in capsys.readouterr().out
+    again = read_json(tmp_path / "evaluation.json")
+    assert again["real"]["split"] == "training"
+    both = {m["name"]: m["value"] for m in again["measures"]}
+    assert "image-text cosine, without guidance" in both
+    assert both["bits per image token"] == bits["value"]
 
 
 def test_sets_of_pictures_are_compared_in_a_named_encoder(work, tmp_path, run_json):
@@ -572,6 +580,10 @@ def test_sets_of_pictures_are_compared_in_a_named_encoder(work, tmp_path, run_js
     assert {"precision", "recall", "density", "coverage"} <= values.keys()
     assert result["real"]["pictures"] == 24
     assert "copies of training pictures" not in result["skipped"]
+    assert {"kernel distance", "MS-SSIM, generated against real"} <= values.keys()
+    # the very encoder that the run was aligned with
+    assert any("aligned with this encoder" in text for text in result["warnings"])
+    assert "Guidance: 2, constant" in " ".join(result["notes"])
 
 
 def test_scenes_are_read_by_a_reader_whose_error_is_told(tmp_path, run_json, capsys):
@@ -646,8 +658,8 @@ def test_a_differing_export_is_not_written(work, tmp_path, monkeypatch, capsys):
     from arra.jobs import exporting
 
     logits = exporting._logits
-    monkeypatch.setattr(exporting, "_logits", lambda lm, ids, n=[0]: (
-        n.append(1), logits(lm, ids) + len(n))[1])  # fmt: skip
+    monkeypatch.setattr(exporting, "_logits", lambda generator, n=[0]: (
+        n.append(1), logits(generator) + len(n))[1])  # fmt: skip
     assert run("export", work.run, "--out", tmp_path / "x") == 1
     assert "logits differ" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

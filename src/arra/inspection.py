@@ -115,6 +115,7 @@ def _describe_checkpoint(folder: Path, values: dict[str, Any]) -> dict[str, Any]
             "fingerprint": values.get("codec"),
         },
         "language_model": {key: config[key] for key in kept if key in config},
+        "adapter": values.get("adapted"),
         **_weights(sorted(folder.glob("*.safetensors"))),
     }
 
@@ -139,6 +140,11 @@ def _describe_generated(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "kind": "generated pictures", "pictures": count}
 
 
+def _describe_benchmark(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    kept = ("kind", "layout", "prompts", "samples", "seeds", "side", "complete", "score_with")
+    return {key: values.get(key) for key in kept}
+
+
 def _describe_evaluation(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     measures = values.get("measures") or []
     shown = {m["name"]: m.get("value") for m in measures if isinstance(m, dict) and "name" in m}
@@ -150,6 +156,7 @@ _BY_FILE = {
     "run.json": _describe_run,
     "arra.json": _describe_checkpoint,
     "evaluation.json": _describe_evaluation,
+    "benchmark.json": _describe_benchmark,
     "generation.json": _describe_generated,
 }
 

@@ -116,6 +116,9 @@ class _Run:
         if self.routing.terms.adversary is not None:
             self.helpers["discriminator"] = self.routing.terms.adversary.discriminator
         self.ema = None if config.ema is None else Ema(self.networks, config.ema)
+        self.progress = checkpoint.Progress(
+            self.networks, self.helpers, self.routing.optimizers, self.ema
+        )
         self.checkpoints = folder / "checkpoints"
         self.run, self.start = identity, self._restore(identity)
         folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +150,7 @@ class _Run:
                 f"GearConfig.steps: {self.config.steps}, but {path} is {state['step']} steps on; "
                 "expected at least that many, or another folder"
             )
-        checkpoint.restore(path, self.networks, self.helpers, self.routing.optimizers, self.ema)
+        checkpoint.restore(path, self.progress)
         return int(state["step"])
 
     def loop(self, request: StopRequest, task: Task) -> None:
@@ -182,10 +185,7 @@ class _Run:
             self.checkpoints,
             done,
             self.run,
-            self.networks,
-            self.helpers,
-            self.routing.optimizers,
-            self.ema,
+            self.progress,
             self.config.keep,
         )
 
