@@ -25,6 +25,8 @@ class CodecOutput:
     losses: dict[str, Tensor]
     """Named scalars, already weighted: their sum is the codec's own loss (its quantiser's, say).
     The error of the reconstruction is not among them: training weighs that."""
+    latents: Tensor | None = None
+    """(B, D, h, w) float32: what was quantised, with its gradient; None where nothing was."""
 
 
 class Codec(Part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Literal, Protocol
 
@@ -127,6 +127,19 @@ def collate(
         read=torch.from_numpy(read),
         features=dict(features),
     )
+
+
+def with_codes(batch: Batch, codes: Tensor, vocabulary: ImageVocabulary) -> Batch:
+    """The same prompts with other pictures: codes (B, n) int64, as inputs and as targets.
+
+    For a codec that is still learning, whose codes are not known when the batch is made.
+    """
+    tokens, target = batch.tokens.clone(), batch.target.clone()
+    assert batch.read is not None  # `collate` tells
+    for values, place in ((tokens, batch.read), (target, batch.place)):
+        here = place >= 0
+        values[here] = vocabulary.offset + codes[batch.segment[here], place[here]]
+    return replace(batch, tokens=tokens, target=target)
 
 
 def _rows(samples: Sequence[Sample], length: int) -> list[list[int]]:

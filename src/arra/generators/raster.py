@@ -38,6 +38,7 @@ from arra.networks.language_model import (
     checkpointed_activations,
     compile_blocks,
     decoder_blocks,
+    early_states,
     head_logits,
     hidden_states,
     llama_config,
@@ -273,18 +274,53 @@ class RasterGenerator(Generator):
         """Within the block training keeps only each block's input and computes it again."""
         return checkpointed_activations(self.lm)
 
-    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Output:
-        mask, position = attention(batch)
+    def forward(
+        self, batch: Batch, layers: Sequence[int] = (), soft: Tensor | None = None
+    ) -> Output:
+        """Logits and states; with `soft` (see `embed`) codes are read as mixtures."""
         with hidden_states(self.lm, layers) as states:
-            final = self.lm.get_decoder()(
-                **self.tables.inputs(batch.tokens),
-                attention_mask=mask,
-                position_ids=position,
-                use_cache=False,
-            ).last_hidden_state
+            final = self.lm.get_decoder()(**self._inputs(batch, soft)).last_hidden_state
         supervised = batch.target >= 0
         logits = self.tables.logits(final[supervised], batch.image[supervised])
         return Output(logits, batch.target[supervised], states)
+
+    def states(self, batch: Batch, layers: Sequence[int], soft: Tensor | None = None) -> Output:
+        """The states of `forward` alone (there are no logits); no block beyond them is run."""
+        if not layers:
+            raise InputError("RasterGenerator.states: no layers, expected at least one")
+        states = early_states(self.lm, layers, **self._inputs(batch, soft))
+        nothing = batch.target.new_empty(0)
+        return Output(states[max(layers)].new_empty(0, self.tables.rows), nothing, states)
+
+    def embed(self, batch: Batch, soft: Tensor) -> Tensor:
+        """(R, T, D) input embeddings in which codes are mixtures of all codes' rows (GEAR).
+
+        `soft` (B, n, K) weighs the K codes at each of the n places of each of the B samples; a row
+        that is 1 at one code and 0 elsewhere gives that code's embedding, bit for bit. The gradient
+        reaches `soft` (the last place's is 0 at all aligned states: nothing is predicted after it).
+        """
+        if batch.read is None:
+            raise InputError("soft codes: this batch does not say which place a position reads")
+        vocabulary, here = self.config.vocabulary, batch.read >= 0
+        codes = torch.arange(vocabulary.codes, device=batch.tokens.device) + vocabulary.offset
+        rows = self._embedded(codes[None])[0]
+        with torch.autocast(rows.device.type, enabled=False):
+            mixed = soft[batch.segment[here], batch.read[here]].to(rows.dtype) @ rows
+        return self._embedded(batch.tokens).index_put((here,), mixed)
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        """(R, T, D) of tokens (R, T): as the model looks them up, some of which scale."""
+        inputs = self.tables.inputs(tokens)
+        own = inputs.get("inputs_embeds")
+        return self.lm.get_input_embeddings()(tokens) if own is None else own
+
+    def _inputs(self, batch: Batch, soft: Tensor | None) -> dict[str, Any]:
+        mask, position = attention(batch)
+        if soft is None:
+            tokens = self.tables.inputs(batch.tokens)
+        else:
+            tokens = {"inputs_embeds": self.embed(batch, soft)}
+        return {**tokens, "attention_mask": mask, "position_ids": position, "use_cache": False}
 
     def length(self, text: int) -> int:
         """Positions of a sequence with a caption of `text` ids."""

@@ -140,6 +140,32 @@ def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
             handle.remove()
 
 
+class _Reached(Exception):
+    """Ends a forward pass from within: the last block that somebody asked for has run."""
+
+
+def early_states(lm: PreTrainedModel, layers: Sequence[int], **inputs: Any) -> dict[int, Tensor]:
+    """The hidden states after blocks `layers` of a forward pass over `inputs` that ends there.
+
+    The same states and gradients as of a whole pass (`hidden_states`), without the cost of the
+    blocks beyond the last of `layers` and of the head.
+    """
+
+    def stop(module: nn.Module, arguments: tuple, output: Tensor | tuple) -> None:
+        raise _Reached
+
+    with hidden_states(lm, layers) as states:
+        # hooks run in the order in which they were registered: the state is kept by then
+        handle = decoder_blocks(lm)[max(layers) - 1].register_forward_hook(stop)
+        try:
+            lm.get_decoder()(**inputs)
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+    return states
+
+
 def compile_blocks(lm: PreTrainedModel) -> None:
     """Compile the training pass of every decoder block; equal blocks share the compiled code.
 

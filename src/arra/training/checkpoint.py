@@ -69,20 +69,21 @@ def save(
     run: dict[str, Any],
     progress: Progress,
     keep: int,
-    accelerator: Accelerator,
+    accelerator: Accelerator | None = None,
 ) -> None:
     """Write the checkpoint of `step` under `folder`, then drop all but the newest `keep`.
 
     `run` is plain JSON: what a resumed run must agree with. All processes call it; where weights
-    are sharded all of them write, otherwise the main one.
+    are sharded all of them write, otherwise the main one. Without an accelerator there is one.
     """
     path = folder / f"step-{step:08d}"
-    sharded, main = accelerator.is_fsdp2, accelerator.is_main_process
-    if sharded or main:
+    shards = accelerator if accelerator is not None and accelerator.is_fsdp2 else None
+    main = accelerator is None or accelerator.is_main_process
+    if shards or main:
         moments, rest = _flatten(progress.optimizers)
         contents = {**progress.weights(), "optimizer": moments}
-        rank, world = (accelerator.process_index, accelerator.num_processes) if sharded else (0, 1)
-        with _folder_of_all(path, accelerator if sharded else None) as target:
+        rank, world = (shards.process_index, shards.num_processes) if shards else (0, 1)
+        with _folder_of_all(path, shards) as target:
             digests = []
             for kind, tensors in contents.items():
                 file = target / file_name(kind, rank, world)
@@ -91,7 +92,7 @@ def save(
                     save_file(separate(mine), str(temporary))
                 digests.append(sha256_of_file(file))
             # It waits for all of them, too: nothing is named as written before it is.
-            digests = _of_all(digests, accelerator) if sharded else digests
+            digests = _of_all(digests, shards) if shards else digests
             if main:
                 names = [file_name(kind, r, world) for r in range(world) for kind in contents]
                 state = {
