@@ -155,7 +155,8 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Whether the ending of a file's name is that of a picture format that is read."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
@@ -243,11 +244,11 @@ def listed_source(
     """The pictures that a `captions.jsonl` or `metadata.csv` names, relative to its own folder."""
     root = path.parent
     rows, problems, elsewhere = records_of(path, split)
-    mentioned = set(_names(elsewhere, image_field))
+    mentioned = set(listed_names(elsewhere, image_field))
     lines: dict[str, str] = {}
     entries = []
     for where, record in rows:
-        mentioned.update(_names([record], image_field))
+        mentioned.update(listed_names([record], image_field))
         try:
             entry = _listed(root, where, record, image_field, caption_field, limits)
             if entry.name in lines:
@@ -263,20 +264,21 @@ def listed_source(
     problems.extend(
         BadRow(name, "the picture has no caption", f"no row of {path.name} names it")
         for name in names
-        if _is_picture(name) and name not in mentioned
+        if is_picture(name) and name not in mentioned
     )
     kind = "csv" if path.suffix.lower() == ".csv" else "jsonl"
     return FolderSource(kind, root, entries, problems, limits)
 
 
-def _names(records: list[Record], image_field: str | None) -> Iterator[str]:
+def listed_names(records: list[Record], image_field: str | None) -> Iterator[str]:
+    """The names of the pictures in the records of a listing, as `plain_name` writes them."""
     for record in records:
         for field in (image_field,) if image_field else IMAGE_FIELDS:
             if isinstance(record.get(field), str):
-                yield _plain(record[field])
+                yield plain_name(record[field])
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """`./a//b.png` as `a/b.png`, so that a picture has one name."""
     return os.path.normpath(name).replace(os.sep, "/") if name and "\0" not in name else name
 
@@ -299,4 +301,4 @@ def _listed(
     except BadRow as bad:
         # The line is what the reader has to mend, so it is the line that gets named.
         raise BadRow(where, bad.reason, name) from bad
-    return Entry(_plain(name), caption, status.st_size, status.st_mtime_ns)
+    return Entry(plain_name(name), caption, status.st_size, status.st_mtime_ns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from arra.data.rows import Limits
+from arra.data.rows import Classes, Limits
 from arra.errors import InputError
 
 
@@ -24,6 +24,8 @@ class SourceOptions:
     """Seed of digit scenes."""
     limits: Limits = field(default_factory=Limits)
     """What is accepted."""
+    classes: Classes = field(default_factory=Classes)
+    """How captions are made where pictures have class labels instead."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from arra.codecs.base import Codec
-from arra.data.blocks import BlockSource
 from arra.data.prepare import Fit, prepare
 from arra.data.scenes import SceneConfig
 from arra.data.store import REPORT, PreparedStore
@@ -109,7 +108,7 @@ def run_preparation(job: Preparation) -> Prepared:
         raise InputError("--encoder and --train-encoder exclude each other: give one")
     device = choose_device(job.device)
     source = open_source(job.source, job.reading, job.scenes)
-    size = job.size or (source.side if isinstance(source, BlockSource) else _SIZE)
+    size = job.size or getattr(source, "side", None) or _SIZE
     basis = {
         "source": to_plain(source.identity()),
         "picture": {"size": size, "fit": job.fit, "resample": job.resample},
