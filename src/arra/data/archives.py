@@ -152,9 +152,7 @@ def _members(path: Path) -> tuple[dict[str, Member], list[BadRow]]:
     return found, problems
 
 
-def _list(
-    archive: tarfile.TarFile, found: dict[str, Member], problems: list[BadRow]
-) -> None:
+def _list(archive: tarfile.TarFile, found: dict[str, Member], problems: list[BadRow]) -> None:
     for member in archive:
         name = member.name
         if member.isdir():

@@ -258,6 +258,6 @@ def choose_split(there: Sequence[str], split: str | None, place: Path) -> str:
     """`split`, or the only one there is; `InputError` where that is not to be told."""
     if split is None and len(there) == 1:
         return there[0]
-    if split not in there:
+    if split is None or split not in there:
         raise InputError(f"{place}: split={split!r}; choose one of: {', '.join(there)}")
     return split

@@ -135,7 +135,9 @@ def _open_file(
         listings = [path.with_name(name) for name in LISTINGS if path.with_name(name).is_file()]
         if len(listings) != 1:
             found = " and ".join(listing.name for listing in listings) or "none"
-            raise InputError(f"{path}: expected one of {', '.join(LISTINGS)} beside it, not {found}")
+            raise InputError(
+                f"{path}: expected one of {', '.join(LISTINGS)} beside it, not {found}"
+            )
         return archive_source(path, listings[0], limits, image, caption, split)
     raise InputError(f"{path}: expected a folder, or a file .parquet, .jsonl, .csv, .npz or .tar")
 

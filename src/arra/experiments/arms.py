@@ -163,7 +163,13 @@ def train_arm(
     generator, objectives, batches = arm_parts(bench, arm, plan, seed, start)
     config = replace(plan.train, seed=seed)
     report = train(
-        generator, objectives, batches, config, folder, validators=validators, progress_label="train"
+        generator,
+        objectives,
+        batches,
+        config,
+        folder,
+        validators=validators,
+        progress_label="train",
     )
     facts = {
         "steps": report.steps,

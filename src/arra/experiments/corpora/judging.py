@@ -151,7 +151,8 @@ class Judgement:
         """Share of pictures nearer to a training picture than the nearest percent of held-out ones,
         in pixels and for the judge."""
         painted, name = self._painted, self.bench.judge.name
-        (known, known_features), (other, other_features) = painted["training"], painted["held_out"]
+        known, known_features = painted["training"]
+        other, other_features = (values[: len(self.prompts)] for values in painted["held_out"])
         features = self.features(pictures)
         pixels = memorisation(pictures, known, other, encoder="none")
         seen = memorisation(features, known_features, other_features, encoder=name)

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from arra.charts import Series, line_chart
 from arra.experiments.arms import Arm
 from arra.experiments.corpora.corpus import Corpus
 from arra.files import atomic_file, to_plain, write_json
 from arra.metrics.bootstrap import paired_difference
 from arra.report import Pictures
-from arra.report_grid import draw_grid
+from arra.report.charts import Series, line_chart
+from arra.report.grid import draw_grid
 
 
 @dataclass(frozen=True)
@@ -233,5 +233,3 @@ def render(report: Mapping[str, Any], grid: str) -> str:
         arms=[arm["label"] for arm in report["arms"].values()],
         versions=report["versions"],
     )
-
-

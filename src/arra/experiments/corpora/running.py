@@ -66,9 +66,7 @@ def run_corpus(
     machine = machine_info()
     report |= {"machine": machine_class(machine), "versions": versions()}
     shown = bench.corpus.drawing.shown
-    drawn = {
-        arm.name: drawn_pictures(arm_folder(bench, arm, seeds[0]))[:shown] for arm in arms
-    }
+    drawn = {arm.name: drawn_pictures(arm_folder(bench, arm, seeds[0]))[:shown] for arm in arms}
     through = bench.through_codec(judgement.real[:shown])
     write_pages(
         bench.folder, report, judgement.prompts[:shown],
@@ -161,7 +159,10 @@ def parts_of(bench: Workbench) -> dict[str, Any]:
         "codec": {k: codec[k] for k in ("psnr", "usage", "steps", "seconds", "parameters")},
         "encoder": {k: encoder[k] for k in ("objective", "steps", "seconds", "parameters")},
         "judge": {k: judge[k] for k in ("objective", "steps", "seconds", "parameters")},
-        "pictures": {"training": len(bench.train.pictures), "held_out": len(bench.held_out.pictures)},
+        "pictures": {
+            "training": len(bench.train.pictures),
+            "held_out": len(bench.held_out.pictures),
+        },
     }
 
 

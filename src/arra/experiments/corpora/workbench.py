@@ -118,9 +118,10 @@ class Workbench:
         assert self.corpus.start is not None
         first, painter = self.start.codec, self.corpus.start.painter
         assert isinstance(first, QuantizedCodec)
+        factor = self.corpus.size // self.start.corpus.size
 
         def train(folder: Path) -> dict[str, Any]:
-            codec = enlarged(first, self.corpus.size // self.start.corpus.size)
+            codec = enlarged(first, factor)
             codec.config = replace(codec.config, dead_below=0.0)
             freeze_codes(codec)
             return self._train_codec(codec, self.train.pictures, painter, folder)
