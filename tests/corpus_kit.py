@@ -31,8 +31,11 @@ def picture(size: int, colour: str, rng: np.random.Generator) -> np.ndarray:
 
 def idx(array: np.ndarray) -> bytes:
     """An array of bytes as an IDX file."""
-    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + (
-        array.astype(np.uint8).tobytes()
+    return (
+        b"\0\0\x08"
+        + bytes([array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + (array.astype(np.uint8).tobytes())
     )
 
 
@@ -129,7 +132,9 @@ def tiny_corpus(name: str, size: int = 16) -> Corpus:
     if start is not None:
         start = replace(start, corpus=tiny_corpus(start.corpus.name, size))
         size *= 2
-    drawing = replace(corpus.drawing, diversity_prompts=2, diversity_pictures=2, shown=3)
+    drawing = replace(
+        corpus.drawing, prompts=24, diversity_prompts=2, diversity_pictures=2, shown=3
+    )
     seen = replace(corpus.encoder.preprocessing, size=16)
     autoencoder = replace(corpus.codec.autoencoder, downsample=4)
     return replace(

@@ -45,6 +45,8 @@ class ArchiveSource(PictureSource):
         """`entries` are name, caption and place of every row."""
         self.path, self.limits = path, limits
         self.entries, self.problems = entries, tuple(problems)
+        status = path.stat()
+        self._status = (status.st_size, status.st_mtime_ns)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -66,9 +68,8 @@ class ArchiveSource(PictureSource):
         return Row(name, image, caption, notes)
 
     def identity(self) -> dict[str, Any]:
-        status = self.path.stat()
         entries = [[name, caption, m.offset, m.size] for name, caption, m in self.entries]
-        listing = json.dumps([status.st_size, status.st_mtime_ns, entries])
+        listing = json.dumps([self._status, entries])
         return {
             "kind": "tar",
             "path": str(self.path),

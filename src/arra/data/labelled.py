@@ -70,6 +70,8 @@ class LabelledSource(PictureSource):
                 detail = f"label {label}, names for 0 to {len(names) - 1}"
                 problems.append(BadRow(self._key(index), "its class has no name", detail))
         self.problems = tuple(problems)
+        status = path.stat()
+        self._status = (status.st_size, status.st_mtime_ns)
         self._pictures: np.ndarray | None = None
 
     @abstractmethod
@@ -100,8 +102,7 @@ class LabelledSource(PictureSource):
         return Row(self._key(place), image, self.captions[label])
 
     def identity(self) -> dict[str, Any]:
-        status = self.path.stat()
-        listing = [status.st_size, status.st_mtime_ns, self.rows, sorted(self.captions.items())]
+        listing = [self._status, self.rows, sorted(self.captions.items())]
         return {
             "kind": self.kind,
             "path": str(self.path),
