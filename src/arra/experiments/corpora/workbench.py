@@ -16,7 +16,6 @@ import torch
 
 from arra.codecs.base import Codec
 from arra.codecs.enlarging import enlarged, freeze_codes
-from arra.codecs.measuring import evaluate_codec
 from arra.codecs.quantized import QuantizedCodec
 from arra.codecs.training import train_codec
 from arra.codecs.vq import VQCodec
@@ -132,13 +131,12 @@ class Workbench:
         self, codec: QuantizedCodec, pictures: np.ndarray, training: Any, folder: Path
     ) -> dict[str, Any]:
         """Train and save a codec; its report, measured on held-out pictures of the corpus."""
-        before = torch.from_numpy(self.held_out.pictures)
         report = train_codec(
             codec.to(self.device),
             torch.from_numpy(pictures),
             replace(training, quiet=self.quiet),
             generator=torch.Generator().manual_seed(0),
-            validation=before,
+            validation=torch.from_numpy(self.held_out.pictures),
         )
         found = {k: v for k, v in asdict(report).items() if k != "history"}
         codec.cpu()._save_pretrained(folder)
@@ -224,12 +222,8 @@ class Workbench:
             parts = [to_uint8(self.codec.decode(c.to(self.device))) for c in codes.split(256)]
         return np.concatenate(parts)
 
-    def codec_report(self) -> dict[str, float]:
-        """How well the codec does on held-out pictures."""
-        found = evaluate_codec(self.codec, torch.from_numpy(self.held_out.pictures))
-        return {"psnr": found.psnr, "usage": found.usage, "perplexity": found.perplexity}
-
     def through_codec(self, pictures: np.ndarray) -> np.ndarray:
         """Pictures (N, S, S, 3) uint8 after the codec."""
         with torch.inference_mode():
-            return to_uint8(self.codec.decode(self.codec.encode(to_unit(pictures))))
+            pixels = to_unit(pictures).to(self.device)
+            return to_uint8(self.codec.decode(self.codec.encode(pixels)))
