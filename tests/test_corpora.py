@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from arra.codecs.training import train_codec
 from arra.codecs.vq import VQCodec
 from arra.errors import InputError
 from arra.experiments.corpora.judging import Judgement
+from arra.experiments.corpora.page import MOST_BYTES, filled, record
 from arra.experiments.corpora.results import difference, markdown, over_seeds
 from arra.experiments.corpora.running import BASELINE, arm_folder, bench_for, run_corpus
 from arra.experiments.corpora.workbench import Workbench
@@ -203,8 +205,8 @@ def test_distance_to_oneself_is_nothing_and_noise_is_far(moved):
     assert judgement.distance(judgement.real).value == pytest.approx(0, abs=1e-6)
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, judgement.real.shape, dtype=np.uint8)
-    floor = judgement.floor(rng)
-    assert judgement.distance(noise).value > 3 * floor["high"]
+    known = judgement.of_training(rng)
+    assert judgement.distance(noise).value > 3 * known["high"]
     assert judgement.features(noise).shape[1] == max(2, len(judgement.prompts) // 20)
 
 
@@ -233,3 +235,33 @@ def test_over_seeds_is_the_t_interval():
     assert over_seeds([1.0])["low"] is None
     gap = difference([3.0, 4.0], [1.0, 2.5])
     assert gap["value"] == pytest.approx(1.75)
+
+
+# ---- the page of the documentation -------------------------------------------------------------
+
+
+def test_tables_of_a_page_are_the_results(moved, tmp_path):
+    bench, report = moved
+    results = tmp_path / "page"
+    assert record(bench.out, results) == ["xray"]
+    page = (
+        "a\n<!-- results: xray -->\nold\n<!-- end -->\nb\n<!-- results: emoji -->\n<!-- end -->\n"
+    )
+    text = filled(page, results, "page")
+    assert "old" not in text
+    assert markdown(report) in text
+    assert "(page/xray.png)" in text
+    assert "Not measured yet." in text.split("emoji")[-1]
+    assert text.startswith("a\n")
+    assert filled(text, results, "page") == text
+    (bench.folder / "grid.png").write_bytes(bytes(MOST_BYTES + 1))
+    with pytest.raises(InputError, match="bytes"):
+        record(bench.out, results)
+
+
+def test_the_documentation_shows_the_committed_results():
+    page = Path(__file__).parents[1] / "docs" / "corpora.md"
+    text = page.read_text(encoding="utf-8")
+    assert filled(text, page.with_suffix(""), "corpora") == text
+    for picture in page.with_suffix("").glob("*.png"):
+        assert picture.stat().st_size <= MOST_BYTES

@@ -29,7 +29,7 @@ from arra.progress import track
 from arra.text_to_image import TextToImage
 
 FLOORS = 10
-"""Random samples of training pictures from which the floor of the Fréchet distance is found."""
+"""Random samples of training pictures whose Fréchet distance is found for comparison."""
 SPARE = 20
 """Pictures for each dimension in which sets are compared."""
 
@@ -94,8 +94,9 @@ class Judgement:
         name = self.bench.judge.name
         return frechet_distance(self._real_features, self.features(pictures), encoder=name, rng=rng)
 
-    def floor(self, rng: np.random.Generator) -> dict[str, float]:
-        """The same distance of as many training pictures: what a perfect copyist would get."""
+    def of_training(self, rng: np.random.Generator) -> dict[str, float]:
+        """The same distance of as many training pictures, which show other things: a drawing that
+        follows the held-out captions can come nearer."""
         known = self._projected(self._training_features)
         values = []
         for _ in range(FLOORS):
@@ -179,7 +180,7 @@ class Judgement:
                 **plain({"frechet": self.distance(through, rng)}),
             },
         }
-        found["real"]["frechet"] = {**self.floor(rng), "n": len(self.prompts)}
+        found["real"]["frechet"] = {**self.of_training(rng), "n": len(self.prompts)}
         return found
 
     def arm(self, folder: Path) -> tuple[dict[str, Any], np.ndarray]:

@@ -129,7 +129,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     arms, others = report["arms"], report["differences"]
     heading = ["measure", *(arm["label"] for arm in arms.values())]
     heading += [f"difference, {arms[name]['label']}" for name in others]
-    heading += ["real pictures", "the codec alone", "better"]
+    heading += ["real pictures", "through the codec", "better"]
     rows = []
     for m in measures(report["labelled"]):
         cells = [_interval(arm["measures"][m.key]) for arm in arms.values()]
@@ -142,8 +142,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def _real(report: Mapping[str, Any], key: str) -> str:
     reference = report["reference"]
     found = reference["ms_ssim"] if key == "ms_ssim" else reference["real"].get(key)
-    text = _interval(found)
-    return f"{text} (floor)" if key == "frechet" else text
+    return _interval(found)
 
 
 def _interval(found: Mapping[str, Any] | None, signed: bool = False) -> str:
