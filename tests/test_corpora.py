@@ -121,8 +121,11 @@ def test_the_report_is_whole_and_checkpoints_draw(moved):
         assert model.draw(["view 0 of a chest"], [0]).shape == (1, 32, 32, 3)
     assert report["start"] == "emoji"
     assert json.loads((bench.folder / "report.json").read_text()) == report
-    with Image.open(bench.folder / "grid.png") as grid:
-        assert grid.width > 3 * 32
+    with (
+        Image.open(bench.folder / "grid.png") as grid,
+        Image.open(bench.folder / "drawn.png") as drawn,
+    ):
+        assert grid.height - drawn.height == 2 * (128 + 12)  # two rows of real pictures
     page = (bench.folder / "report.html").read_text()
     assert "held-out bits per token" in page
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -254,7 +257,7 @@ def test_tables_of_a_page_are_the_results(moved, tmp_path):
     assert "Not measured yet." in text.split("emoji")[-1]
     assert text.startswith("a\n")
     assert filled(text, results, "page") == text
-    (bench.folder / "grid.png").write_bytes(bytes(MOST_BYTES + 1))
+    (bench.folder / "drawn.png").write_bytes(bytes(MOST_BYTES + 1))
     with pytest.raises(InputError, match="bytes"):
         record(bench.out, results)
 

@@ -44,14 +44,14 @@ def filled(page: str, results: Path, link: str) -> str:
 
 
 def record(runs: Path, results: Path) -> list[str]:
-    """Take `report.json` and `grid.png` of every finished corpus in `runs` into `results`: names.
+    """Take `report.json` and `drawn.png` of every finished corpus in `runs` into `results`: names.
 
     Raises `InputError` where a picture is larger than a repository should hold.
     """
     names = []
     for path in sorted(runs.glob("*/report.json")):
         report: dict[str, Any] = read_json(path)
-        picture = path.with_name("grid.png")
+        picture = path.with_name("drawn.png")
         if picture.stat().st_size > MOST_BYTES:
             raise InputError(f"{picture}: {picture.stat().st_size} bytes, expected {MOST_BYTES}")
         write_json(results / f"{report['corpus']}.json", report)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from arra.experiments.arms import Arm
 from arra.experiments.corpora.corpus import Corpus
@@ -188,20 +189,38 @@ def write_pages(
     captions: Sequence[str],
     rows: Mapping[str, np.ndarray],
 ) -> None:
-    """Write `report.json`, `grid.png` and `report.html`; `rows` are the rows of the picture."""
+    """Write `report.json`, `report.html`, `grid.png` and `drawn.png`.
+
+    `rows` are the rows of the picture. `drawn.png` has those of the arms alone: real pictures are
+    often not ours to hand on.
+    """
     write_json(folder / "report.json", report)
     names = {name: report["arms"].get(name, {}).get("label", name) for name in rows}
-    short = [text if len(text) <= 60 else text[:59] + "…" for text in captions]
-    grid = draw_grid(Pictures(short, rows), names)
-    # 256 colours: the eye sees no difference, the file is a third
-    small = grid.quantize(256)
-    with atomic_file(folder / "grid.png") as temporary:
-        small.save(temporary, format="PNG", optimize=True)
+    short = [_short(text) for text in captions]
+    grid = _png(draw_grid(Pictures(short, rows), names), 256)
+    drawn = {name: array for name, array in rows.items() if name in report["arms"]}
+    page = render(report, base64.b64encode(grid).decode("ascii"))
+    files = {
+        "grid.png": grid,
+        "drawn.png": _png(draw_grid(Pictures(short, drawn), names), 128),
+        "report.html": page.encode("utf-8"),
+    }
+    for name, content in files.items():
+        with atomic_file(folder / name) as temporary:
+            temporary.write_bytes(content)
+
+
+def _short(caption: str, most: int = 60) -> str:
+    """The first sentence of a caption, cut where it is long."""
+    first = caption.split(". ")[0]
+    return first if len(first) <= most else first[: most - 1] + "…"
+
+
+def _png(picture: Image.Image, colours: int) -> bytes:
+    """A PNG with a palette: the eye sees hardly a difference, and the file is a third."""
     buffer = io.BytesIO()
-    small.save(buffer, format="PNG", optimize=True)
-    page = render(report, base64.b64encode(buffer.getvalue()).decode("ascii"))
-    with atomic_file(folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    picture.quantize(colours).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def render(report: Mapping[str, Any], grid: str) -> str:

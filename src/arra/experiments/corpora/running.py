@@ -32,7 +32,7 @@ def run_corpus(
 ) -> dict[str, Any]:
     """Train and judge all arms with all seeds; the report, also written to the corpus's folder.
 
-    Leaves `report.json`, `report.html`, `grid.png` and, for every seed and arm,
+    Leaves `report.json`, `report.html`, `grid.png`, `drawn.png` and, for every seed and arm,
     `seed-S/ARM/model`. Called again after an interruption it goes on where it stopped. Raises
     `InputError` without the arm "baseline" or without seeds.
     """
