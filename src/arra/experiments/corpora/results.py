@@ -74,6 +74,10 @@ def compose(
             "prompts": reference["pictures"],
         },
         "parts": {k: v for k, v in parts.items() if k != "pictures"},
+        "spent": {
+            "parts": sum(parts[name]["seconds"] for name in ("codec", "encoder", "judge")),
+            "arm": float(np.mean([r["training"]["seconds"] for rs in found.values() for r in rs])),
+        },
         "reference": {**reference, "ms_ssim": found[arms[0].name][0]["ms_ssim_real"]},
         "arms": {
             arm.name: {
@@ -170,6 +174,7 @@ def _row(cells: Sequence[str]) -> str:
 def describe(report: Mapping[str, Any]) -> str:
     """What was trained, and how it was judged, in a paragraph."""
     scale, parts, reference = report["scale"], report["parts"], report["reference"]
+    spent = {name: seconds / 60 for name, seconds in report["spent"].items()}
     seeds = len(report["seeds"])
     begun = f"begun from the {report['start']} model" if report["start"] else "from random weights"
     return (
@@ -179,7 +184,8 @@ def describe(report: Mapping[str, Any]) -> str:
         f"{parts['codec']['psnr']:.1f} dB on held-out pictures, {parts['codec']['usage']:.0%} of "
         f"its codes used there. Judged on {scale['prompts']} captions of {scale['held_out']} "
         f"held-out pictures; the Fréchet distance in {reference['dimensions']} dimensions. "
-        f"{report['seconds']['total'] / 60:.0f} minutes on {report['machine']}."
+        f"Training took {spent['parts']:.1f} minutes for codec, teacher and judge and "
+        f"{spent['arm']:.1f} for each arm and seed ({report['machine']})."
     )
 
 
