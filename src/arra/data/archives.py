@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arra.data.captions import CAPTION_FIELDS, IMAGE_FIELDS, Record, clean_caption, field_of
 from arra.data.decode import decode
-from arra.data.folders import is_picture, listed_names, plain_name, records_of
+from arra.data.folders import plain_name, read_listing
 from arra.data.rows import BadRow, Limits, PictureSource, Row
 from arra.errors import InputError
 
@@ -93,46 +92,15 @@ def archive_source(
         InputError: it is no uncompressed tar, the listing cannot be read, or it has no such split.
     """
     members, problems = _members(path)
-    rows, broken, elsewhere = records_of(listing, split)
-    problems = broken + problems
-    mentioned = set(listed_names(elsewhere, image_field))
-    lines: dict[str, str] = {}
-    entries = []
-    for where, record in rows:
-        mentioned.update(listed_names([record], image_field))
-        try:
-            name, caption = _listed(where, record, image_field, caption_field, limits)
-            if name in lines:
-                detail = f"first in {lines[name]}"
-                raise BadRow(where, "the same picture is listed twice", detail)
-            if name not in members:
-                raise BadRow(where, "the archive has no such file", name)
-        except BadRow as bad:
-            problems.append(bad)
-        else:
-            lines[name] = where
-            entries.append((name, caption, members[name]))
-    problems.extend(
-        BadRow(name, "the picture has no caption", f"no row of {listing.name} names it")
-        for name in sorted(members)
-        if is_picture(name) and name not in mentioned
-    )
-    return ArchiveSource(path, entries, problems, limits)
 
+    def find(name: str) -> Member:
+        if (plain := plain_name(name)) not in members:
+            raise BadRow(name, "the archive has no such file")
+        return members[plain]
 
-def _listed(
-    where: str,
-    record: Record,
-    image_field: str | None,
-    caption_field: str | None,
-    limits: Limits,
-) -> tuple[str, str]:
-    name = field_of(record, image_field, IMAGE_FIELDS, where)
-    if not isinstance(name, str):
-        reason = "the name of the picture is not text"
-        raise BadRow(where, reason, f"it is {type(name).__name__}")
-    caption = clean_caption(field_of(record, caption_field, CAPTION_FIELDS, where), where, limits)
-    return plain_name(name), caption
+    found = read_listing(listing, limits, image_field, caption_field, split, find)
+    problems = [*found.problems, *problems, *found.unlisted(sorted(members))]
+    return ArchiveSource(path, found.rows, problems, limits)
 
 
 def _members(path: Path) -> tuple[dict[str, Member], list[BadRow]]:

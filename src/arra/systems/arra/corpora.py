@@ -124,6 +124,7 @@ def _corpus(
         accumulation=scale.accumulation,
         warmup=max(1, steps // 10),
         validate_every=max(1, steps // 6),
+        checkpoint_every=max(1, steps // 4),
         compile=scale.compile,
         # measuring whether bfloat16 is faster takes as long as many of these steps
         precision="fp32" if not scale.compile else "auto",
