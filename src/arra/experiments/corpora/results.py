@@ -197,8 +197,8 @@ def write_pages(
 ) -> None:
     """Write `report.json`, `report.html`, `grid.png` and `drawn.png`.
 
-    `rows` are the rows of the picture. `drawn.png` has those of the arms alone: real pictures are
-    often not ours to hand on.
+    `rows` are the rows of the picture. `drawn.png` has those of the arms alone, for real pictures
+    are often not ours to hand on, and of large pictures the first six only.
     """
     write_json(folder / "report.json", report)
     names = {name: report["arms"].get(name, {}).get("label", name) for name in rows}
@@ -208,7 +208,9 @@ def write_pages(
     page = render(report, base64.b64encode(grid).decode("ascii"))
     files = {
         "grid.png": grid,
-        "drawn.png": _png(draw_grid(Pictures(short, drawn), names), 128),
+        "drawn.png": _png(
+            draw_grid(Pictures(short, drawn), names, most=6 if report["size"] > 64 else 12), 128
+        ),
         "report.html": page.encode("utf-8"),
     }
     for name, content in files.items():
