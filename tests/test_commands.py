@@ -658,8 +658,8 @@ def test_a_differing_export_is_not_written(work, tmp_path, monkeypatch, capsys):
     from arra.jobs import exporting
 
     logits = exporting._logits
-    monkeypatch.setattr(exporting, "_logits", lambda lm, ids, n=[0]: (
-        n.append(1), logits(lm, ids) + len(n))[1])  # fmt: skip
+    monkeypatch.setattr(exporting, "_logits", lambda generator, n=[0]: (
+        n.append(1), logits(generator) + len(n))[1])  # fmt: skip
     assert run("export", work.run, "--out", tmp_path / "x") == 1
     assert "logits differ" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

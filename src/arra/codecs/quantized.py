@@ -10,7 +10,6 @@ from torch import Tensor
 
 from arra.codecs.autoencoder import AutoencoderConfig, Decoder, Encoder
 from arra.codecs.base import Codec, CodecOutput
-from arra.errors import InputError
 
 
 class QuantizedCodec(Codec):
@@ -60,31 +59,6 @@ class QuantizedCodec(Codec):
         with torch.autocast(latents.device.type, enabled=False):
             quantized, codes, losses = self.quantize(latents.float())
         return CodecOutput(self.decoder(quantized), codes, losses)
-
-    def _check_pictures(self, pictures: Tensor) -> None:
-        channels, side = self.channels, self.downsample
-        shape = tuple(pictures.shape)
-        if pictures.ndim != 4 or shape[1] != channels or not pictures.is_floating_point():
-            raise InputError(
-                f"pictures: {shape} {pictures.dtype}, "
-                f"expected float (B, {channels}, H, W) in [-1, 1]"
-            )
-        if shape[2] % side or shape[3] % side or 0 in shape[2:]:
-            raise InputError(
-                f"pictures: {shape[2]} x {shape[3]} pixels, expected multiples of {side}: "
-                "resize or crop them"
-            )
-
-    def _check_codes(self, codes: Tensor) -> None:
-        if codes.ndim != 3 or codes.dtype != torch.int64:
-            raise InputError(
-                f"codes: {tuple(codes.shape)} {codes.dtype}, expected int64 of shape (B, h, w)"
-            )
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.vocabulary:
-            raise InputError(
-                f"codes: values from {int(codes.min())} to {int(codes.max())}, expected 0 to "
-                f"{self.vocabulary - 1}: this is not a picture of this codec"
-            )
 
 
 def entropy(probabilities: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from arra.codecs.base import Codec
-from arra.data.prepare import Fit, prepare
+from arra.data.prepare import Engine, Fit, prepare
 from arra.data.scenes import SceneConfig
 from arra.data.store import REPORT, PreparedStore
 from arra.errors import InputError
@@ -19,6 +18,7 @@ from arra.jobs.options import CodecOptions, EncoderOptions, SourceOptions, Token
 from arra.jobs.parts import (
     CodecKind,
     PartsFolder,
+    load_codec,
     load_encoder,
     load_tokenizer,
     tokenizer_kind,
@@ -95,6 +95,7 @@ class Preparation:
     sample: int = 20_000
     """Most pictures that parts are trained on."""
     workers: int = 0
+    engine: Engine = "processes"
     batch: int = 64
     shard_rows: int = 2048
     overwrite: bool = False
@@ -138,7 +139,7 @@ def run_preparation(job: Preparation) -> Prepared:
             tokenizer = train_own_tokenizer(parts, kind, vocabulary, pictures)
             trained.append("tokenizer")
         if job.codec is not None:
-            codec = Codec.from_pretrained(job.codec).to(device)
+            codec = load_codec(job.codec, device)
         else:
             codec = train_own_codec(
                 parts, job.train_codec, job.codec_options, size, pictures, device
@@ -163,6 +164,7 @@ def run_preparation(job: Preparation) -> Prepared:
             shard_rows=job.shard_rows,
             batch=job.batch,
             workers=job.workers,
+            engine=job.engine,
             bad_share=job.reading.limits.bad_share,
             overwrite=job.overwrite,
         )
