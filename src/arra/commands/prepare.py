@@ -48,8 +48,10 @@ def command(
     """Turn captioned pictures into a prepared store: codes, text ids and encoder features.
 
     SOURCE is a folder of pictures with .txt files of the same names, a folder with captions.jsonl,
-    metadata.csv or Parquet files, such a file, an .npz with a captions.jsonl, a data set of the
-    datasets library by path or name, or digit scenes: scenes:20000 is twenty thousand of them.
+    metadata.csv or Parquet files, such a file, an .npz or a .tar with a captions.jsonl, pictures
+    with class labels (IDX files as MNIST has them, or an .npz of x_train and y_train), a data set
+    of the datasets library by path or name, or digit scenes: scenes:20000 is twenty thousand of
+    them.
 
     What is trained on the way (codec, encoder, tokenizer) is kept in STORE.parts. Rows that cannot
     be used are left out and named, with the reason, in STORE/report.json. An interrupted

@@ -6,16 +6,18 @@ of sampling, so that their difference is due to what differs between them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from arra.codecs.base import Codec
 from arra.data.scenes import DigitScenes, Scene
 from arra.data.scenes import draw as draw_scene
+from arra.data.store import PreparedStore
 from arra.errors import InputError
 from arra.experiments.bench import Bench
 from arra.experiments.parallel import Job
@@ -39,6 +41,7 @@ from arra.settings import BatchConfig, LlamaSize
 from arra.text_to_image import TextToImage
 from arra.training.config import TrainConfig
 from arra.training.loop import train
+from arra.training.report import Validator
 
 
 @dataclass(frozen=True)
@@ -93,21 +96,37 @@ class JudgePlan:
     """Picture i is drawn with seed `sampling_seed` * 1 000 003 + i, in every arm."""
 
 
+class Ground(Protocol):
+    """What arms are trained on: a store and the codec that made it."""
+
+    @property
+    def codec(self) -> Codec: ...
+    @property
+    def store(self) -> PreparedStore: ...
+
+
 def arm_parts(
-    bench: Bench, arm: Arm, plan: TrainingPlan, seed: int
+    bench: Ground, arm: Arm, plan: TrainingPlan, seed: int, start: Path | None = None
 ) -> tuple[RasterGenerator, list[Objective], RasterBatches]:
-    """Generator, objectives and batches of one arm, functions of `seed`."""
+    """Generator, objectives and batches of one arm, functions of `seed`.
+
+    `start` is the folder of a model that goes on, on codes that mean to it what they meant; without
+    it a new one begins from random weights.
+    """
     store = bench.store
     store.check(codec=bench.codec)
-    generator = RasterGenerator.from_scratch(
-        store.tokenizer(),
-        bench.codec.vocabulary,
-        store.codes_shape,
-        plan.size,
-        seed=seed,
-        codec=bench.codec.fingerprint(),
-        appearance=bench.codec.appearance(),
-    )
+    if start is None:
+        generator = RasterGenerator.from_scratch(
+            store.tokenizer(),
+            bench.codec.vocabulary,
+            store.codes_shape,
+            plan.size,
+            seed=seed,
+            codec=bench.codec.fingerprint(),
+            appearance=bench.codec.appearance(),
+        )
+    else:
+        generator = _continued(bench, start)
     batch = replace(plan.batch, seed=seed, shuffle_features=arm.shuffled)
     objectives: list[Objective] = [NextToken(), ZLoss(plan.z_loss)]
     terms = () if arm.alignment is None else (arm.alignment, *arm.also)
@@ -118,13 +137,41 @@ def arm_parts(
     return generator, objectives, batches
 
 
+def _continued(bench: Ground, start: Path) -> RasterGenerator:
+    """The model in `start`, to be trained on; `InputError` where it draws other grids or codes."""
+    generator = RasterGenerator.from_pretrained(start)
+    codes, grid = generator.config.vocabulary.codes, generator.config.grid
+    if (codes, tuple(grid)) != (bench.codec.vocabulary, tuple(bench.store.codes_shape)):
+        raise InputError(
+            f"{start}: draws {grid} of {codes} codes, expected {bench.store.codes_shape} of "
+            f"{bench.codec.vocabulary}"
+        )
+    generator.config = replace(generator.config, codec=bench.codec.fingerprint())
+    return generator
+
+
 def train_arm(
-    bench: Bench, arm: Arm, plan: TrainingPlan, seed: int, folder: Path
+    bench: Ground,
+    arm: Arm,
+    plan: TrainingPlan,
+    seed: int,
+    folder: Path,
+    *,
+    start: Path | None = None,
+    validators: Sequence[Validator] = (),
 ) -> dict[str, Any]:
     """Train one arm with one seed, or go on; the facts of the training."""
-    generator, objectives, batches = arm_parts(bench, arm, plan, seed)
+    generator, objectives, batches = arm_parts(bench, arm, plan, seed, start)
     config = replace(plan.train, seed=seed)
-    report = train(generator, objectives, batches, config, folder, progress_label="train")
+    report = train(
+        generator,
+        objectives,
+        batches,
+        config,
+        folder,
+        validators=validators,
+        progress_label="train",
+    )
     facts = {
         "steps": report.steps,
         "seconds": report.seconds,
@@ -140,6 +187,7 @@ def train_arm(
             }
             for row in report.history
         ],
+        "validation": report.validation,
     }
     model = folder / "model"
     if not (model / "codec").is_dir():  # so that the checkpoint draws pictures by itself
@@ -306,7 +354,7 @@ def per_prompt(scores: PromptScores) -> dict[str, list[list[float]]]:
     return found
 
 
-def plain(measured: dict[str, Measured]) -> dict[str, dict[str, Any]]:
+def plain(measured: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
     """Value, low, high and n of each, as JSON."""
     return {
         name: {

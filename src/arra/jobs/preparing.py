@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from arra.data.blocks import BlockSource
 from arra.data.prepare import Engine, Fit, prepare
 from arra.data.scenes import SceneConfig
 from arra.data.store import REPORT, PreparedStore
@@ -111,7 +110,7 @@ def run_preparation(job: Preparation) -> Prepared:
     given, own = _named_encoders(job)
     device = choose_device(job.device)
     source = open_source(job.source, job.reading, job.scenes)
-    size = job.size or (source.side if isinstance(source, BlockSource) else _SIZE)
+    size = job.size or getattr(source, "side", None) or _SIZE
     basis = {
         "source": to_plain(source.identity()),
         "picture": {"size": size, "fit": job.fit, "resample": job.resample},

@@ -178,7 +178,8 @@ def minimum_detectable_effect(
 
     def missing(shift: float) -> float:
         law = stats.nct(freedom, shift)
-        return float(law.sf(bound) + law.cdf(-bound)) - power
+        # scipy has no number for the far side where next to nothing lies
+        return float(law.sf(bound) + np.nan_to_num(law.cdf(-bound))) - power
 
     high = 1.0
     while missing(high) < 0:
