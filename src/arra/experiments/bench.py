@@ -6,7 +6,8 @@ settings change.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -112,21 +113,30 @@ class Bench:
 
 
 def build_bench(
-    config: BenchConfig, folder: str | Path, *, processes: int | None = None, quiet: bool = False
+    config: BenchConfig,
+    folder: str | Path,
+    *,
+    processes: int | None = None,
+    quiet: bool = False,
+    like: Sequence[Path] = (),
 ) -> Bench:
-    """Make whatever of the bench is not there yet; an interrupted call goes on where it stopped."""
+    """Make whatever of the bench is not there yet; an interrupted call goes on where it stopped.
+
+    Codec, reader and encoder are copied from another bench among the folders `like`, where it made
+    them with the same settings.
+    """
     folder = Path(folder)
-    jobs = [
-        Job("codec, reader", make_judged, {"config": config, "folder": folder, "quiet": quiet}),
-        Job("encoder", make_encoder, {"config": config, "folder": folder, "quiet": quiet}),
-    ]
+    given = {"config": config, "folder": folder, "quiet": quiet, "like": like}
+    jobs = [Job("codec, reader", make_judged, given), Job("encoder", make_encoder, given)]
     run_jobs(jobs, processes, quiet)
     bench = Bench(config, folder)
     _make_store(bench, processes, quiet)
     return bench
 
 
-def make_codec(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
+def make_codec(
+    config: BenchConfig, folder: Path, quiet: bool = False, like: Sequence[Path] = ()
+) -> None:
     """Train the codec, unless it is there."""
 
     def make(target: Path) -> dict[str, Any]:
@@ -153,16 +163,20 @@ def make_codec(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
         }
 
     settings = [config.scene, config.codec, config.codec_training, config.codec_pictures]
-    _once(folder / "codec", [*settings, config.seed], make)
+    _once(folder / "codec", [*settings, config.seed], make, like)
 
 
-def make_judged(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
+def make_judged(
+    config: BenchConfig, folder: Path, quiet: bool = False, like: Sequence[Path] = ()
+) -> None:
     """Train codec and reader, unless they are there."""
-    make_codec(config, folder, quiet)
-    make_reader(config, folder, quiet)
+    make_codec(config, folder, quiet, like)
+    make_reader(config, folder, quiet, like)
 
 
-def make_reader(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
+def make_reader(
+    config: BenchConfig, folder: Path, quiet: bool = False, like: Sequence[Path] = ()
+) -> None:
     """Train the reader, and measure its own error on real test scenes."""
 
     def make(target: Path) -> dict[str, Any]:
@@ -185,10 +199,12 @@ def make_reader(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
             },
         }
 
-    _once(folder / "reader", [config.scene, config.reader_steps, config.seed], make)
+    _once(folder / "reader", [config.scene, config.reader_steps, config.seed], make, like)
 
 
-def make_encoder(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
+def make_encoder(
+    config: BenchConfig, folder: Path, quiet: bool = False, like: Sequence[Path] = ()
+) -> None:
     """Train the representation encoder on the pictures (and captions) of training scenes."""
 
     def make(target: Path) -> dict[str, Any]:
@@ -213,7 +229,7 @@ def make_encoder(config: BenchConfig, folder: Path, quiet: bool = False) -> None
         }
 
     settings = [config.scene, config.encoder, config.encoder_training, config.codec_pictures]
-    _once(folder / "encoder", [*settings, config.seed], make)
+    _once(folder / "encoder", [*settings, config.seed], make, like)
 
 
 def _make_store(bench: Bench, processes: int | None, quiet: bool) -> None:
@@ -248,14 +264,29 @@ def _training_scenes(config: BenchConfig, count: int) -> tuple[np.ndarray, list[
     return DigitScenes(config.scene, "train", config.seed, "seen").pictures(0, count)
 
 
-def _once(folder: Path, settings: Any, make: Callable[[Path], dict[str, Any]]) -> None:
-    """Call `make` with a folder to fill, unless `folder` was filled with the same settings."""
+def _once(
+    folder: Path, settings: Any, make: Callable[[Path], dict[str, Any]], like: Sequence[Path]
+) -> None:
+    """Call `make` with a folder to fill, unless `folder` was filled with the same settings.
+
+    A folder of the same name and settings in another bench among `like` is copied instead.
+    """
     digest = sha256_of_json(to_plain(settings))
-    try:
-        if read_json(folder / "report.json").get("settings") == digest:
+    if _made_with(folder) == digest:
+        return
+    for other in like:
+        if _made_with(other / folder.name) == digest:
+            with atomic_folder(folder) as target:
+                shutil.copytree(other / folder.name, target, dirs_exist_ok=True)
             return
-    except InputError:
-        pass  # not there yet
     with atomic_folder(folder) as target:
         report = make(target)
         write_json(target / "report.json", {"settings": digest, "report": report})
+
+
+def _made_with(folder: Path) -> str | None:
+    """The digest of the settings that filled `folder`, None if it is not there."""
+    try:
+        return read_json(folder / "report.json").get("settings")
+    except InputError:
+        return None

@@ -1,0 +1,97 @@
+"""`arra ablate`: the paper's ablation tables as a resumable grid over paired seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from arra.experiments.study_results import StudyResult
+
+
+def command(
+    studies: Positional[Annotated[tuple[str, ...], arg(metavar="STUDY")]] = (),
+    seeds: int = 3,
+    out: Annotated[Path, arg(metavar="DIR")] = Path("runs/ablate"),
+    budget: Literal["tiny", "full"] = "full",
+    steps: Annotated[int | None, arg(metavar="INT")] = None,
+    processes: Annotated[int | None, arg(metavar="INT")] = None,
+    json: bool = False,
+) -> None:
+    """What each choice of the alignment is worth: ablation tables on digit scenes.
+
+    Each study varies one choice (mechanism, aggregation, encoder, projector, weight, similarity,
+    depth, resolution; "all" for all) and compares with training without alignment, over paired
+    seeds. Without a study, they are listed. Cells that studies share are trained once, everything
+    done is kept in DIR, and after an interruption, or with more studies or seeds, the same command
+    goes on. DIR gets STUDY.json and STUDY.png for each study, and tables.md.
+
+    Args:
+        studies: Which tables.
+        seeds: Number of paired seeds, at least 2 for an interval.
+        out: Folder of the results and of all that is trained.
+        budget: "full" takes one to two minutes of one core a cell; "tiny" only shows that it runs.
+        steps: Training steps of a cell. Default: 300, half of the claim's.
+        processes: How many cells are trained at once. Default: one per core, or 1 with a GPU.
+        json: Print the results as JSON for programs instead of tables.
+    """
+    from arra.errors import InputError
+
+    if seeds < 1:
+        raise InputError(f"seeds: {seeds}, expected at least 1")
+    if not studies:
+        _list(budget, json)
+        return
+    from arra.files import to_plain
+    from arra.jobs.console import print_json, resumable
+    from arra.systems.arra.ablation import ablate
+
+    with resumable("the grid"):
+        results = ablate(studies, seeds, out, budget, steps, processes, quiet=json)
+    if json:
+        print_json([{**to_plain(result), "summary": result.summary()} for result in results])
+        return
+    for result in results:
+        _print(result)
+    print(f"written to {out / 'tables.md'}, with plots and JSON beside it")
+
+
+def _list(budget: str, json: bool) -> None:
+    from arra.experiments.grid import cells_of
+    from arra.jobs.console import print_json, print_table
+    from arra.systems.arra.studies import STUDIES, base
+
+    setting = base(budget)
+    rows = [
+        {
+            "study": study.name,
+            "question": study.question,
+            "variations": [variation.name for variation in study.variations],
+            "cells_per_seed": len(cells_of([study], setting, [0])),
+        }
+        for study in STUDIES.values()
+    ]
+    if json:
+        print_json(rows)
+        return
+    cells = [
+        [row["study"], row["question"], ", ".join(row["variations"]), str(row["cells_per_seed"])]
+        for row in rows
+    ]
+    print_table(["study", "question", "variations", "cells per seed"], cells)
+    every = len(cells_of(list(STUDIES.values()), setting, [0]))
+    print(f"All together: {every} cells per seed, for studies share cells.")
+
+
+def _print(result: StudyResult) -> None:
+    from arra.experiments.study_tables import convergence_table, foot, table
+    from arra.jobs.console import print_table
+
+    columns, rows = table(result)
+    print_table(columns, rows, title=f"{result.study}: {result.question}")
+    if result.convergence:
+        title = "convergence factor: steps without alignment over steps with it, above 1 is faster"
+        print_table(*convergence_table(result), title=title)
+    print(foot(result))

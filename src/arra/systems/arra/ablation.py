@@ -1,0 +1,110 @@
+"""Running the paper's ablations, and the page and plots made from their results.
+
+`python -m arra.systems.arra.ablation` writes the tables of docs/ablation.md and the plots beside it
+from the committed results, which `arra ablate` leaves in its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from arra.environment import source_tree
+from arra.errors import ArraError
+from arra.experiments.grid import run_grid
+from arra.experiments.measures import MEASURES
+from arra.experiments.scene_cells import SceneRunner
+from arra.experiments.study_plots import plot_convergence, plot_differences
+from arra.experiments.study_results import StudyResult, collect, read_study
+from arra.experiments.study_tables import markdown, section
+from arra.files import atomic_file
+from arra.systems.arra.studies import base, choose
+
+RESULTS = Path(__file__).parent / "ablation"
+"""The committed results, one file for each study."""
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+
+
+def ablate(
+    names: Sequence[str],
+    seeds: int,
+    folder: Path,
+    budget: str = "full",
+    steps: int | None = None,
+    processes: int | None = None,
+    quiet: bool = False,
+) -> list[StudyResult]:
+    """Run studies over seeds 0, 1, ...; their results, also written to `folder`.
+
+    Leaves STUDY.json, STUDY.png and STUDY-convergence.png, and `tables.md` with the tables of all
+    studies that the folder has. Cells are kept in `folder`, so that the same call goes on after an
+    interruption, and more studies or seeds add to what is there.
+    """
+    studies = choose(names)
+    setting = base(budget, steps)
+    runner = SceneRunner(folder, processes, quiet)
+    found = run_grid(studies, setting, range(seeds), runner, processes, quiet)
+    results = [
+        collect(study, found[study.name], setting, range(seeds), MEASURES) for study in studies
+    ]
+    for result in results:
+        result.write(folder / f"{result.study}.json")
+        plot(result, folder)
+    write_text(folder / "tables.md", markdown(read_results(folder)))
+    return results
+
+
+def plot(result: StudyResult, folder: Path) -> list[str]:
+    """Write the plots of a study into `folder`; their file names."""
+    names = {f"{result.study}.png": plot_differences}
+    if result.study == "mechanism":  # one picture of curves is enough to see what a factor means
+        names[f"{result.study}-convergence.png"] = plot_convergence
+    return [name for name, draw in names.items() if draw(result, folder / name)]
+
+
+def read_results(folder: Path) -> list[StudyResult]:
+    """The results of studies in a folder, in the order in which `arra ablate` lists studies."""
+    files = {file.stem: file for file in folder.glob("*.json")}
+    return [read_study(files[study.name]) for study in choose(("all",)) if study.name in files]
+
+
+def tables(results: Sequence[StudyResult]) -> str:
+    """The generated part of the page: a section and a plot for each study."""
+    parts = []
+    for result in results:
+        parts.append(section(result))
+        parts.append(f"![differences of the study {result.study}](ablation/{result.study}.png)")
+        if result.study == "mechanism":
+            parts.append("![held-out bits by step](ablation/mechanism-convergence.png)")
+    return "\n\n".join(parts)
+
+
+def page(text: str, results: Sequence[StudyResult]) -> str:
+    """The page `text` with its tables replaced by those of `results`."""
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ArraError(f"the page has no place for tables between {BEGIN} and {END}")
+    return f"{head}{BEGIN}\n\n{tables(results)}\n\n{END}{tail}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Write the page and its plots in the source tree."""
+    root = source_tree()
+    if root is None:
+        raise ArraError("the page is made in a source tree, and this is none")
+    results = read_results(RESULTS)
+    path = root / "docs" / "ablation.md"
+    write_text(path, page(path.read_text(encoding="utf-8"), results))
+    for result in results:
+        plot(result, root / "docs" / "ablation")
+
+
+if __name__ == "__main__":
+    main()
