@@ -44,7 +44,7 @@ def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
         "import arra.cli",
         "from arra.cli import run; run(['--help'])",
         "from arra.cli import run; run(['systems', '--json'])",
-        "import arra.report, arra.report_page",
+        "import arra.report",
     ],
 )
 def test_nothing_heavy_is_imported(work):

@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from arra import report_page
-from arra.charts import Series, course, line_chart, ticks
 from arra.errors import InputError
 from arra.report import PARTS, Pictures, check_report, labels, write_report
-from arra.report_grid import draw_grid
+from arra.report import page as report_page
+from arra.report.charts import Series, course, line_chart, ticks
+from arra.report.grid import draw_grid
 
 
 def interval(value: float, room: float = 0.03) -> dict[str, float]:

@@ -64,23 +64,28 @@ def _list(budget: str, json: bool) -> None:
     from arra.systems.arra.studies import STUDIES, base
 
     setting = base(budget)
+    if json:
+        print_json(
+            [
+                {
+                    "study": study.name,
+                    "question": study.question,
+                    "variations": [variation.name for variation in study.variations],
+                }
+                for study in STUDIES.values()
+            ]
+        )
+        return
     rows = [
-        {
-            "study": study.name,
-            "question": study.question,
-            "variations": [variation.name for variation in study.variations],
-            "cells_per_seed": len(cells_of([study], setting, [0])),
-        }
+        [
+            study.name,
+            study.question,
+            ", ".join(variation.name for variation in study.variations),
+            str(len(cells_of([study], setting, [0]))),
+        ]
         for study in STUDIES.values()
     ]
-    if json:
-        print_json(rows)
-        return
-    cells = [
-        [row["study"], row["question"], ", ".join(row["variations"]), str(row["cells_per_seed"])]
-        for row in rows
-    ]
-    print_table(["study", "question", "variations", "cells per seed"], cells)
+    print_table(["study", "question", "variations", "cells per seed"], rows)
     every = len(cells_of(list(STUDIES.values()), setting, [0]))
     print(f"All together: {every} cells per seed, for studies share cells.")
 

@@ -260,6 +260,10 @@ def scene_batches(
     pictures, scenes = bench.scenes(combinations, count, seed=5)
     vocabulary = generator.config.vocabulary
     start = 0 if vocabulary.start is None else 1
+
+    def text(scene: Scene) -> list[int]:
+        return generator.prompt_ids(scene.caption)[start:-1]
+
     for first in range(0, count, 128):
         here = slice(first, first + 128)
         codes = bench.codec.encode(to_unit(pictures[here])).flatten(1).tolist()

@@ -43,6 +43,8 @@ class BenchConfig:
 
     scene: SceneConfig = field(default_factory=SceneConfig)
     """What scenes look like."""
+    training_counts: tuple[float, ...] | None = None
+    """How often training scenes have one, two and three digits; None: as often as test scenes."""
     pictures: int = 20_000
     """Training scenes in the store."""
     codec: VQConfig = field(default_factory=scene_codec)
@@ -61,6 +63,11 @@ class BenchConfig:
     """Which of its features are stored."""
     seed: int = 0
     """Of the scenes and of everything trained on them."""
+
+    @property
+    def training_scene(self) -> SceneConfig:
+        """What training scenes look like."""
+        return replace(self.scene, counts=self.training_counts or self.scene.counts)
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ def make_codec(
             "parameters": sum(p.numel() for p in codec.parameters()),
         }
 
-    settings = [config.scene, config.codec, config.codec_training, config.codec_pictures]
+    settings = [config.training_scene, config.codec, config.codec_training, config.codec_pictures]
     _once(folder / "codec", [*settings, config.seed], make, like)
 
 
@@ -228,13 +235,18 @@ def make_encoder(
             "last_loss": trained.report.losses[-1],
         }
 
-    settings = [config.scene, config.encoder, config.encoder_training, config.codec_pictures]
+    settings = [
+        config.training_scene,
+        config.encoder,
+        config.encoder_training,
+        config.codec_pictures,
+    ]
     _once(folder / "encoder", [*settings, config.seed], make, like)
 
 
 def _make_store(bench: Bench, processes: int | None, quiet: bool) -> None:
     config = bench.config
-    scenes = DigitScenes(config.scene, "train", config.seed, "seen")
+    scenes = DigitScenes(config.training_scene, "train", config.seed, "seen")
     captions = (scenes.prompt(index).caption for index in range(min(config.pictures, 5000)))
     store = bench.folder / "store"
     # the tokenizer of a store that is there was made from the same captions
@@ -261,7 +273,8 @@ def _workers(processes: int | None) -> int:
 
 
 def _training_scenes(config: BenchConfig, count: int) -> tuple[np.ndarray, list[Scene]]:
-    return DigitScenes(config.scene, "train", config.seed, "seen").pictures(0, count)
+    scenes = DigitScenes(config.training_scene, "train", config.seed, "seen")
+    return scenes.pictures(0, count)
 
 
 def _once(

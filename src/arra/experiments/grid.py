@@ -7,9 +7,9 @@ A study is a table of named variations, and a variation says which fields of a b
         *vary("alignment.weight", (0.5, 1.0, 2.0)),
     ))
 
-A setting is any frozen dataclass. Together with a seed it makes a cell; equal cells are one, however
-many studies ask for them. How a cell is run, and where its result is kept, is a `Runner`'s affair:
-`arra.experiments.scene_cells` has the one for digit scenes.
+A setting is any frozen dataclass. Together with a seed it makes a cell; equal cells are one,
+however many studies ask for them. How a cell is run, and where its result is kept, is a `Runner`'s
+affair: `arra.experiments.scene_cells` has the one for digit scenes.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def vary(name: str, values: Sequence[Any], baseline: str = "none") -> tuple[Vari
 
 
 def changed(setting: S, changes: Mapping[str, Any]) -> S:
-    """`setting` with other values at some dotted names; `InputError` names a field that is not there.
+    """`setting` with other values at some dotted names; `InputError` for a name that is not there.
 
     A field of a part that is None cannot be set: give the whole part first.
     """
@@ -155,7 +155,7 @@ def run_grid(
     processes: int | None = None,
     quiet: bool = False,
 ) -> Table:
-    """Run the cells that were not run before; the results of all of them, by study and variation."""
+    """Run the cells that were not run before; the results of all, by study and variation."""
     cells = cells_of(studies, base, seeds)
     settings = {setting_key(cell.setting): cell.setting for cell in cells.values()}
     runner.prepare(list(settings.values()))

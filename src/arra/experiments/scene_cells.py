@@ -42,7 +42,7 @@ class SceneRunner:
         self._benches: dict[Path, Bench] = {}  # those that `prepare` opened
 
     def prepare(self, settings: Sequence[SceneSetting]) -> None:
-        """Build every bench; codecs, readers and encoders that benches have in common are made once."""
+        """Build every bench; what benches have in common is made once."""
         for config in {setting_key(s.bench): s.bench for s in settings}.values():
             folder = self._bench_folder(config)
             like = [other for other in sorted(folder.parent.glob("*")) if other != folder]

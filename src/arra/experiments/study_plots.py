@@ -12,7 +12,7 @@ from arra.files import atomic_file
 
 _INK, _PALE, _GRID = "#1f2328", "#8b949e", "#d8dee4"
 _COLOURS = ("#1f2328", "#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989", "#9a6700")
-_RULES = {
+_RULES: Any = {
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -93,7 +93,7 @@ def _few(steps: tuple[int, ...]) -> set[int]:
 
 
 def _limits(result: StudyResult, rows: list[Row]) -> tuple[float, float]:
-    """What dots and pooled intervals take: with few seeds a t interval of one row would dwarf them."""
+    """What dots and pooled intervals take: the t interval of few seeds would dwarf them."""
     seen = [0.0]
     for row in rows:
         paired, pooled = result.difference(row), result.pooled(row)

@@ -7,7 +7,7 @@ differences and intervals. Reading it back takes the values alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,8 +16,7 @@ from typing import Any, Literal
 
 from arra.environment import machine_class, machine_info, versions
 from arra.errors import InputError
-from arra.experiments.grid import Result, Study, changed
-from arra.experiments.measures import ArmMeasure
+from arra.experiments.grid import Result, Study
 from arra.files import read_json, to_plain, write_json
 from arra.metrics.bootstrap import PairedDifference, paired_difference, pooled_differences
 from arra.metrics.convergence import (
@@ -29,6 +28,9 @@ from arra.metrics.convergence import (
 from arra.metrics.measured import Interval
 
 FORMAT = 1
+Better = Literal["lower", "higher", "neither"]
+Reading = tuple[str, Better, Callable[[Result], float]]
+"""A measure: its name, which direction is an improvement, and how it is read from a result."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class MeasureName:
     """One measure of a result."""
 
     name: str
-    better: Literal["lower", "higher"]
+    better: Better
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class StudyResult:
     def convergence(self) -> dict[str, dict[str, ConvergenceFactor]]:
         """row -> quality -> factor, for rows whose course was followed; above 1: faster."""
         found: dict[str, dict[str, ConvergenceFactor]] = {}
-        better = self.measures[0].better
+        better: Any = self.measures[0].better
         for row in self.compared():
             baseline, mine = _curves(self.row(row.baseline)), _curves(row)
             if not baseline or not mine:
@@ -154,21 +156,20 @@ def collect(
     results: dict[str, list[Result]],
     base: Any,
     seeds: Sequence[int],
-    measures: Sequence[ArmMeasure],
+    measures: Sequence[Reading],
 ) -> StudyResult:
     """The result of a study from what its cells gave: variation -> results over the seeds."""
     rows = []
     for variation in study.variations:
         found = results[variation.name]
         marks = [result["training"]["validation"] for result in found]
-        changed(base, variation.changes)  # the names exist
         rows.append(
             Row(
                 variation.name,
                 variation.baseline,
                 variation.paper,
                 to_plain(dict(variation.changes)),
-                tuple(tuple(float(m.read(r)) for r in found) for m in measures),
+                tuple(tuple(float(read(r)) for r in found) for _, _, read in measures),
                 tuple(mark["step"] for mark in marks[0]),
                 tuple(tuple(mark["held_out_bits"] for mark in seed) for seed in marks if seed),
             )
@@ -178,7 +179,7 @@ def collect(
         study.question,
         study.paper,
         tuple(seeds),
-        tuple(MeasureName(m.name, m.better) for m in measures),
+        tuple(MeasureName(name, better) for name, better, _ in measures),
         tuple(rows),
         to_plain(base),
         datetime.now(UTC).date().isoformat(),

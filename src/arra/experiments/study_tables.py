@@ -79,8 +79,8 @@ def foot(result: StudyResult) -> str:
     if not detectable:
         return text + " One seed shows no spread: nothing can be concluded."
     return text + (
-        f" A true difference of {detectable[0]:.3g} (the quietest row) to {detectable[-1]:.3g} (the "
-        "loudest) would be found by the paired t test in 80 % of repetitions."
+        f" A true difference of {detectable[0]:.3g} (the quietest row) to {detectable[-1]:.3g} "
+        "(the loudest) would be found by the paired t test in 80 % of repetitions."
     )
 
 

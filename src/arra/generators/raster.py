@@ -36,6 +36,7 @@ from arra.networks.language_model import (
     embedding_table,
     head_logits,
     hidden_states,
+    load_causal_lm,
     model_settings,
 )
 from arra.networks.part import config_from_plain
@@ -186,7 +187,7 @@ class RasterGenerator(Generator):
         if side.pop("generator", None) != cls.registered_name:
             raise InputError(f"{folder / SIDE_FILE}: does not describe a raster generator")
         with without_library_bars():
-            lm = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
+            lm = load_causal_lm(folder, **kwargs)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         side["language_model"] = lm.config.to_dict()
         config = config_from_plain(RasterConfig, side, where=folder / SIDE_FILE)

@@ -12,6 +12,7 @@ from torch import Tensor
 from arra import __version__
 from arra.errors import ArraError, InputError
 from arra.files import atomic_folder
+from arra.networks.language_model import load_causal_lm
 from arra.text_to_image import CODEC, TextToImage, quiet_transformers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -83,10 +84,10 @@ def _logits(lm: Any, ids: Tensor) -> Tensor:
 
 
 def _verify(folder: Path, ids: Tensor, expected: Tensor) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     with quiet_transformers():
-        again = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+        again = load_causal_lm(folder, dtype="auto").eval()
         AutoTokenizer.from_pretrained(folder)
     found = _logits(again, ids)
     if found.shape != expected.shape or not torch.equal(found, expected):

@@ -13,6 +13,7 @@ from arra.data.tokenizer import tokenizer_fingerprint
 from arra.errors import InputError, ProvenanceError
 from arra.generators.raster import RasterGenerator
 from arra.jobs.parts import load_tokenizer
+from arra.networks.language_model import load_causal_lm
 from arra.objectives.alignment import Alignment
 from arra.objectives.base import Objective
 from arra.objectives.cross_entropy import NextToken, ZLoss
@@ -54,15 +55,11 @@ def build_generator(
 
 def load_language_model(name: str) -> PreTrainedModel:
     """A causal language model by folder or hub name, in float32, from safetensors only."""
-    from transformers import AutoModelForCausalLM
-
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise InputError(f"{name}: no such folder")
     try:
         with quiet_transformers():
-            return AutoModelForCausalLM.from_pretrained(
-                name, dtype=torch.float32, use_safetensors=True
-            )
+            return load_causal_lm(name, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(

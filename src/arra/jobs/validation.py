@@ -16,7 +16,7 @@ from arra.generators.raster import RasterGenerator
 from arra.generators.vocabulary import ImageVocabulary
 from arra.metrics.likelihood import held_out_bits
 from arra.report import Pictures
-from arra.report_grid import draw_grid
+from arra.report.grid import draw_grid
 from arra.settings import SamplingConfig
 from arra.text_to_image import TextToImage
 

@@ -139,8 +139,8 @@ def convergence_factor(
     if len(factors) > 1 and all(factor.exact for factor in factors):
         logs = [math.log(factor.low) for factor in factors]
         i = paired_difference(logs, [0.0] * len(logs), level).interval
-        ends = (math.exp(x) for x in (i.value, i.low, i.high))
-        interval = Interval(*ends, level, "paired t over seeds, of logarithms")
+        value, low, high = (math.exp(x) for x in (i.value, i.low, i.high))
+        interval = Interval(value, low, high, level, "paired t over seeds, of logarithms")
     median = Bounds(
         float(np.median([f.low for f in factors])), float(np.median([f.high for f in factors]))
     )

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from arra.errors import InputError
+
+
+def load_causal_lm(name: str | Path, **options: Any) -> PreTrainedModel:
+    """`AutoModelForCausalLM.from_pretrained`, with weights where arithmetic expects them.
+
+    transformers maps the file into memory, so that weights begin at addresses that depend on the
+    length of its header; some CPU kernels then add in another order. Copies begin at aligned
+    addresses, as those of a model made from scratch do: the same weights give the same bits.
+    """
+    lm = AutoModelForCausalLM.from_pretrained(name, **options)
+    for parameter in lm.parameters():
+        parameter.data = parameter.data.clone()
+    return lm
 
 
 def decoder_blocks(lm: PreTrainedModel) -> nn.ModuleList:

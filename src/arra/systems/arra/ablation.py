@@ -12,12 +12,12 @@ from pathlib import Path
 from arra.environment import source_tree
 from arra.errors import ArraError
 from arra.experiments.grid import run_grid
-from arra.experiments.measures import MEASURES
 from arra.experiments.scene_cells import SceneRunner
 from arra.experiments.study_plots import plot_convergence, plot_differences
 from arra.experiments.study_results import StudyResult, collect, read_study
 from arra.experiments.study_tables import markdown, section
 from arra.files import atomic_file
+from arra.systems.arra.claim import MEASURES
 from arra.systems.arra.studies import base, choose
 
 RESULTS = Path(__file__).parent / "ablation"

@@ -3,30 +3,32 @@
 Three arms over paired seeds (equal initial weights, data order, dropped captions and sampling
 noise): next-token prediction alone, with HYBNEXT alignment, and, as the control, aligned to the
 features of another picture. The primary measure is the held-out cross-entropy, the least noisy one
-on a shared codec; it is measured without the alignment loss.
+on a shared codec; it is measured without the alignment loss. One aligned arm is trained for as long
+as the demo trains its own, to see what the recipe comes to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from arra.experiments.arms import Arm, arm_job
 from arra.experiments.bench import Bench, build_bench
-from arra.experiments.parallel import run_jobs
+from arra.experiments.parallel import Job, run_jobs
 from arra.experiments.timing import median_ratio, step_seconds
 from arra.files import to_plain
 from arra.metrics.bootstrap import PairedDifference, paired_difference
 from arra.systems.arra.recipe import ALIGNED, BASELINE, CLAIM_STEPS, RECIPES, SHUFFLED, Recipe
 from arra.systems.base import ClaimRun
-from arra.systems.results import ClaimResult, Estimate, Measure, Verdict
+from arra.systems.results import Better, ClaimResult, Estimate, Measure, Verdict
 
 ARMS = (BASELINE, ALIGNED, SHUFFLED)
 Result = dict[str, Any]
 Reading = Callable[[Result], float]
 
-MEASURES: tuple[tuple[str, str, Reading], ...] = (
+MEASURES: tuple[tuple[str, Better, Reading], ...] = (
     ("held-out bits per token, new combinations", "lower", lambda r: r["bits"]["heldout"]["value"]),
     ("held-out bits per token, seen combinations", "lower", lambda r: r["bits"]["seen"]["value"]),
     ("prompts right in everything", "higher", lambda r: r["prompt_accuracy"]["all"]["value"]),
@@ -39,15 +41,17 @@ MEASURES: tuple[tuple[str, str, Reading], ...] = (
 
 def claim(run: ClaimRun) -> ClaimResult:
     """Train and judge all arms with all seeds; the verdict rests on paired differences."""
-    recipe = RECIPES[run.budget]()
-    if run.budget == "full":
-        recipe = replace(
-            recipe,
-            plan=replace(recipe.plan, train=replace(recipe.plan.train, steps=CLAIM_STEPS)),
-        )
+    longer = RECIPES[run.budget]()
+    train = longer.plan.train
+    steps = CLAIM_STEPS if run.budget == "full" else train.steps // 2
+    recipe = replace(longer, plan=replace(longer.plan, train=replace(train, steps=steps)))
     bench = build_bench(recipe.bench, run.folder / "bench", quiet=run.quiet)
-    results = _run_all(bench, recipe, run)
+    results, long = _run_all(bench, recipe, longer, run)
     measures = [_measure(name, better, read, results) for name, better, read in MEASURES]
+    measures += [
+        Measure(f"{name}, one arm of {train.steps} steps", Estimate(read(long)), better=better)
+        for name, better, read in MEASURES[2:6]
+    ]
     differences = {}
     if len(run.seeds) > 1:
         for name, _, read in MEASURES[:4]:
@@ -68,28 +72,29 @@ def claim(run: ClaimRun) -> ClaimResult:
     )
 
 
-def _run_all(bench: Bench, recipe: Recipe, run: ClaimRun) -> dict[str, list[Result]]:
-    """arm -> results in the order of the seeds."""
+def _run_all(
+    bench: Bench, recipe: Recipe, longer: Recipe, run: ClaimRun
+) -> tuple[dict[str, list[Result]], Result]:
+    """arm -> results in the order of the seeds, and the result of the longer arm."""
+
+    def job(label: str, arm: Arm, of: Recipe, seed: int, folder: Path) -> Job:
+        return arm_job(label, bench, arm, of.plan, of.judge, seed, folder)
+
+    first = run.seeds[0]
+    jobs = [job("aligned, longer", ALIGNED, longer, first, run.folder / "longer")]
     pairs = [(seed, arm) for seed in run.seeds for arm in ARMS]
-    jobs = [
-        arm_job(
-            f"{arm.name}, seed {seed}",
-            bench,
-            arm,
-            recipe.plan,
-            recipe.judge,
-            seed,
-            run.folder / f"seed-{seed}" / arm.name,
-        )
+    jobs += [
+        job(f"{arm.name}, seed {seed}", arm, recipe, seed, run.folder / f"seed-{seed}" / arm.name)
         for seed, arm in pairs
     ]
+    long, *rest = run_jobs(jobs, quiet=run.quiet)  # the longest first: the others fill the gaps
     found: dict[str, list[Result]] = {arm.name: [] for arm in ARMS}
-    for (_, arm), result in zip(pairs, run_jobs(jobs, quiet=run.quiet), strict=True):
+    for (_, arm), result in zip(pairs, rest, strict=True):
         found[arm.name].append(result)
-    return found
+    return found, long
 
 
-def _measure(name: str, better: Any, read: Reading, results: dict[str, list[Result]]) -> Measure:
+def _measure(name: str, better: Better, read: Reading, results: dict[str, list[Result]]) -> Measure:
     values = {arm: _over_seeds([read(r) for r in found]) for arm, found in results.items()}
     return Measure(name, values["aligned"], values["baseline"], values["shuffled"], better)
 

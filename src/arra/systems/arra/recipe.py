@@ -47,10 +47,13 @@ def full() -> Recipe:
     scene = SceneConfig()
     bench = BenchConfig(
         scene=scene,
+        # Three digits stand in a tenth of the test scenes; in training as rarely, their second
+        # relation is what is learnt last and worst.
+        training_counts=(0.2, 0.5, 0.3),
         pictures=30_080,
         codec=scene_codec(downsample=4, vocabulary=1024),
         codec_training=replace(scene_training(3000), quiet=False),
-        encoder=SmallConfig(preprocessing=Preprocessing(size=scene.size)),
+        encoder=SmallConfig(dim=64, preprocessing=Preprocessing(size=scene.size)),
         encoder_training=EncoderTraining(objective="masked+contrastive", steps=300),
         reader_steps=400,
     )

@@ -6,6 +6,7 @@ to 10): another scale, so only their order can be compared with what is measured
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from arra.codecs.recipes import scene_codec
@@ -196,9 +197,9 @@ STUDIES: dict[str, Study] = {study.name: study for study in _STUDIES}
 """The studies by name. A new table is a new entry, a new row a new `Variation`."""
 
 
-def choose(names: tuple[str, ...]) -> list[Study]:
+def choose(names: Sequence[str]) -> list[Study]:
     """The studies of these names, "all" for all of them; `InputError` with those that exist."""
-    if names == ("all",):
+    if list(names) == ["all"]:
         return list(STUDIES.values())
     for name in names:
         if name not in STUDIES:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from arra.charts import Series, course, line_chart
-from arra.report import PARTS, Interval, Pictures, Report, labels
+from arra.report.charts import Series, course, line_chart
+from arra.report.format import PARTS, Interval, Pictures, Report, labels
 
 _FIRST = 24  # prompts that are shown at once; the others are behind a click
 

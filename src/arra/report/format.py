@@ -1,20 +1,17 @@
-"""The report of a run: `report.json` for programs, `report.html` for people, and `grid.png`.
+"""What a report says and shows: the format of `report.json`, the pictures, and their checks.
 
-The types here are the format of `report.json`. Accuracies and errors are shares between 0 and 1.
+Accuracies and errors are shares between 0 and 1.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from arra.errors import InputError
-from arra.files import atomic_file, to_plain, write_json
 
 PARTS = ("digit", "colour", "relation", "all")
 """What of a prompt is read from a picture; "all" is everything that the prompt says."""
@@ -147,27 +144,6 @@ def check_report(report: Mapping[str, Any]) -> None:
         _interval(value, f"report.differences.{key}")
 
 
-def write_report(folder: str | Path, report: Report, pictures: Pictures) -> Path:
-    """Write `report.json`, `report.html` and `grid.png` into `folder`; the path of the page.
-
-    Numbers that are not finite become null: after minutes of training a report with a gap is worth
-    more than none. Raises `InputError` when a key is missing or the pictures do not fit together.
-    """
-    from arra.report_grid import draw_grid
-    from arra.report_page import render_page
-
-    plain = _without_nonfinite(to_plain(report))
-    check_report(plain)
-    check_pictures(pictures)
-    folder = Path(folder)
-    write_json(folder / "report.json", plain)
-    with atomic_file(folder / "grid.png") as temporary:
-        draw_grid(pictures, labels(plain, pictures)).save(temporary, format="PNG", optimize=True)
-    with atomic_file(folder / "report.html") as temporary:
-        temporary.write_text(render_page(plain, pictures), encoding="utf-8")
-    return folder / "report.html"
-
-
 def labels(report: Report, pictures: Pictures) -> dict[str, str]:
     """How the arms are named for people."""
     usual = {
@@ -205,16 +181,6 @@ def _picture_array(array: np.ndarray | None, where: str, n: int) -> None:
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or len(array) != n:
         shape = f"{array.dtype} {array.shape}"
         raise InputError(f"{where}: {shape}, expected uint8 ({n}, height, width, 3)")
-
-
-def _without_nonfinite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nonfinite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nonfinite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _member(values: Mapping[str, Any], key: str, where: str) -> Any:

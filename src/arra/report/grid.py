@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from arra.report import Pictures
+from arra.report.format import Pictures
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
