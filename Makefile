@@ -65,8 +65,9 @@ format: $(DEV)  ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs-table: $(BASE)  ## write docs/systems.md from the committed results
+docs-table: $(BASE)  ## write docs/systems.md and docs/ablation.md from the committed results
 	$(BIN)/python -m arra.systems.table --write docs/systems.md
+	$(BIN)/python -m arra.systems.arra.ablation
 
 clean:  ## remove the environment, caches and builds; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
