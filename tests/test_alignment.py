@@ -13,7 +13,7 @@ from arra.generators.base import Output
 from arra.generators.batches import collate, sequence
 from arra.generators.raster import RasterGenerator
 from arra.networks.language_model import decoder_blocks
-from arra.objectives.alignment import Alignment, AlignmentConfig, on_grid
+from arra.objectives.alignment import Alignment, AlignmentConfig, _Cosine, on_grid
 from arra.objectives.base import Objective
 from arra.registry import objectives
 
@@ -93,6 +93,48 @@ def test_against_a_loop(generator, settings):
             total += one / len(places)
     expected = total / 3 / len(config.layers)
     torch.testing.assert_close(objective(output, batch), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", EVERY)
+def test_the_cheap_way_is_the_plain_one(generator, settings):
+    """Loss and every gradient equal those of masks and `F.cosine_similarity`, to rounding."""
+    objective, batch = alignment(generator, **settings), batch_of(generator, (0, 1, 2), "packed")
+    hidden = {layer: state.detach().requires_grad_() for layer, state in
+              generator(batch, objective.layers).hidden.items()}  # fmt: skip
+    output = Output(torch.empty(0), torch.empty(0), hidden)
+
+    def plain():
+        chosen = objective._positions(batch)
+        sample = batch.segment[chosen]
+        target = objective._target(batch, sample, batch.place[chosen])
+        losses = []
+        for layer in objective.layers:
+            projected = objective.projectors[str(layer)](hidden[layer][chosen])
+            if objective.config.similarity == "cosine":
+                losses.append(1 - F.cosine_similarity(projected, target, dim=-1))
+            else:
+                losses.append((projected - target).square().mean(dim=-1))
+        return torch.stack([x[sample == i].mean() for x in losses for i in range(3)]).mean()
+
+    inputs = [*hidden.values(), *objective.parameters()]
+    expected, found = plain(), objective(output, batch)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    for one, other in zip(
+        torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_cosine_has_the_right_gradient_also_at_nothing():
+    rows = torch.randn(5, 4, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    units = F.normalize(rows.flip(0) + 1, dim=-1)
+    assert torch.autograd.gradcheck(_Cosine.apply, (rows.requires_grad_(), units))
+    nothing = torch.zeros(1, 4, requires_grad=True)
+    for way in (lambda x: _Cosine.apply(x, units[:1].float()),
+                lambda x: F.cosine_similarity(x, units[:1].float(), dim=-1)):  # fmt: skip
+        (gradient,) = torch.autograd.grad(way(nothing).sum(), nothing)
+        assert torch.isfinite(gradient).all()
+        assert way(nothing).item() == 0
 
 
 @pytest.mark.parametrize("layer", [1, 2])

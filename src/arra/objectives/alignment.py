@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from arra.errors import InputError
 from arra.files import to_plain
@@ -65,13 +66,15 @@ class Alignment(Objective):
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         """Mean distance: for cosine 0 (equal direction) to 2 (opposite)."""
-        chosen = self._positions(batch)
-        sample, place = batch.segment[chosen], batch.place[chosen]
+        # whole rows by their number: several times cheaper than by a mask, back and forth
+        chosen = self._positions(batch).flatten().nonzero().squeeze(1)
+        sample, place = batch.segment.flatten()[chosen], batch.place.flatten()[chosen]
         target = self._target(batch, sample, place)
         losses = []
         for layer in self.layers:
-            projected = self.projectors[str(layer)](output.hidden[layer][chosen])
-            losses.append(_distance(projected.float(), target, self.config.similarity))
+            states = output.hidden[layer].flatten(0, 1).index_select(0, chosen)
+            projected = self.projectors[str(layer)](states).float()
+            losses.append(_distance(projected, target, self.config.similarity))
         per_position = torch.stack(losses).mean(dim=0)
         return _mean_over_samples(per_position, sample, batch.samples)
 
@@ -96,7 +99,7 @@ class Alignment(Objective):
             patches = on_grid(batch.features["patches"].float(), self.grid)
             return patches[sample, place].detach()
         parts = [batch.features[name].float() for name in self.config.feature_names]
-        return torch.cat(parts, dim=-1)[sample].detach()
+        return torch.cat(parts, dim=-1).detach().index_select(0, sample)
 
 
 def on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -139,8 +142,34 @@ def _distance(projected: Tensor, target: Tensor, similarity: str) -> Tensor:
             f"features have {target.shape[-1]}"
         )
     if similarity == "cosine":
-        return 1.0 - F.cosine_similarity(projected, target, dim=-1)
+        return 1.0 - _Cosine.apply(projected, F.normalize(target, dim=-1))
     return (projected - target).square().mean(dim=-1)
+
+
+class _Cosine(torch.autograd.Function):
+    """`F.cosine_similarity` of rows (M, D) with constant rows of length 1, at a third of its cost.
+
+    With c = <p, u> / |p| the gradient is u / |p| - c p / |p|^2: two passes instead of seven.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, units: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+        inverse = length.clamp_min(_SHORTEST).reciprocal()
+        cosine = torch.linalg.vecdot(rows, units).unsqueeze(-1) * inverse
+        ctx.save_for_backward(rows, units, inverse, cosine)
+        return cosine.squeeze(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        rows, units, inverse, cosine = ctx.saved_tensors
+        scale = gradient.unsqueeze(-1) * inverse
+        return torch.addcmul(units * scale, rows, -scale * cosine * inverse), None
+
+
+_SHORTEST = 1e-8
+"""Rows shorter than this count as this long, as in `F.cosine_similarity`."""
 
 
 def _mean_over_samples(values: Tensor, sample: Tensor, samples: int) -> Tensor:
