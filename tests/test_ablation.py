@@ -24,10 +24,13 @@ from arra.experiments.study_plots import plot_convergence, plot_differences
 from arra.experiments.study_results import collect, read_study
 from arra.experiments.study_tables import convergence_table, markdown, table
 from arra.files import read_json, write_json
+from arra.jobs.ablating import MEASURES as STORE_MEASURES
+from arra.jobs.ablating import StoreRunner, StoreSetting
+from arra.jobs.training import Training
 from arra.metrics.bootstrap import paired_difference
 from arra.metrics.convergence import Curve, steps_to
 from arra.settings import AlignmentConfig, BatchConfig, LlamaSize
-from arra.systems.arra.ablation import BEGIN, END, RESULTS, page, read_results
+from arra.systems.arra.ablation import BEGIN, END, RESULTS, ablate, page, read_results
 from arra.systems.arra.claim import MEASURES
 from arra.systems.arra.studies import STUDIES, base, choose
 from arra.training.config import TrainConfig
@@ -302,6 +305,29 @@ def test_two_arms_on_real_scenes(tmp_path):
     again = SceneRunner(tmp_path, processes=1, quiet=True)
     again.job = None  # nothing is left to run
     assert run_grid([study], setting, (0,), again, processes=1, quiet=True)["tiny"] == found
+
+    # the same study on the store that the bench made, as on anybody's
+    (store,) = tmp_path.glob("benches/*/store")
+    llama, train = setting.plan.size, setting.plan.train
+    training = Training(
+        store, Path(), llama=llama, training=train, batch=BatchConfig(size=8), held_out_share=0.25
+    )
+    own = StoreSetting(training, setting.alignment)
+    cells = run_grid([study], own, (0,), StoreRunner(tmp_path / "own"), processes=1, quiet=True)
+    result = collect(study, cells["tiny"], own, (0,), STORE_MEASURES)
+    assert [row.steps for row in result.rows] == [(2, 4, 6, 8, 10)] * 2
+    assert result.rows[0].values[0][0] == result.rows[0].course[0][-1]
+    assert result.rows[0].values != result.rows[1].values
+    runner = StoreRunner(tmp_path / "own")
+    cell = Cell(own, 0, "")
+    assert runner.find(cell) is not None
+    kept = read_json(tmp_path / "own" / "cells" / cell.key / "cell.json")
+    write_json(tmp_path / "own" / "cells" / cell.key / "cell.json", {**kept, "store": "another"})
+    assert runner.find(cell) is None  # the store is not the one that it was run on
+    with pytest.raises(InputError, match="nothing is held out"):
+        replace(own, training=replace(training, held_out_share=0.0))
+    with pytest.raises(InputError, match=r"bench\.codec: StoreSetting has no field 'bench'"):
+        ablate(["resolution"], 1, tmp_path / "own", own)
 
 
 def test_a_part_is_taken_from_another_bench_that_made_it_alike(tmp_path):

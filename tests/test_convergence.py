@@ -28,7 +28,7 @@ STEPS = (10, 20, 40, 80, 160, 320)
 
 
 def logarithmic(faster: float = 1.0, start: float = 9.0) -> Curve:
-    """A curve that falls by 1 with each doubling: between evaluations it is exactly as we read it."""
+    """A curve that falls by 1 with each doubling, so that it is read exactly everywhere."""
     return Curve(STEPS, tuple(start - math.log2(faster * step) for step in STEPS))
 
 
@@ -53,9 +53,7 @@ def test_steps_are_read_between_evaluations_on_the_logarithm_of_steps():
     curve = Curve((1, 10, 100, 1000, 10000), (5.0, 4.0, 2.0, 2.5, 1.0))
     assert steps_to(curve, 4.0) == Bounds(10.0, 10.0)
     assert steps_to(curve, 3.0).low == pytest.approx(10**1.5)
-    assert steps_to(curve, 2.0) == Bounds(
-        100.0, 100.0
-    )  # the first time; that it rose again is moot
+    assert steps_to(curve, 2.0) == Bounds(100.0, 100.0)  # the first time
     assert steps_to(curve, 1.75).low == pytest.approx(1000 * 10**0.5)
 
 

@@ -11,14 +11,16 @@ from pathlib import Path
 
 from arra.environment import source_tree
 from arra.errors import ArraError
-from arra.experiments.grid import run_grid
-from arra.experiments.scene_cells import SceneRunner
+from arra.experiments.grid import Runner, run_grid
+from arra.experiments.scene_cells import SceneRunner, SceneSetting
 from arra.experiments.study_plots import plot_convergence, plot_differences
 from arra.experiments.study_results import StudyResult, collect, read_study
 from arra.experiments.study_tables import markdown, section
 from arra.files import atomic_file
+from arra.jobs.ablating import MEASURES as STORE_MEASURES
+from arra.jobs.ablating import StoreRunner, StoreSetting
 from arra.systems.arra.claim import MEASURES
-from arra.systems.arra.studies import base, choose
+from arra.systems.arra.studies import choose
 
 RESULTS = Path(__file__).parent / "ablation"
 """The committed results, one file for each study."""
@@ -29,23 +31,25 @@ def ablate(
     names: Sequence[str],
     seeds: int,
     folder: Path,
-    budget: str = "full",
-    steps: int | None = None,
+    setting: SceneSetting | StoreSetting,
     processes: int | None = None,
     quiet: bool = False,
 ) -> list[StudyResult]:
-    """Run studies over seeds 0, 1, ...; their results, also written to `folder`.
+    """Run studies over seeds 0, 1, ... as variations of `setting`; their results.
 
-    Leaves STUDY.json, STUDY.png and STUDY-convergence.png, and `tables.md` with the tables of all
-    studies that the folder has. Cells are kept in `folder`, so that the same call goes on after an
+    `folder` gets STUDY.json, STUDY.png and STUDY-convergence.png, and `tables.md` with the tables
+    of all studies that it has. Cells are kept there, so that the same call goes on after an
     interruption, and more studies or seeds add to what is there.
     """
     studies = choose(names)
-    setting = base(budget, steps)
-    runner = SceneRunner(folder, processes, quiet)
+    runner: Runner
+    if isinstance(setting, SceneSetting):
+        runner, measures = SceneRunner(folder, processes, quiet), MEASURES
+    else:
+        runner, measures = StoreRunner(folder), STORE_MEASURES
     found = run_grid(studies, setting, range(seeds), runner, processes, quiet)
     results = [
-        collect(study, found[study.name], setting, range(seeds), MEASURES) for study in studies
+        collect(study, found[study.name], setting, range(seeds), measures) for study in studies
     ]
     for result in results:
         result.write(folder / f"{result.study}.json")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from arra.codecs.recipes import scene_codec
 from arra.data.scenes import SceneConfig
@@ -16,6 +17,9 @@ from arra.encoders.training import EncoderTraining
 from arra.errors import InputError
 from arra.experiments.grid import Study, Variation, vary
 from arra.experiments.scene_cells import SceneSetting
+from arra.jobs.ablating import StoreSetting
+from arra.jobs.training import Training
+from arra.settings import BatchConfig
 from arra.systems.arra.recipe import ALIGNMENT, RECIPES
 from arra.training.config import TrainConfig
 
@@ -32,8 +36,6 @@ def base(budget: str = "full", steps: int | None = None) -> SceneSetting:
     """The recipe's alignment, trained for fewer steps and judged on fewer pictures."""
     recipe = RECIPES[budget]()
     count = steps if steps is not None else {"full": STEPS, "tiny": 24}[budget]
-    if count < EVALUATIONS:
-        raise InputError(f"steps: {count}, expected at least {EVALUATIONS}")
     return SceneSetting(
         bench=replace(recipe.bench, aggregations=("cls", "mean", "patches")),
         plan=replace(recipe.plan, train=_shorter(recipe.plan.train, count), watch=_watched(budget)),
@@ -42,13 +44,32 @@ def base(budget: str = "full", steps: int | None = None) -> SceneSetting:
     )
 
 
+def base_of_store(store: Path, lm: str | None = None, steps: int | None = None) -> StoreSetting:
+    """The recipe's alignment on a prepared store, with a small Llama or a language model `lm`."""
+    count = steps if steps is not None else 2000
+    train = TrainConfig(
+        steps=count,
+        learning_rate=1e-3 if lm is None else 1e-4,
+        schedule="cosine",
+        warmup=count // 20,
+        validate_every=_every(count),
+    )
+    training = Training(store, Path(), lm=lm, training=train, batch=BatchConfig(size=32))
+    return StoreSetting(training, ALIGNMENT)
+
+
+def _every(steps: int) -> int:
+    if steps < EVALUATIONS:
+        raise InputError(f"steps: {steps}, expected at least {EVALUATIONS}")
+    return steps // EVALUATIONS
+
+
 def _shorter(train: TrainConfig, steps: int) -> TrainConfig:
-    every = steps // EVALUATIONS
     return replace(
         train,
         steps=steps,
         warmup=steps // 6,
-        validate_every=every,
+        validate_every=_every(steps),
         checkpoint_every=max(1, steps // 3),
     )
 
