@@ -71,6 +71,8 @@ def _shorter(train: TrainConfig, steps: int) -> TrainConfig:
         warmup=steps // 6,
         validate_every=_every(steps),
         checkpoint_every=max(1, steps // 3),
+        precision="fp32",  # "auto" measures, and one cell could decide otherwise than the next
+        compile=False,  # takes longer than it saves in so few steps
     )
 
 
