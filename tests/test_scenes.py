@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -64,6 +65,48 @@ def test_every_digit_and_ink_is_seen_in_training():
         }
 
 
+def holds(kind, a, b, config):
+    """Whether digit `a` stands `kind` digit `b`, in pixels."""
+    gap, aside = {
+        "left of": (b.column - a.column, b.row - a.row),
+        "right of": (a.column - b.column, b.row - a.row),
+        "above": (b.row - a.row, b.column - a.column),
+        "below": (a.row - b.row, b.column - a.column),
+    }[kind]
+    return gap >= config.digit and abs(aside) <= config.digit // 3
+
+
+DIGIT, KIND = r"a (\w+) (\w+)", r"(left of|right of|above|below)"
+SENTENCE = re.compile(
+    rf"{DIGIT}(?: {KIND} {DIGIT}| and {DIGIT} , the \w+ one {KIND} the other)?"
+    rf"(?: (and|which is) {KIND} {DIGIT})?(?: on \w+)?"
+)
+
+
+def test_the_grammar_says_where_every_digit_stands():
+    """Read as a person reads it, without the truth beside it: every statement holds in pixels."""
+    config, forms = SceneConfig(counts=(0.1, 0.2, 0.7)), set()
+    for index in range(300):
+        scene = DigitScenes(config)[index]
+        found = SENTENCE.fullmatch(scene.caption)
+        assert found, scene.caption
+        one, two, other = found.group(1, 2), found.group(4, 5), found.group(6, 7)
+        kind, link, third = found[3] or found[8], found[9], found.group(11, 12)
+        by_name = {
+            (d.colour, name): d for d in scene.digits for name in (str(d.value), WORDS[d.value])
+        }
+        subject, object_ = by_name[one], by_name.get(two) or by_name.get(other)
+        said = 1 + (object_ is not None) + (link is not None)
+        assert said == len(scene.digits)
+        if object_ is not None:
+            assert holds(kind, subject, object_, config), scene.caption
+        if link is not None:
+            anchor = subject if link == "and" else object_
+            assert holds(found[10], anchor, by_name[third], config), scene.caption
+        forms.add((bool(found[3]), bool(found[8]), link))
+    assert len(forms) == 7  # one digit; two forms of two, alone and with both links
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_captions_tell_the_truth(config):
     """Every digit is named with its ink, relations hold in pixels, digits do not overlap."""
@@ -77,14 +120,7 @@ def test_captions_tell_the_truth(config):
             assert digit.row % config.step == digit.column % config.step == 0
         for relation in scene.relations:
             a, b = scene.digits[relation.first], scene.digits[relation.second]
-            gap, aside = {
-                "left of": (b.column - a.column, b.row - a.row),
-                "right of": (a.column - b.column, b.row - a.row),
-                "above": (b.row - a.row, b.column - a.column),
-                "below": (a.row - b.row, b.column - a.column),
-            }[relation.kind]
-            assert gap >= config.digit
-            assert abs(aside) <= config.digit // 3
+            assert holds(relation.kind, a, b, config)
         assert len(scene.relations) == len(scene.digits) - 1
         for i, a in enumerate(scene.digits):
             for b in scene.digits[:i]:

@@ -223,23 +223,20 @@ def _caption(
 ) -> str:
     """One of several phrasings of the scene."""
     first = _phrase(digits[0], rng)
-    if not relations:
-        text = first
-    else:
+    text, named = first, 0  # which digit the sentence is about
+    if relations:
         kind, second = relations[0].kind, _phrase(digits[1], rng)
         form = int(rng.choice(3, p=(0.45, 0.4, 0.15)))
-        if form == 0:
-            text = f"{first} {kind} {second}"
-        elif form == 1:
-            text = f"{second} {OPPOSITE[kind]} {first}"
-        else:
+        if form == 1:
+            text, named = f"{second} {OPPOSITE[kind]} {first}", 1
+        elif form == 2 and digits[0].colour != digits[1].colour:
             text = f"{first} and {second} , the {digits[0].colour} one {kind} the other"
-        if digits[0].colour == digits[1].colour and form == 2:
+        else:
             text = f"{first} {kind} {second}"
     for relation in relations[1:]:
-        anchor = digits[relation.second]
-        text += f" , {_phrase(digits[relation.first], rng)} {relation.kind} "
-        text += f"the {anchor.colour} {anchor.value}"
+        # "and" goes on about the digit that the sentence is about, "which" about the one just named
+        link = "and" if relation.second == named else "which is"
+        text += f" {link} {OPPOSITE[relation.kind]} {_phrase(digits[relation.first], rng)}"
     if ground is not None:
         text += f" on {ground}"
     return text

@@ -11,6 +11,7 @@ import torch
 from arra.experiments.arms import Arm, TrainingPlan, arm_parts
 from arra.experiments.bench import Bench
 from arra.training.joint import Joint
+from arra.training.optimizers import build_optimizers
 
 
 def step_seconds(
@@ -18,8 +19,9 @@ def step_seconds(
 ) -> dict[str, list[float]]:
     """Seconds of `repeats` training steps of each arm, one step of each in turn.
 
-    The arms take turns because a busy machine's speed drifts: compare step by step. Forward,
-    losses, backward and the optimiser's update are timed; the first three steps are not.
+    The arms take turns because a busy machine's speed drifts: compare step by step. A step is what
+    the plan's training does: all micro-batches, clipping, and the update by the plan's optimisers.
+    The first three steps are not timed.
     """
     steps = {name: _stepper(bench, arm, plan) for name, arm in arms.items()}
     times: dict[str, list[float]] = {name: [] for name in arms}
@@ -44,14 +46,17 @@ def _stepper(bench: Bench, arm: Arm, plan: TrainingPlan) -> Callable[[int], None
     if plan.train.compile:
         generator.compile_blocks()
     joint = Joint(generator, objectives).train()
-    optimizer = torch.optim.AdamW(joint.parameters(), lr=plan.train.learning_rate, fused=True)
+    optimizers = build_optimizers(joint, plan.train)
+    parts = plan.train.accumulation
 
     def step(number: int) -> None:
-        batch = batches.batch(number)
-        total, _ = joint(batch, joint.weights(number))
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(joint.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for part in range(parts):
+            total, _ = joint(batches.batch(number, part, parts), joint.weights(number))
+            (total / parts).backward()
+        if plan.train.clip is not None:
+            torch.nn.utils.clip_grad_norm_(joint.parameters(), plan.train.clip)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     return step
