@@ -213,6 +213,8 @@ def test_one_seed_gives_a_table_without_intervals(result, tmp_path):
     assert "nothing can be concluded" in markdown([one])
     assert not plot_differences(one, tmp_path / "one.png")
     assert one.summary()[1]["measures"]["bits"].keys() == {"mean"}
+    few = tuple(replace(row, steps=row.steps[:1], course=()) for row in one.rows)
+    assert replace(one, rows=few).convergence == {}  # evaluated too rarely to speak of a course
 
 
 def test_plots_are_small_pictures(result, tmp_path):

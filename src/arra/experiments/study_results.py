@@ -20,6 +20,7 @@ from arra.experiments.grid import Result, Study
 from arra.files import read_json, to_plain, write_json
 from arra.metrics.bootstrap import PairedDifference, paired_difference, pooled_differences
 from arra.metrics.convergence import (
+    LEAST_EVALUATIONS,
     ConvergenceFactor,
     Curve,
     convergence_factor,
@@ -148,7 +149,8 @@ class StudyResult:
 
 
 def _curves(row: Row) -> list[Curve]:
-    return [Curve(row.steps, values) for values in row.course] if row.steps else []
+    enough = len(row.steps) >= LEAST_EVALUATIONS
+    return [Curve(row.steps, values) for values in row.course] if enough else []
 
 
 def collect(

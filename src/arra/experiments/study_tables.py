@@ -36,7 +36,7 @@ def table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
         primary,
         "difference [95 %, paired t]",
         "[95 %, spread pooled]",
-        *(measure.name for measure in _shown(result)),
+        *(measure.name for measure in result.measures[1:]),
     ]
     if result.paper:
         columns.append(f"paper: {result.paper}")
@@ -48,7 +48,7 @@ def table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
             f"{_mean(row, 0):.{_DIGITS}f}",
             "–" if paired is None else signed(paired.interval),
             "–" if pooled is None else f"[{pooled.low:+.{_DIGITS}f}, {pooled.high:+.{_DIGITS}f}]",
-            *(f"{_mean(row, result.measures.index(m)):.{_DIGITS}f}" for m in _shown(result)),
+            *(f"{_mean(row, n):.{_DIGITS}f}" for n in range(1, len(result.measures))),
         ]
         if result.paper:
             cells.append(row.paper or "–")
@@ -88,11 +88,6 @@ def signed(interval: Interval) -> str:
     """A difference with its interval."""
     value, low, high = (f"{x:+.{_DIGITS}f}" for x in (interval.value, interval.low, interval.high))
     return f"{value} [{low}, {high}]"
-
-
-def _shown(result: StudyResult) -> list:
-    """Measures that get a column beside the primary one."""
-    return [m for m in result.measures[1:] if "seen" not in m.name and "relations" not in m.name]
 
 
 def _mean(row: Row, measure: int) -> float:

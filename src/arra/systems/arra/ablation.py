@@ -1,7 +1,7 @@
 """Running the paper's ablations, and the page and plots made from their results.
 
 `python -m arra.systems.arra.ablation` writes the tables of docs/ablation.md and the plots beside it
-from the committed results, which `arra ablate` leaves in its folder.
+from the committed results.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from arra.jobs.ablating import StoreRunner, StoreSetting
 from arra.systems.arra.claim import MEASURES
 from arra.systems.arra.studies import choose
 
-RESULTS = Path(__file__).parent / "ablation"
-"""The committed results, one file for each study."""
+RESULTS = Path(__file__).parent / "ablation_results"
+"""The committed results, one file for each study: copies of what `arra ablate` left in its folder."""
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
@@ -74,7 +74,7 @@ def read_results(folder: Path) -> list[StudyResult]:
 
 def tables(results: Sequence[StudyResult]) -> str:
     """The generated part of the page: a section and a plot for each study."""
-    parts = []
+    parts = [] if results else ["Nothing has been measured yet."]
     for result in results:
         parts.append(section(result))
         parts.append(f"![differences of the study {result.study}](ablation/{result.study}.png)")
