@@ -30,7 +30,15 @@ from arra.jobs.training import Training
 from arra.metrics.bootstrap import paired_difference
 from arra.metrics.convergence import Curve, steps_to
 from arra.settings import AlignmentConfig, BatchConfig, LlamaSize
-from arra.systems.arra.ablation import BEGIN, END, RESULTS, ablate, page, read_results
+from arra.systems.arra.ablation import (
+    BEGIN,
+    END,
+    RESULTS,
+    ablate,
+    page,
+    plots,
+    read_results,
+)
 from arra.systems.arra.claim import MEASURES
 from arra.systems.arra.studies import STUDIES, base, choose
 from arra.training.config import TrainConfig
@@ -211,7 +219,9 @@ def test_one_seed_gives_a_table_without_intervals(result, tmp_path):
     )
     one = replace(result, seeds=(0,), rows=rows)
     assert "nothing can be concluded" in markdown([one])
-    assert not plot_differences(one, tmp_path / "one.png")
+    with pytest.raises(InputError, match="two seeds"):
+        plot_differences(one, tmp_path / "one.png")
+    assert list(plots(one)) == ["one-convergence.png"]
     assert one.summary()[1]["measures"]["bits"].keys() == {"mean"}
     few = tuple(replace(row, steps=row.steps[:1], course=()) for row in one.rows)
     assert replace(one, rows=few).convergence == {}  # evaluated too rarely to speak of a course
@@ -220,13 +230,12 @@ def test_one_seed_gives_a_table_without_intervals(result, tmp_path):
 def test_plots_are_small_pictures(result, tmp_path):
     for number, draw in enumerate((plot_differences, plot_convergence)):
         path = tmp_path / f"{number}.png"
-        assert draw(result, path)
+        draw(result, path)
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size < 100_000
-    assert not plot_convergence(
-        replace(result, rows=tuple(replace(row, course=()) for row in result.rows)),
-        tmp_path / "none.png",
-    )
+    unwatched = tuple(replace(row, steps=(), course=()) for row in result.rows)
+    with pytest.raises(InputError, match="evaluated"):
+        plot_convergence(replace(result, rows=unwatched), tmp_path / "none.png")
 
 
 def test_the_page_takes_the_tables_between_its_marks(result):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from arra.errors import InputError
 from arra.experiments.study_results import Row, StudyResult
 from arra.files import atomic_file
 
@@ -23,15 +24,15 @@ _RULES: Any = {
 }
 
 
-def plot_differences(result: StudyResult, path: str | Path) -> bool:
-    """Write the differences of the primary measure; False (and no file) with fewer than two seeds.
+def plot_differences(result: StudyResult, path: str | Path) -> None:
+    """Write the differences of the primary measure; `InputError` with fewer than two seeds.
 
     A dot is a seed, a diamond the mean; the thick bar is the 95 % interval with the spread pooled
     over the rows, the thin one that of the row's own paired t test, which may leave the picture.
     """
-    rows = [row for row in result.compared() if result.difference(row) is not None]
-    if not rows:
-        return False
+    rows = result.compared()
+    if not rows or len(result.seeds) < 2:
+        raise InputError(f"{result.study}: differences need two seeds and a row to compare with")
     figure, axes = _canvas(6.4, 1.1 + 0.42 * len(rows))
     for place, row in enumerate(rows):
         paired, pooled = result.difference(row), result.pooled(row)
@@ -53,14 +54,14 @@ def plot_differences(result: StudyResult, path: str | Path) -> bool:
     axes.grid(axis="x", color=_GRID, lw=0.6)
     axes.set_axisbelow(True)
     _save(figure, path)
-    return True
 
 
-def plot_convergence(result: StudyResult, path: str | Path) -> bool:
-    """Write the courses of the primary measure, seeds thin and their mean thick; False without."""
+def plot_convergence(result: StudyResult, path: str | Path) -> None:
+    """Write the courses of the primary measure, seeds thin and their mean thick; `InputError`
+    where none was followed."""
     rows = [row for row in result.rows if row.course]
     if not rows:
-        return False
+        raise InputError(f"{result.study}: nothing was evaluated during training")
     figure, axes = _canvas(6.4, 3.6)
     for number, row in enumerate(rows):
         colour = _COLOURS[number % len(_COLOURS)]
@@ -80,7 +81,6 @@ def plot_convergence(result: StudyResult, path: str | Path) -> bool:
     )
     axes.legend(frameon=False)
     _save(figure, path)
-    return True
 
 
 def _few(steps: tuple[int, ...]) -> set[int]:

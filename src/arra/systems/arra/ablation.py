@@ -6,7 +6,7 @@ from the committed results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from arra.environment import source_tree
@@ -23,7 +23,7 @@ from arra.systems.arra.claim import MEASURES
 from arra.systems.arra.studies import choose
 
 RESULTS = Path(__file__).parent / "ablation_results"
-"""The committed results, one file for each study: copies of what `arra ablate` left in its folder."""
+"""The committed results: copies of the STUDY.json that `arra ablate` left in its folder."""
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
@@ -58,12 +58,20 @@ def ablate(
     return results
 
 
-def plot(result: StudyResult, folder: Path) -> list[str]:
-    """Write the plots of a study into `folder`; their file names."""
-    names = {f"{result.study}.png": plot_differences}
-    if result.study == "mechanism":  # one picture of curves is enough to see what a factor means
-        names[f"{result.study}-convergence.png"] = plot_convergence
-    return [name for name, draw in names.items() if draw(result, folder / name)]
+def plots(result: StudyResult) -> dict[str, Callable[[StudyResult, Path], object]]:
+    """The plots that a result has something to show in: file name -> what draws it."""
+    found: dict[str, Callable[[StudyResult, Path], object]] = {}
+    if len(result.seeds) > 1:
+        found[f"{result.study}.png"] = plot_differences
+    if result.convergence:
+        found[f"{result.study}-convergence.png"] = plot_convergence
+    return found
+
+
+def plot(result: StudyResult, folder: Path) -> None:
+    """Write the plots of a study into `folder`."""
+    for name, draw in plots(result).items():
+        draw(result, folder / name)
 
 
 def read_results(folder: Path) -> list[StudyResult]:
@@ -77,9 +85,7 @@ def tables(results: Sequence[StudyResult]) -> str:
     parts = [] if results else ["Nothing has been measured yet."]
     for result in results:
         parts.append(section(result))
-        parts.append(f"![differences of the study {result.study}](ablation/{result.study}.png)")
-        if result.study == "mechanism":
-            parts.append("![held-out bits by step](ablation/mechanism-convergence.png)")
+        parts += [f"![{Path(name).stem}](ablation/{name})" for name in plots(result)]
     return "\n\n".join(parts)
 
 
