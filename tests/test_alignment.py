@@ -13,9 +13,12 @@ from arra.generators.base import Output
 from arra.generators.batches import collate, sequence
 from arra.generators.raster import RasterGenerator
 from arra.networks.language_model import decoder_blocks
-from arra.objectives.alignment import Alignment, AlignmentConfig, _Cosine, on_grid
+from arra.objectives.alignment import Alignment, AlignmentConfig, _Cosine, alignments
 from arra.objectives.base import Objective
+from arra.objectives.targets import AttentionPool, on_grid, spatially_normalised
+from arra.randomness import seeded
 from arra.registry import objectives
+from arra.training.joint import Joint
 
 FEATURES = 6
 
@@ -33,6 +36,7 @@ def batch_of(generator, order=(0, 1, 2), layout="right"):
         "cls": torch.randn(3, FEATURES, generator=rng),
         "mean": torch.randn(3, FEATURES, generator=rng),
         "patches": torch.randn(3, 9, FEATURES, generator=rng),
+        "other/mean": torch.randn(3, FEATURES, generator=rng),
     }
     samples = []
     for i in order:
@@ -55,6 +59,9 @@ EVERY = [
     {"target": "both", "layers": (1, 2)},
     {"target": "patch", "projector": "linear"},
     {"projector": "pool", "similarity": "mse"},
+    {"positions": "read", "target": "patch", "spatial_norm": 0.6, "projector": "mlp3", "hidden": 5},
+    {"encoder": "other", "target": "mean", "hidden": 3},
+    {"target": "attention", "positions": "read"},
 ]
 
 
@@ -64,6 +71,13 @@ def test_against_a_loop(generator, settings):
     objective, batch = alignment(generator, **settings), batch_of(generator)
     config = objective.config
     output = generator(batch, objective.layers)
+
+    def normalised(patches):
+        if config.spatial_norm is None:
+            return patches
+        spread = ((patches - patches.mean(0)) ** 2).mean(0).sqrt() + 1e-6
+        return (patches - config.spatial_norm * patches.mean(0)) / spread
+
     total = 0.0
     for layer in config.layers:
         for i in range(3):
@@ -74,17 +88,19 @@ def test_against_a_loop(generator, settings):
                 places = [8]
             one = 0.0
             for place in places:
-                where = int((batch.place[i] == place).nonzero())
+                about = batch.read if config.positions == "read" else batch.place
+                where = int((about[i] == place).nonzero())
                 projected = objective.projectors[str(layer)](output.hidden[layer][i, where][None])[
                     0
                 ]
                 target = {
                     "cls": lambda i=i: batch.features["cls"][i],
-                    "mean": lambda i=i: batch.features["mean"][i],
+                    "mean": lambda i=i: batch.features[f"{config.encoder}/mean".lstrip("/")][i],
                     "both": lambda i=i: torch.cat(
                         (batch.features["cls"][i], batch.features["mean"][i])
                     ),
-                    "patch": lambda i=i, p=place: batch.features["patches"][i, p],
+                    "patch": lambda i=i, p=place: normalised(batch.features["patches"][i])[p],
+                    "attention": lambda i=i: batch.features["patches"][i].mean(dim=0),
                 }[config.target]()
                 if config.similarity == "cosine":
                     one += 1 - (projected @ target) / projected.norm() / target.norm()
@@ -104,9 +120,10 @@ def test_the_cheap_way_is_the_plain_one(generator, settings):
     output = Output(torch.empty(0), torch.empty(0), hidden)
 
     def plain():
-        chosen = objective._positions(batch)
+        places = objective._places(batch)
+        chosen = places >= 0
         sample = batch.segment[chosen]
-        target = objective._target(batch, sample, batch.place[chosen])
+        target, _ = objective._target(batch, sample, places[chosen])
         losses = []
         for layer in objective.layers:
             projected = objective.projectors[str(layer)](hidden[layer][chosen])
@@ -116,7 +133,7 @@ def test_the_cheap_way_is_the_plain_one(generator, settings):
                 losses.append((projected - target).square().mean(dim=-1))
         return torch.stack([x[sample == i].mean() for x in losses for i in range(3)]).mean()
 
-    inputs = [*hidden.values(), *objective.parameters()]
+    inputs = [*hidden.values(), *objective.projectors.parameters()]
     expected, found = plain(), objective(output, batch)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
     for one, other in zip(
@@ -199,6 +216,161 @@ def test_schedules():
     assert [at("anneal", s) for s in (0, 5, 10, 20)] == [2.0, 1.0, 0.0, 0.0]
 
 
+def test_schedules_at_their_boundaries():
+    """The last step that counts is the one before `until`, whatever the kind."""
+    for until in (1, 2, 7):
+        stop, anneal = (
+            Alignment(AlignmentConfig(weight=3.0, schedule=kind, until=until), 4, 4)
+            for kind in ("stop", "anneal")
+        )
+        assert stop.weight(until - 1) == 3.0
+        assert anneal.weight(until - 1) == pytest.approx(3.0 / until)
+        assert stop.weight(until) == anneal.weight(until) == anneal.weight(until + 1) == 0.0
+        assert anneal.weight(0) == 3.0
+
+
+@pytest.mark.parametrize("layout", ["right", "left", "packed"])
+def test_states_are_matched_with_the_patch_that_they_have_not_seen(generator, layout):
+    """hidden k is independent of codes >= k (GEAR's shift by one); the states that read are not."""
+    batch = batch_of(generator, layout=layout)
+    predicts, reads = (
+        alignment(generator, positions=positions, target="patch")._places(batch)
+        for positions in ("hybnext", "read")
+    )
+    generator = generator.eval()
+    with torch.no_grad():
+        before = generator(batch, (1, 2)).hidden
+        for k in range(9):
+            tokens = batch.tokens.clone()
+            now = batch.tokens[reads == k] - generator.config.vocabulary.offset
+            tokens[reads == k] = generator.config.vocabulary.offset + (now + 1) % 16
+            after = generator(dataclasses.replace(batch, tokens=tokens), (1, 2)).hidden
+            for layer in (1, 2):
+                moved = (after[layer] != before[layer]).any(dim=-1)
+                assert not moved[(predicts >= 0) & (predicts <= k)].any()
+                assert moved[predicts > k].all()
+                assert moved[reads == k].all()
+    objective = alignment(generator, target="patch")
+    chosen = predicts >= 0
+    target, _ = objective._target(batch, batch.segment[chosen], predicts[chosen])
+    for row, (sample, k) in enumerate(
+        zip(batch.segment[chosen].tolist(), predicts[chosen].tolist(), strict=True)
+    ):
+        assert torch.equal(target[row], batch.features["patches"][sample, k])
+
+
+def test_reading_positions_must_be_told(generator):
+    batch = dataclasses.replace(batch_of(generator), read=None)
+    objective = alignment(generator, positions="read")
+    with pytest.raises(InputError, match="read"):
+        objective(generator(batch, (1,)), batch)
+
+
+def test_spatial_normalisation_is_the_formula():
+    patches = torch.randn(2, 9, 4, dtype=torch.double) * 3 + 5
+    found = spatially_normalised(patches, 0.6)
+    mean = patches.mean(dim=1)
+    one = torch.ones(2, 4).double()
+    torch.testing.assert_close(found.std(dim=1, correction=0), one, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found.mean(dim=1), 0.4 * mean / patches.std(dim=1, correction=0), rtol=1e-5, atol=1e-5
+    )
+    flat = spatially_normalised(torch.ones(1, 9, 4), 1.0)  # nothing differs: no division by zero
+    assert torch.equal(flat, torch.zeros(1, 9, 4))
+
+
+def test_projectors_have_the_published_shapes():
+    def shapes(**settings):
+        projector = Alignment(AlignmentConfig(**settings), 8, 6).projectors["1"]
+        return [tuple(p.shape) for p in projector.parameters() if p.ndim == 2], projector
+
+    assert shapes()[0] == [(6, 8), (6, 6)]
+    assert shapes(hidden=10)[0] == [(10, 8), (6, 10)]
+    weights, three = shapes(projector="mlp3")
+    assert weights == [(2048, 8), (2048, 2048), (6, 2048)]
+    assert [type(part).__name__ for part in three] == ["Linear", "SiLU"] * 2 + ["Linear"]
+
+
+def test_attention_is_trained_by_redrawing_alone(generator):
+    """Alignment's gradient never reaches the queries, nor the redrawing's the generator."""
+    objective, batch = alignment(generator, target="attention"), batch_of(generator)
+    with torch.no_grad():
+        objective.attention.queries.normal_(generator=torch.Generator().manual_seed(2))
+    pool, states = objective.attention, generator(batch, (1,)).hidden[1]
+    pooled, redrawing = pool(batch.features["patches"])
+    wanted = torch.autograd.grad(redrawing, list(pool.parameters()), retain_graph=True)
+    loss = objective(Output(torch.empty(0), torch.empty(0), {1: states}), batch)
+    found = torch.autograd.grad(loss, list(pool.parameters()), retain_graph=True)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, 0.01 * other)
+        assert one.norm() > 0
+    # what is left is alignment with the pooled vectors as constants, value and gradient
+    fixed = alignment(generator, target="cls")
+    same = dataclasses.replace(batch, features={"cls": pooled.detach()})
+    plain = fixed(Output(torch.empty(0), torch.empty(0), {1: states}), same)
+    assert plain.item() == pytest.approx(loss.item(), abs=1e-6)
+    mine, theirs = (torch.autograd.grad(x, states, retain_graph=True)[0] for x in (loss, plain))
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-8)
+
+
+def test_attention_keeps_what_the_pictures_show():
+    """One patch of nine tells the pictures apart. Redrawing looks at it; a pool that alignment
+    trains itself, here with states that know nothing, looks away: that target is degenerate."""
+    rng = torch.Generator().manual_seed(0)
+    common = torch.randn(1, 9, 8, generator=rng)
+
+    def draw():
+        patches = common + 0.5 * torch.randn(64, 9, 8, generator=rng)
+        patches[:, 4] = 4.0 * torch.eye(8)[torch.randint(1, 8, (64,), generator=rng)]
+        patches[:, 4, 0] = 6.0  # by which a query can find it
+        return patches
+
+    def trained(loss_of):
+        with seeded(0):
+            pool, guess = AttentionPool(8, (3, 3)), torch.nn.Parameter(torch.randn(8))
+        optimiser = torch.optim.Adam([*pool.parameters(), guess], lr=0.03)
+        losses = []
+        for _ in range(200):
+            optimiser.zero_grad()
+            loss = loss_of(*pool(draw()), guess)
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        return losses, pool.attention(draw()).mean(dim=(0, 1))[4].item()
+
+    with torch.no_grad():
+        patches = draw()
+        assert torch.allclose(AttentionPool(8, (3, 3))(patches)[0], patches.mean(1), atol=1e-5)
+    losses, looked = trained(lambda pooled, redrawing, guess: redrawing)
+    assert losses[-1] < losses[0] / 2
+    assert looked > 1.5 / 9
+    _, looked = trained(
+        lambda pooled, redrawing, guess: 1 - F.cosine_similarity(guess[None], pooled).mean()
+    )
+    assert looked < 0.5 / 9
+
+
+def test_terms_add_up_and_keep_their_names(generator):
+    """Global and patch targets, and two encoders, are one mechanism: objectives side by side."""
+    batch = batch_of(generator)
+    shapes = {name: tuple(x.shape[1:]) for name, x in batch.features.items()}
+    terms = (
+        AlignmentConfig(layers=(2,)),
+        AlignmentConfig(target="mean", weight=0.0),
+        AlignmentConfig(target="patch", weight=0.5),
+        AlignmentConfig(encoder="other", target="mean", weight=0.25),
+    )
+    found = alignments(terms, shapes, generator.width, generator.config.grid, seed=0)
+    assert [one.name for one in found] == ["alignment", "alignment_3", "alignment_4"]
+    joint = Joint(generator, found)
+    total, parts = joint(batch, joint.weights(0))
+    assert total.item() == pytest.approx(
+        (parts[0] + 0.5 * parts[1] + 0.25 * parts[2]).item(), abs=1e-6
+    )
+    with pytest.raises(InputError, match="'absent/cls', the store has cls, mean"):
+        alignments([AlignmentConfig(encoder="absent")], shapes, 4, (3, 3), seed=0)
+
+
 def test_patch_features_are_resampled_to_the_grid():
     rows = torch.arange(4.0)[:, None].expand(4, 4)
     patches = rows.reshape(1, 16, 1)
@@ -221,7 +393,12 @@ def test_errors_name_the_field(generator):
     for settings, name in (
         ({"layers": (0,)}, "layers"),
         ({"weight": -1.0}, "weight"),
+        ({"weight": float("nan")}, "weight"),
         ({"schedule": "stop"}, "until"),
+        ({"target": "pooled"}, "target: 'pooled', expected one of cls"),
+        ({"spatial_norm": 0.6}, "spatial_norm"),
+        ({"target": "patch", "spatial_norm": 2.0}, "spatial_norm"),
+        ({"projector": "linear", "hidden": 8}, "hidden"),
     ):
         with pytest.raises(InputError, match=name):
             AlignmentConfig(**settings)
@@ -249,7 +426,7 @@ def test_feature_of_the_mean_is_what_it_says(generator):
     batch = batch_of(generator)
     objective = alignment(generator, target="both")
     chosen = batch.image
-    target = objective._target(batch, batch.segment[chosen], batch.place[chosen])
+    target, _ = objective._target(batch, batch.segment[chosen], batch.place[chosen])
     assert torch.equal(target[0, :FEATURES], batch.features["cls"][0])
     assert torch.equal(target[0, FEATURES:], batch.features["mean"][0])
     assert F.cosine_similarity(target[:1], target[:1]).item() == pytest.approx(1.0)

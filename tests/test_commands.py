@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from arra import cli
 from arra.data.store import PreparedStore
 from arra.data.subset import Subset, split_rows
+from arra.encoders import Encoder
 from arra.files import read_json
 from arra.generators.batches import RasterBatches
 from arra.inspection import describe
@@ -157,7 +158,8 @@ def test_other_settings_are_refused_and_say_what_differs(work, capsys):
         (("nowhere",), "no such file or folder"),
         (("scenes:many",), "expected scenes:NUMBER"),
         (("scenes:9", "--size", "25"), "does not divide"),
-        (("scenes:9", "--encoder", "a", "--train-encoder", "masked"), "exclude each other"),
+        (("scenes:9", "--encoder", "a", "--train-encoder", "masked"), "NAME=masked"),
+        (("scenes:9", "--encoder", "b=a", "--encoder", "b=c"), "two encoders b"),
         (("scenes:9", "--train-codec", "lfq", "--codec.vocabulary", "100"), "power of two"),
         (("scenes:9", "--limits.bad-share", "2"), "expected a share"),
         (("scenes:9", "--device", "abacus"), "cannot be used here"),
@@ -301,6 +303,41 @@ def test_accumulation_has_one_source(work, tmp_path):
     for number in range(6):
         halves = batches.batch(number // 2, number % 2, 2)
         assert torch.equal(halves.tokens, batches.batch(number).tokens)
+
+
+def test_two_encoders_and_their_terms_of_alignment(work, tmp_path, run_json, capsys):
+    """One store holds both; global and patch alignment with either are terms side by side."""
+    parts = ("--codec", work.store / "codec", "--tokenizer", work.store / "tokenizer")
+    small = work.parts / "encoder"
+    both = ("--encoder", small, "--encoder", f"again={small}", "--limits.bad-share", 0.3)
+    kinds = ("--aggregations", "cls", "mean", "patches", "--feature-dtype", "float32")
+    store = ("prepare", work.pictures, "--out", tmp_path / "store", "--size", 16)
+    summary = run_json(*store, *parts, *both, *kinds)
+    features = summary["features"]
+    assert features.keys() == {
+        *("cls", "mean", "patches"),
+        *("again/cls", "again/mean", "again/patches"),
+    }
+    opened = PreparedStore.open(tmp_path / "store")
+    found = opened.rows(range(len(opened))).features
+    for kind in ("cls", "mean", "patches"):
+        assert torch.equal(found[kind], found[f"again/{kind}"])
+    encoder = Encoder.from_pretrained(small)
+    opened.check(encoder={"": encoder, "again": encoder})
+    assert opened.provenance.settings.encoders.keys() == {"", "again"}
+    train = ("train", tmp_path / "store", "--out", tmp_path / "run", *TRAIN[2:], "--steps", 2)
+    also = ("--also", "target=patch,weight=0.5,projector=mlp3,hidden=16",
+            "--also", "encoder=again,target=attention,layers=2")  # fmt: skip
+    last = run_json(*train, *also)["last"]
+    assert {"alignment", "alignment_2", "alignment_3"} <= last.keys()
+    plain = read_json(tmp_path / "run" / "run.json")["decides"]["align"]
+    assert plain["1"]["target"] == "patch"
+    assert plain["2"]["encoder"] == "again"
+    for wrong, words in (("encoder=third", "'third/cls'"), ("colour=red", "FIELD=VALUE"),
+                         ("weight=much", "a number"), ("target=sum", "target: 'sum'")):  # fmt: skip
+        command = ("train", tmp_path / "store", "--out", tmp_path / "x", *TRAIN[2:])
+        assert run(*command, "--also", wrong) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_a_store_without_features_says_how_to_train(work, tmp_path, capsys):
@@ -508,12 +545,19 @@ def test_evaluation_names_every_measure_or_the_reason(work, tmp_path, run_json, 
     assert -1 <= cosine["value"] <= 1
     assert 0 <= values["share nearer than held-out"]["value"] <= 1
     assert "MS-SSIM, generated" in values
+    assert any("is circular" in text for text in result["warnings"])
+    assert "CLIP-score" not in values  # these towers are no CLIP
     assert any("expected 8" in reason for reason in result["skipped"].values())  # so few pictures
     drawn = len(list((tmp_path / "pictures").glob("*-0.png")))
     assert result["pictures"] == drawn >= 4
 
-    assert run(*arguments) == 0
+    assert run(*arguments, "--unguided", "--reference", "training") == 0
     assert "bits per image token" in capsys.readouterr().out
+    again = read_json(tmp_path / "evaluation.json")
+    assert again["real"]["split"] == "training"
+    both = {m["name"]: m["value"] for m in again["measures"]}
+    assert "image-text cosine, without guidance" in both
+    assert both["bits per image token"] == bits["value"]
 
 
 def test_sets_of_pictures_are_compared_in_a_named_encoder(work, tmp_path, run_json):
@@ -535,6 +579,10 @@ def test_sets_of_pictures_are_compared_in_a_named_encoder(work, tmp_path, run_js
     assert {"precision", "recall", "density", "coverage"} <= values.keys()
     assert result["real"]["pictures"] == 24
     assert "copies of training pictures" not in result["skipped"]
+    assert {"kernel distance", "MS-SSIM, generated against real"} <= values.keys()
+    # the very encoder that the run was aligned with
+    assert any("aligned with this encoder" in text for text in result["warnings"])
+    assert "Guidance: 2, constant" in " ".join(result["notes"])
 
 
 def test_scenes_are_read_by_a_reader_whose_error_is_told(tmp_path, run_json, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import json
 import random
 from pathlib import Path
@@ -31,8 +32,19 @@ ROOMS = {
     "samplers": "test_samplers.py",
 }
 REGISTRIES = {name: r for name, r in vars(registry).items() if isinstance(r, Registry)}
+
+
+def missing(part: type[Part]) -> list[str]:
+    """Modules of an extra that `part` needs and that are not installed here."""
+    return [module for module in part.needs if importlib.util.find_spec(module) is None]
+
+
 PARTS = [
-    pytest.param(cls, id=f"{name}-{entry}")
+    pytest.param(
+        cls,
+        id=f"{name}-{entry}",
+        marks=pytest.mark.skipif(bool(missing(cls)), reason=f"needs {', '.join(missing(cls))}"),
+    )
     for name, entries in REGISTRIES.items()
     for entry in entries
     if issubclass(cls := entries[entry], Part)

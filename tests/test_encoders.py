@@ -60,6 +60,8 @@ def pictures(count: int, width: int = 30, height: int = 20) -> list[Image.Image]
 
 @pytest.fixture(scope="module", params=list(encoders))
 def encoder(request) -> Encoder:
+    for module in encoders[request.param].needs:
+        pytest.importorskip(module, reason=f"{module} is not installed", exc_type=ImportError)
     return encoders[request.param].tiny()
 
 

@@ -221,7 +221,7 @@ class FakeStore:
 
         return np.arange(20) % 5
 
-    def rows(self, indices):
+    def rows(self, indices, features=None):
         return SimpleNamespace(
             text_ids=[[7] * (i % 5) for i in indices],
             codes=torch.tensor(indices)[:, None, None].expand(-1, 2, 2),

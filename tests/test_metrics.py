@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from arra.encoders import PretrainedConfig, PretrainedEncoder
 from arra.errors import InputError
 from arra.generators.base import Batch, Output
 from arra.metrics.bootstrap import (
@@ -26,6 +27,7 @@ from arra.metrics.diversity import (
 )
 from arra.metrics.frechet import (
     Gaussian,
+    distance_to_statistics,
     expected_floor,
     fd_infinity,
     frechet_distance,
@@ -33,6 +35,7 @@ from arra.metrics.frechet import (
     gaussian_distance,
     kernel_distance,
     normalised,
+    sample_distance,
 )
 from arra.metrics.image_text import ClipTowers, image_text_score
 from arra.metrics.likelihood import held_out_bits, picture_bits
@@ -71,6 +74,37 @@ def test_gaussian_distance_equals_the_formula_with_scipy_sqrtm() -> None:
     assert measured.value == pytest.approx(float(expected), rel=1e-9)
     assert measured.encoder == "six numbers"
     assert "six numbers" in str(measured)
+
+
+@pytest.mark.parametrize("sizes", [(9, 12), (40, 9), (60, 50)])
+def test_distance_of_few_samples_equals_that_of_their_gaussians(sizes) -> None:
+    rng = _rng(12)
+    mixed = rng.normal(size=(20, 20))
+    x, y = (rng.normal(size=(n, 20)) @ mixed + shift for shift, n in enumerate(sizes))
+    expected = gaussian_distance(Gaussian.of(x), Gaussian.of(y))
+    assert sample_distance(x, y) == pytest.approx(expected, rel=1e-6)
+    given = distance_to_statistics(Gaussian.of(x), y, encoder="e")
+    assert given.value == pytest.approx(expected, rel=1e-6)
+    assert given.n == sizes[1]
+
+
+def test_statistics_travel_in_files_and_damaged_ones_are_refused(tmp_path) -> None:
+    x = _rng(13).normal(size=(30, 5))
+    path = tmp_path / "reference.npz"
+    Gaussian.of(x).save(path)
+    assert gaussian_distance(Gaussian.load(path), Gaussian.of(x)) == pytest.approx(0, abs=1e-9)
+    with np.load(path) as arrays:  # the names that clean-fid and ADM use
+        assert sorted(arrays.files) == ["mu", "sigma"]
+    for arrays, complaint in (
+        ({"mu": np.zeros(3)}, "mu and sigma"),
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, "do not fit"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 5.0], [0.0, 1.0]])}, "symmetric"),
+        ({"mu": np.array([np.nan]), "sigma": np.eye(1)}, "finite"),
+        ({"mu": np.array([None]), "sigma": np.eye(1)}, "mu and sigma"),  # a pickle inside
+    ):
+        np.savez(path, **arrays)
+        with pytest.raises(InputError, match=complaint):
+            Gaussian.load(path)
 
 
 def test_standardised_distance_ignores_the_units_of_the_features() -> None:
@@ -432,7 +466,9 @@ def test_clip_towers_equal_the_transformers_model(tmp_path) -> None:  # type: ig
     captions = ["a red one", "a seal", "a blue hat on another late train"]
     a, b = towers.picture_features(pictures), towers.text_features(captions)
     assert a.shape == b.shape == (3, 8)
-    assert towers.truncated == 1
+    lengths = [towers.length(caption) for caption in captions]
+    assert towers.longest == 12
+    assert [length > 12 for length in lengths] == [False, False, True]
     model = CLIPModel.from_pretrained(tmp_path).eval()
     pixels = CLIPImageProcessor.from_pretrained(tmp_path)(list(pictures), return_tensors="pt")
     ids = towers.tokenizer(
@@ -443,5 +479,10 @@ def test_clip_towers_equal_the_transformers_model(tmp_path) -> None:  # type: ig
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b)]
     assert unit[0] == pytest.approx(full.image_embeds.numpy(), abs=1e-5)
     assert unit[1] == pytest.approx(full.text_embeds.numpy(), abs=1e-5)
+    # an encoder made of its picture tower is recognised, with the projection and without
+    for cls in ("pooled", "projected"):
+        teacher = PretrainedEncoder(PretrainedConfig(str(tmp_path), cls=cls))  # type: ignore[arg-type]
+        assert teacher.identity()["weights"] in towers.identities
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"config\.json"):
-        ClipTowers(tmp_path / "nowhere")
+        ClipTowers(tmp_path / "empty")

@@ -36,9 +36,11 @@ from arra.data.tokenizer import (
     tokenizer_fingerprint,
     train_text_tokenizer,
 )
+from arra.encoders.base import Features
 from arra.errors import ArraError, InputError, ProvenanceError
 from arra.pixels import to_unit
 from arra.registry import codecs
+from arra.settings import feature_name
 from store_parts import BrokenRow, NoiseSource, PatchCodec, PatchEncoder, contents
 
 CODEC = PatchCodec(PatchCodec.Config())
@@ -125,6 +127,37 @@ def test_store_travels_to_another_process(tmp_path, words):
     assert torch.equal(twin.rows(range(10)).codes, store.rows(range(10)).codes)
 
 
+def test_several_encoders_stand_side_by_side(tmp_path, words):
+    """Each with its name, its identity and those kinds of features that it has."""
+
+    class Maps(PatchEncoder):
+        def encode(self, pixels):
+            return Features(cls=None, patches=super().encode(pixels).patches)
+
+    wide = PatchEncoder(PatchEncoder.Config(width=24))
+    encoders = {"": ENCODER, "wide": wide, "maps": Maps(Maps.Config())}
+    store = make(NoiseSource(20), tmp_path / "s", words, encoder=encoders)
+    found = store.rows(range(20)).features
+    assert list(found) == ["cls", "mean", "wide/cls", "wide/mean", "maps/mean"]
+    for name, one in (("", ENCODER), ("wide", wide)):
+        alone = make(NoiseSource(20), tmp_path / f"of-{name}", words, encoder=one)
+        for kind, tensor in alone.rows(range(20)).features.items():
+            assert torch.equal(tensor, found[feature_name(name, kind)])
+    some = store.rows([3, 1], ["wide/mean"]).features
+    assert list(some) == ["wide/mean"]
+    assert torch.equal(some["wide/mean"], found["wide/mean"][[3, 1]])
+    store.check(encoder={"": ENCODER, "wide": wide})
+    with pytest.raises(ProvenanceError, match="encoder wide: the store was made by"):
+        store.check(encoder={"wide": ENCODER})
+    with pytest.raises(ProvenanceError, match=r"encoders\.wide\.fingerprint: store"):
+        make(NoiseSource(20), tmp_path / "s", words, encoder={**encoders, "wide": ENCODER})
+    with pytest.raises(InputError, match="no CLS vector"):
+        make(NoiseSource(9), tmp_path / "x", words, encoder=Maps(Maps.Config()))
+    with pytest.raises(InputError, match="'a/b'; expected letters"):
+        make(NoiseSource(9), tmp_path / "x", words, encoder={"a/b": ENCODER})
+    assert not (tmp_path / "x").exists()
+
+
 def test_large_vocabularies_are_stored_in_four_bytes(tmp_path, words):
     wide = PatchCodec(PatchCodec.Config(vocabulary=70_000))
     source = NoiseSource(40)
@@ -204,7 +237,7 @@ def test_provenance_says_what_made_the_store(tmp_path, words, monkeypatch):
     store = make(NoiseSource(70, bad=(5,)), folder, words)
     plain = json.loads((folder / "store.json").read_text())
     assert plain["settings"]["codec"]["config"] == {"vocabulary": 300, "seed": 0}
-    assert plain["settings"]["encoder"]["size"] == [8, 8]
+    assert plain["settings"]["encoders"][""]["size"] == [8, 8]
     picture = {"size": 8, "fit": "crop", "resample": "lanczos"}
     assert plain["settings"]["picture"] == picture
     assert [(s["start"], s["stop"], s["rows"]) for s in plain["shards"]] == [
@@ -269,7 +302,7 @@ def test_other_settings_are_refused_by_name_or_replace_the_store(tmp_path, words
     good = contents(folder)
     changes: dict[str, dict[str, Any]] = {
         "codec.fingerprint": {"codec": PatchCodec(PatchCodec.Config(seed=1))},
-        "encoder.fingerprint": {"encoder": PatchEncoder(PatchEncoder.Config(gain=2.0))},
+        "encoders.fingerprint": {"encoder": PatchEncoder(PatchEncoder.Config(gain=2.0))},
         "aggregations": {"aggregations": ("cls",)},
         "tokenizer.fingerprint": {"tokenizer": bpe},
         "feature_dtype": {"feature_dtype": "float32"},
@@ -455,10 +488,11 @@ def test_a_kill_in_the_middle_of_a_shard(tmp_path, words, monkeypatch):
 
 def test_workers_write_the_same_bytes_and_one_may_die(tmp_path, words, caplog):
     bad = (3, 50)
-    make(NoiseSource(150, bad), tmp_path / "alone", words)
+    several = {"": ENCODER, "loud": PatchEncoder(PatchEncoder.Config(width=3, gain=2.0))}
+    make(NoiseSource(150, bad), tmp_path / "alone", words, encoder=several)
     source = NoiseSource(150, bad, killer=70, marker=str(tmp_path / "marker"))
     with caplog.at_level(logging.WARNING):
-        make(source, tmp_path / "crew", words, workers=2)
+        make(source, tmp_path / "crew", words, workers=2, encoder=several)
     assert (tmp_path / "marker").exists()
     assert "a worker died (exit code -9): rows 64 to 95 are made again" in caplog.text
     assert contents(tmp_path / "crew") == contents(tmp_path / "alone")

@@ -52,7 +52,7 @@ class MemoryStore:
     def text_lengths(self):
         return np.array([len(ids) for ids in self.ids])
 
-    def rows(self, indices):
+    def rows(self, indices, features=None):
         features = {name: values[indices] for name, values in self.features.items()}
         ids = [self.ids[i] for i in indices]
         return SimpleNamespace(text_ids=ids, codes=self.codes[indices], features=features)

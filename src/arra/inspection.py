@@ -82,7 +82,7 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
 
 def _describe_store(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     settings = values.get("settings") or {}
-    codec, encoder = settings.get("codec") or {}, settings.get("encoder") or {}
+    codec, encoders = settings.get("codec") or {}, settings.get("encoders") or {}
     return {
         "kind": "prepared store",
         "rows": values.get("rows"),
@@ -92,7 +92,10 @@ def _describe_store(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
         "codes": values.get("codes_shape"),
         "codec": {name: codec.get(name) for name in ("name", "vocabulary", "fingerprint")},
         "features": values.get("feature_shapes"),
-        "encoder": {name: encoder.get(name) for name in ("encoder", "model", "weights")},
+        "encoders": {
+            name or "(unnamed)": {key: encoder.get(key) for key in ("encoder", "model", "weights")}
+            for name, encoder in encoders.items()
+        },
         "tokenizer": settings.get("tokenizer"),
         "arra": values.get("arra"),
     }
@@ -136,6 +139,11 @@ def _describe_generated(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "kind": "generated pictures", "pictures": count}
 
 
+def _describe_benchmark(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    kept = ("kind", "layout", "prompts", "samples", "seeds", "side", "complete", "score_with")
+    return {key: values.get(key) for key in kept}
+
+
 def _describe_evaluation(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     measures = values.get("measures") or []
     shown = {m["name"]: m.get("value") for m in measures if isinstance(m, dict) and "name" in m}
@@ -147,6 +155,7 @@ _BY_FILE = {
     "run.json": _describe_run,
     "arra.json": _describe_checkpoint,
     "evaluation.json": _describe_evaluation,
+    "benchmark.json": _describe_benchmark,
     "generation.json": _describe_generated,
 }
 

@@ -7,13 +7,33 @@ and help on the command line must not wait for them.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from arra.errors import InputError
 
-Positions = Literal["hybnext", "rep", "last"]
-Target = Literal["cls", "mean", "both", "patch"]
+ENCODER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+"""What one of several encoders may be called."""
+
+
+def feature_name(encoder: str, kind: str) -> str:
+    """What the `kind` ("cls", "mean", "patches") of an encoder is called in stores and batches."""
+    return f"{encoder}/{kind}" if encoder else kind
+
+
+Positions = Literal["hybnext", "rep", "last", "read"]
+Target = Literal["cls", "mean", "both", "attention", "patch"]
+Projector = Literal["mlp", "mlp3", "linear", "pool"]
+Similarity = Literal["cosine", "mse"]
+Schedule = Literal["constant", "stop", "anneal"]
+_CHOICES = {
+    "positions": get_args(Positions),
+    "target": get_args(Target),
+    "projector": get_args(Projector),
+    "similarity": get_args(Similarity),
+    "schedule": get_args(Schedule),
+}
 
 
 @dataclass(frozen=True)
@@ -74,35 +94,60 @@ class AlignmentConfig:
     """Decoder blocks whose output is aligned, counted from 1; several losses are averaged."""
     positions: Positions = "hybnext"
     """Every position that predicts image content; only the first of them (one representation
-    position, REP); or only the last."""
+    position, REP); only the last; or, for ablation, every position that has just read it."""
+    encoder: str = ""
+    """Which encoder of the store, by name; empty is the one without a name."""
     target: Target = "cls"
-    """The CLS vector, the mean of the patch vectors, both side by side, or at each position the
-    vector of the patch that it predicts."""
-    projector: Literal["mlp", "linear", "pool"] = "mlp"
-    """Linear-GELU-Linear, one linear map, or parameter-free pooling of channels."""
-    similarity: Literal["cosine", "mse"] = "cosine"
-    """1 - cosine, or mean squared error."""
+    """The CLS vector, the mean of the patch vectors, both side by side, the patch vectors weighed
+    by a learned attention, or at each position the vector of the patch that it predicts (or has
+    read)."""
+    spatial_norm: float | None = None
+    """Of the patch target: subtract this share of each channel's mean over the picture and divide
+    by its deviation (0.6 in iREPA); unless given, patches stay as they are."""
+    projector: Projector = "mlp"
+    """Linear-GELU-Linear (ARRA), Linear-SiLU-Linear-SiLU-Linear (REPA), one linear map, or
+    parameter-free pooling of channels."""
+    hidden: int | None = None
+    """Width of the projector's hidden layers; unless given that of the feature, 2048 for mlp3."""
+    similarity: Similarity = "cosine"
+    """1 - cosine (the gradient of REPA's -cosine), or mean squared error."""
     weight: float = 1.0
     """Lambda, the weight of the loss."""
-    schedule: Literal["constant", "stop", "anneal"] = "constant"
+    schedule: Schedule = "constant"
     """Constant; constant until step `until`, then nothing; or falling linearly to 0 at `until`."""
     until: int = 0
     """Step at which "stop" and "anneal" reach 0."""
 
     def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise InputError(
+                    f"AlignmentConfig.{name}: {value!r}, expected one of {', '.join(choices)}"
+                )
         if not self.layers or min(self.layers) < 1:
             raise InputError(f"AlignmentConfig.layers: {self.layers}, blocks are counted from 1")
-        if self.weight < 0:
+        if not 0 <= self.weight < math.inf:
             raise InputError(f"AlignmentConfig.weight: {self.weight}, expected 0 or more")
+        if self.spatial_norm is not None and self.target != "patch":
+            raise InputError(
+                f"AlignmentConfig.spatial_norm: for target 'patch' only, not {self.target!r}"
+            )
+        if self.spatial_norm is not None and not 0 <= self.spatial_norm <= 1:
+            raise InputError(f"AlignmentConfig.spatial_norm: {self.spatial_norm}, expected 0 to 1")
+        if self.hidden is not None and (self.hidden < 1 or not self.projector.startswith("mlp")):
+            raise InputError(
+                f"AlignmentConfig.hidden: {self.hidden}, expected 1 or more, with an mlp projector"
+            )
         if self.schedule != "constant" and self.until < 1:
             raise InputError(f"AlignmentConfig.until: needed by schedule {self.schedule!r}")
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Which features of a store the target needs."""
-        return {"cls": ("cls",), "mean": ("mean",), "both": ("cls", "mean"), "patch": ("patches",)}[
-            self.target
-        ]
+        kinds = {"cls": ("cls",), "mean": ("mean",), "both": ("cls", "mean")}
+        return tuple(
+            feature_name(self.encoder, kind) for kind in kinds.get(self.target, ("patches",))
+        )
 
 
 @dataclass(frozen=True)

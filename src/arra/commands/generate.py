@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -19,6 +19,7 @@ def command(
     *,
     out: Annotated[Path, arg(metavar="DIR")],
     prompts_file: Annotated[Path | None, arg(name="prompts", metavar="FILE")] = None,
+    layout: Literal["plain", "geneval", "dpg"] = "plain",
     count: int = 1,
     seed: int = 0,
     batch: int = 64,
@@ -38,7 +39,10 @@ def command(
         checkpoint: A run folder, its model/, or an exported checkpoint.
         prompts: What to draw; quote each prompt.
         out: Folder for the pictures.
-        prompts_file: A UTF-8 text file with a prompt on each line.
+        prompts_file: A UTF-8 text file with a prompt on each line. For geneval its
+            evaluation_metadata.jsonl; for dpg its folder of prompts, or dpg_bench.csv.
+        layout: How the pictures lie: plain, or as the scorers of GenEval and DPG-Bench read them
+            (DIR/images, four pictures a prompt; DIR/benchmark.json says how to score them).
         count: Pictures for each prompt, with the seeds --seed and following.
         seed: Seed of the first picture of each prompt.
         batch: Pictures drawn at once.
@@ -47,10 +51,28 @@ def command(
         json: Print a JSON list of the pictures for programs.
         sampling: How pictures are drawn.
     """
+    from arra.errors import InputError
     from arra.jobs.console import choose_device, print_json
     from arra.jobs.generation import GRID, Generation, generate, read_prompts
     from arra.text_to_image import TextToImage
 
+    if layout != "plain":
+        from arra.jobs.benchmarks import SAMPLES, Benchmark, draw_benchmark
+
+        if prompts or prompts_file is None:
+            raise InputError(f"--layout {layout}: give the benchmark's own prompts with --prompts")
+        if count not in (1, SAMPLES):
+            raise InputError(f"count: {count}, the scorers want {SAMPLES} pictures of each prompt")
+        model = TextToImage.from_pretrained(checkpoint, choose_device(device))
+        benchmark = Benchmark(layout, prompts_file, out, seed, sampling, batch, overwrite)
+        record = draw_benchmark(model, benchmark)
+        if json:
+            print_json(record)
+        else:
+            print(f"{record['prompts']} prompts drawn: {record['images']}")
+            print(f"score with: {record['score_with']}")
+            print("\n".join(f"note: {remark}" for remark in record["remarks"]))
+        return
     wanted = [*prompts, *(read_prompts(prompts_file) if prompts_file is not None else ())]
     model = TextToImage.from_pretrained(checkpoint, choose_device(device))
     made = generate(model, Generation(wanted, out, count, seed, sampling, batch, overwrite))

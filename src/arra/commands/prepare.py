@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from arra.data.scenes import SceneConfig
 from arra.jobs.options import CodecOptions, EncoderOptions, SourceOptions, TokenizerOptions
@@ -24,8 +24,8 @@ def command(
     size: int | None = None,
     codec: Annotated[str | None, arg(metavar="PATH")] = None,
     train_codec: Literal["vq", "lfq"] = "vq",
-    encoder: Annotated[str | None, arg(metavar="NAME|PATH")] = None,
-    train_encoder: Annotated[str | None, arg(metavar="OBJECTIVE")] = None,
+    encoder: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="[NAME=]PATH")] = (),
+    train_encoder: Annotated[str | None, arg(metavar="[NAME=]OBJECTIVE")] = None,
     tokenizer: Annotated[str | None, arg(metavar="NAME|PATH")] = None,
     aggregations: tuple[Literal["cls", "mean", "patches"], ...] = ("cls", "mean"),
     fit: Literal["crop", "pad", "stretch"] = "crop",
@@ -61,8 +61,10 @@ def command(
             are arrays of one size, else 64.
         codec: Folder or hub name of a trained codec. Without it one is trained on the pictures.
         train_codec: Kind of the codec that is trained: vector quantisation or lookup-free.
-        encoder: A representation encoder for alignment: a folder saved by arra, or any vision model
-            of transformers by folder or hub name.
+        encoder: A representation encoder for alignment: a folder saved by arra, any vision model of
+            transformers by folder or hub name, or one of open_clip (its folder,
+            open_clip:OWNER/NAME, or open_clip:ARCHITECTURE@WEIGHTS). May be repeated: further ones
+            as NAME=PATH, and --align.encoder NAME reads them.
         train_encoder: Train a small encoder on the pictures: contrastive (with the captions),
             instance or masked (without), or several joined by +. With neither option the store has
             no features, and training goes without alignment.
@@ -95,7 +97,7 @@ def command(
         size=size,
         codec=codec,
         train_codec=train_codec,
-        encoder=encoder,
+        encoders=encoder,
         train_encoder=train_encoder,
         tokenizer=tokenizer,
         reading=reading,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
+from arra.errors import InputError
 from arra.settings import AlignmentConfig, BatchConfig, LlamaSize, SamplingConfig
 from arra.training.config import TrainConfig
 
@@ -32,6 +33,7 @@ def command(
     training: Annotated[TrainConfig, arg(name="")] = _TRAINING,
     batch: BatchConfig = _BATCHCONFIG,
     align: AlignmentConfig = _ALIGNMENTCONFIG,
+    also: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE,...")] = (),
     llama: LlamaSize = _LLAMASIZE,
     sampling: SamplingConfig = _SAMPLINGCONFIG,
 ) -> None:
@@ -64,18 +66,23 @@ def command(
         training: The training loop. The seed is also that of new weights.
         batch: How rows become batches.
         align: Representation alignment.
+        also: A further term of alignment beside the first, such as target=patch,weight=0.5 or
+            encoder=dino,layers=2+3: like --align except for what is named. May be repeated.
         llama: Size of the Llama that is made without --lm.
         sampling: How the samples are drawn.
     """
     from arra.jobs.console import print_json
+    from arra.jobs.options import further_alignment
     from arra.jobs.training import Training, run_training
 
+    if no_align and also:
+        raise InputError("--no-align and --also exclude each other")
     job = Training(
         store=store,
         out=out,
         lm=lm,
         llama=llama,
-        align=None if no_align else align,
+        align=() if no_align else (align, *(further_alignment(text, align) for text in also)),
         batch=batch,
         training=training,
         z_loss=z_loss,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,11 @@ from arra.errors import ArraError, InputError, ProvenanceError
 from arra.files import read_json, sha256_of_file, to_plain, write_json
 from arra.pixels import to_unit
 from arra.resizing import resampling
+from arra.settings import feature_name
 
 WORK = ".work"
 """Folder inside the store that holds what is only needed until the store is finished."""
-ENCODER = "encoder"
+ENCODERS = "encoders"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made, as a worker process receives it; codec and encoder travel as folders."""
+    """What is to be made, as a worker process receives it; codec and encoders travel as folders."""
 
     folder: Path
     source: Source
@@ -58,8 +59,8 @@ class Job:
     form: ShardForm
     codec_class: type[Codec]
     codec_device: str
-    encoder_class: type[Encoder] | None
-    encoder_device: str
+    encoders: dict[str, tuple[type[Encoder], str]]
+    """Name -> class and device."""
 
     @property
     def shards(self) -> range:
@@ -74,6 +75,10 @@ class Job:
     def shard_path(self, number: int) -> Path:
         """Where shard `number` goes."""
         return self.folder / SHARDS / f"{number:06d}.arrow"
+
+    def encoder_path(self, name: str) -> Path:
+        """Where worker processes find an encoder."""
+        return self.folder / WORK / ENCODERS / str(list(self.encoders).index(name))
 
     def _note_path(self, number: int) -> Path:
         return self.folder / WORK / "done" / f"{number:06d}.json"
@@ -109,16 +114,30 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def features_of(encoder: Encoder, images: list[Image.Image], kinds: tuple[str, ...]) -> Features:
-    """Features of fitted pictures; `InputError` where the encoder lacks a kind."""
-    with torch.inference_mode():
-        features = encoder.encode(encoder.preprocess(images).to(encoder.device))
-    for kind in kinds:
-        column(features, kind)
-    return features
+def features_of(
+    encoders: Mapping[str, Encoder], images: list[Image.Image], kinds: Sequence[str]
+) -> dict[str, Tensor]:
+    """Feature -> (B, D), or (B, N, D) for patches, of fitted pictures.
+
+    Each encoder gives those of `kinds` that it has; `InputError` where nobody has one of them.
+    """
+    found: dict[str, Tensor] = {}
+    lacking: dict[str, InputError] = {}
+    for name, encoder in encoders.items():
+        with torch.inference_mode():
+            features = encoder.encode(encoder.preprocess(images).to(encoder.device))
+        for kind in kinds:
+            try:
+                found[feature_name(name, kind)] = _column(features, kind)
+            except InputError as error:
+                lacking[kind] = error
+    for kind, refusal in lacking.items():
+        if not any(name.rpartition("/")[2] == kind for name in found):
+            raise refusal
+    return found
 
 
-def column(features: Features, kind: str) -> Tensor:
+def _column(features: Features, kind: str) -> Tensor:
     """(B, D) of kind "cls" or "mean", (B, N, D) of kind "patches"."""
     if kind != "patches":
         return features.aggregate("cls" if kind == "cls" else "mean")
@@ -130,27 +149,28 @@ def column(features: Features, kind: str) -> Tensor:
 class Maker:
     """Makes shards of one job in this process."""
 
-    def __init__(self, job: Job, codec: Codec, encoder: Encoder | None, captions: CaptionEncoder):
-        self.job, self.codec, self.encoder, self.captions = job, codec, encoder, captions
+    def __init__(
+        self, job: Job, codec: Codec, encoders: Mapping[str, Encoder], captions: CaptionEncoder
+    ):
+        self.job, self.codec, self.encoders, self.captions = job, codec, encoders, captions
 
     @classmethod
     def load(cls, job: Job) -> Maker:
-        """With codec, encoder and tokenizer from the store's folder.
+        """With codec, encoders and tokenizer from the store's folder.
 
         Raises `ProvenanceError` where a part does not come back from its folder as it was.
         """
         codec = job.codec_class.from_pretrained(job.folder / CODEC).to(job.codec_device)
         if to_plain(codec_identity(codec)) != job.settings.codec:
             raise ProvenanceError("the codec changed by being saved and loaded: use workers=0")
-        encoder = None
-        if job.encoder_class is not None:
-            encoder = job.encoder_class.from_pretrained(job.folder / WORK / ENCODER)
-            encoder = encoder.to(job.encoder_device)
-            if to_plain(encoder.identity()) != job.settings.encoder:
+        encoders = {}
+        for name, (kind, device) in job.encoders.items():
+            encoder = encoders[name] = kind.from_pretrained(job.encoder_path(name)).to(device)
+            if to_plain(encoder.identity()) != job.settings.encoders[name]:
                 raise ProvenanceError(
-                    "the encoder changed by being saved and loaded: use workers=0"
+                    f"the encoder {name} changed by being saved and loaded: use workers=0"
                 )
-        return cls(job, codec, encoder, CaptionEncoder.load(job.folder / TOKENIZER))
+        return cls(job, codec, encoders, CaptionEncoder.load(job.folder / TOKENIZER))
 
     def make(self, number: int, advance: Callable[[int], None]) -> ShardResult:
         """Write shard `number` and remember that it is finished; `advance` hears of rows done."""
@@ -229,7 +249,7 @@ class Maker:
         return fit(image, picture["size"], picture["fit"], filter_)
 
     def _encode(self, keys: list[str], pictures: list[np.ndarray], captions: list[str]) -> RowBlock:
-        form, kinds = self.job.form, tuple(self.job.form.feature_shapes)
+        form = self.job.form
         with torch.inference_mode():
             pixels = to_unit(np.stack(pictures)).to(self.codec.device)
             codes = self.codec.encode(pixels).cpu().numpy()
@@ -242,24 +262,22 @@ class Maker:
                 f"the codec gave code {codes.min()} or {codes.max()} for one of {keys[0]} to "
                 f"{keys[-1]}, outside 0 to {form.vocabulary - 1}"
             )
-        values = {}
-        if self.encoder is not None and kinds:
-            images = [Image.fromarray(picture) for picture in pictures]
-            found = features_of(self.encoder, images, kinds)
-            values = {kind: self._feature(kind, column(found, kind), keys) for kind in kinds}
+        images = [Image.fromarray(picture) for picture in pictures] if self.encoders else []
+        found = features_of(self.encoders, images, self.job.settings.aggregations)
+        values = {name: self._feature(name, found[name], keys) for name in form.feature_shapes}
         text_ids = self.captions([one_line(caption) for caption in captions])
         return RowBlock(keys, captions, text_ids, codes, values)
 
-    def _feature(self, kind: str, tensor: Tensor, keys: list[str]) -> np.ndarray:
-        shape = (len(keys), *self.job.form.feature_shapes[kind])
+    def _feature(self, name: str, tensor: Tensor, keys: list[str]) -> np.ndarray:
+        shape = (len(keys), *self.job.form.feature_shapes[name])
         if tuple(tensor.shape) != shape:
-            raise InputError(f"the encoder gave {kind} features {tuple(tensor.shape)}, not {shape}")
+            raise InputError(f"the encoder gave {name} features {tuple(tensor.shape)}, not {shape}")
         with np.errstate(over="ignore"):
             values = tensor.float().cpu().numpy().astype(self.job.form.feature_dtype)
         if not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0, 0])
             raise InputError(
-                f"{keys[row]}: its {kind} features are not finite as {values.dtype}; if they are "
+                f"{keys[row]}: its {name} features are not finite as {values.dtype}; if they are "
                 "large, prepare with feature_dtype='float32'"
             )
         return values

@@ -7,7 +7,7 @@ that an undisturbed call would have written (on the same machine, with the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -22,12 +22,10 @@ from arra.data.blocks import ArrayPictures, Source
 from arra.data.crew import make_shards
 from arra.data.decode import Fit
 from arra.data.make import (
-    ENCODER,
     WORK,
     Job,
     Maker,
     ShardResult,
-    column,
     disk_errors,
     features_of,
 )
@@ -42,6 +40,7 @@ from arra.data.store import (
     PreparedStore,
     Provenance,
     Settings,
+    by_name,
     codec_identity,
 )
 from arra.data.tokenizer import CaptionEncoder, tokenizer_fingerprint
@@ -49,9 +48,11 @@ from arra.data.workplace import claim, locked, sweep
 from arra.encoders.base import Encoder
 from arra.errors import InputError
 from arra.files import atomic_folder, sha256_of_json, to_plain, write_json
+from arra.networks.part import Part
 from arra.pixels import to_unit
 from arra.progress import track
 from arra.resizing import resampling
+from arra.settings import ENCODER_NAME
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +65,7 @@ def prepare(
     codec: Codec,
     tokenizer: PreTrainedTokenizerBase,
     size: int,
-    encoder: Encoder | None = None,
+    encoder: Encoder | Mapping[str, Encoder] | None = None,
     aggregations: Sequence[str] = ("cls", "mean"),
     fit: Fit = "crop",
     resample: str = "lanczos",
@@ -79,6 +80,9 @@ def prepare(
     """Prepare all rows of `source` into a store in `folder`, or go on where a call stopped.
 
     Pictures are fitted to `size` x `size` pixels; codec and encoder see the same fitted picture.
+    Of several encoders, given by name, the features are called NAME/cls and so on; the empty name
+    leaves out the prefix. Each gives those `aggregations` that it has.
+
     With `workers` processes each makes whole shards with one thread; the bytes are the same. Bad
     rows are left out and named in `report.json`.
 
@@ -89,7 +93,8 @@ def prepare(
         ArraError: the disk is full, or workers keep dying. Finished shards are kept.
     """
     folder = Path(folder)
-    kinds = _checked_kinds(encoder, aggregations, feature_dtype)
+    encoders = _checked_names(by_name(encoder))
+    kinds = _checked_kinds(bool(encoders), aggregations, feature_dtype)
     _check_numbers(size=size, shard_rows=shard_rows, batch=batch, codec=codec)
     if workers < 0 or not 0 <= bad_share <= 1:
         raise InputError(
@@ -102,7 +107,7 @@ def prepare(
         raise InputError("source: it has no rows")
     settings = Settings(
         codec=to_plain(codec_identity(codec)),
-        encoder=None if encoder is None else to_plain(encoder.identity()),
+        encoders={name: to_plain(one.identity()) for name, one in encoders.items()},
         aggregations=kinds,
         feature_dtype=feature_dtype,
         tokenizer={"fingerprint": tokenizer_fingerprint(tokenizer), "vocabulary": len(tokenizer)},
@@ -111,25 +116,25 @@ def prepare(
         shard_rows=shard_rows,
         batch=batch,
     )
-    with _resting(codec, encoder):
+    with _resting(codec, *encoders.values()):
         job = Job(
             folder=folder,
             source=source,
             settings=settings,
             digest=sha256_of_json([FORMAT, settings]),
-            form=_probe(codec, encoder, settings),
+            form=_probe(codec, encoders, settings),
             codec_class=type(codec),
             codec_device=str(codec.device),
-            encoder_class=None if encoder is None else type(encoder),
-            encoder_device="cpu" if encoder is None else str(encoder.device),
+            encoders={name: (type(one), str(one.device)) for name, one in encoders.items()},
         )
         with disk_errors(folder), locked(folder):
             claim(job, overwrite)
             if not _parts_there(folder):
                 _save_parts(folder, codec, tokenizer)
-            if workers and encoder is not None:
-                encoder.save_pretrained(folder / WORK / ENCODER)
-            maker = Maker(job, codec, encoder, CaptionEncoder.of(tokenizer))
+            if workers:
+                for name, one in encoders.items():
+                    one.save_pretrained(job.encoder_path(name))
+            maker = Maker(job, codec, encoders, CaptionEncoder.of(tokenizer))
             results = _make_all(job, maker, workers, bad_share, quiet)
             _finish(job, results)
     return PreparedStore.open(folder)
@@ -150,17 +155,26 @@ def prepare_arrays(
     return prepare(source, folder, codec=codec, tokenizer=tokenizer, **options)
 
 
+def _checked_names(encoders: dict[str, Encoder]) -> dict[str, Encoder]:
+    for name in encoders:
+        if name and not ENCODER_NAME.fullmatch(name):
+            raise InputError(
+                f"encoder: the name {name!r}; expected letters, digits, '-' and '_', a letter first"
+            )
+    return encoders
+
+
 def _checked_kinds(
-    encoder: Encoder | None, aggregations: Sequence[str], feature_dtype: str
+    encoded: bool, aggregations: Sequence[str], feature_dtype: str
 ) -> tuple[str, ...]:
     if feature_dtype not in FEATURE_DTYPES:
         raise InputError(f"feature_dtype: {feature_dtype!r}, expected float16 or float32")
     if unknown := [kind for kind in aggregations if kind not in FEATURE_KINDS]:
         raise InputError(f"aggregations: {unknown[0]!r}, expected some of {FEATURE_KINDS}")
-    if encoder is not None and not aggregations:
+    if encoded and not aggregations:
         raise InputError("aggregations: none, but an encoder was given")
     # One order, so that the order in which they were asked for does not make another store.
-    return tuple(k for k in FEATURE_KINDS if k in aggregations) if encoder is not None else ()
+    return tuple(k for k in FEATURE_KINDS if k in aggregations) if encoded else ()
 
 
 def _check_numbers(size: int, shard_rows: int, batch: int, codec: Codec) -> None:
@@ -173,19 +187,19 @@ def _check_numbers(size: int, shard_rows: int, batch: int, codec: Codec) -> None
 
 
 @contextmanager
-def _resting(codec: Codec, encoder: Encoder | None) -> Iterator[None]:
+def _resting(*parts: Part) -> Iterator[None]:
     """Parts in evaluation mode, and afterwards in whichever they were."""
-    parts = [(part, part.training) for part in (codec, encoder) if part is not None]
+    before = [(part, part.training) for part in parts]
     try:
-        for part, _ in parts:
+        for part, _ in before:
             part.eval()
         yield
     finally:
-        for part, training in parts:
+        for part, training in before:
             part.train(training)
 
 
-def _probe(codec: Codec, encoder: Encoder | None, settings: Settings) -> ShardForm:
+def _probe(codec: Codec, encoders: Mapping[str, Encoder], settings: Settings) -> ShardForm:
     """Shapes, learned from one black picture before anything is written."""
     size = settings.picture["size"]
     black = np.zeros((1, size, size, 3), dtype=np.uint8)
@@ -193,11 +207,8 @@ def _probe(codec: Codec, encoder: Encoder | None, settings: Settings) -> ShardFo
         codes = codec.encode(to_unit(black).to(codec.device))
     if codes.ndim != 3:
         raise InputError(f"the codec gave codes {tuple(codes.shape)}, expected (B, h, w)")
-    shapes: dict[str, tuple[int, ...]] = {}
-    if encoder is not None:
-        kinds = settings.aggregations
-        found = features_of(encoder, [Image.fromarray(black[0])], kinds)
-        shapes = {kind: tuple(column(found, kind).shape[1:]) for kind in kinds}
+    found = features_of(encoders, [Image.fromarray(black[0])], settings.aggregations)
+    shapes = {name: tuple(feature.shape[1:]) for name, feature in found.items()}
     h, w = codes.shape[1:]
     return ShardForm((h, w), codec.vocabulary, shapes, settings.feature_dtype)
 

@@ -1,7 +1,7 @@
 """One shard of a prepared store: an Arrow IPC file whose columns are read as views of the disk.
 
 Columns: `key`, `caption` (strings), `text_ids` (list of int32), `codes` (fixed-size list, the grid
-in raster order) and one fixed-size list for every kind of feature. Nothing is compressed: a row is
+in raster order) and one fixed-size list for every feature. Nothing is compressed: a row is
 found by arithmetic and read without a copy, and the operating system keeps what is used often.
 """
 
@@ -19,6 +19,7 @@ from arra.errors import InputError
 from arra.files import atomic_file
 
 FEATURE_KINDS = ("cls", "mean", "patches")
+"""What is kept of an encoder; of one with a name as NAME/cls and so on."""
 FEATURE_DTYPES = ("float16", "float32")
 # Rows are buffered up to this size before they are written, and lie together on the disk.
 _RECORD_BYTES = 64 << 20
@@ -33,7 +34,7 @@ class ShardForm:
     vocabulary: int
     """Codes are below this; up to 65 536 they are stored in two bytes."""
     feature_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Kind -> (D,), or (N, D) for "patches"."""
+    """Feature -> (D,), or (N, D) for patches."""
     feature_dtype: str = "float16"
     """float16 or float32."""
 

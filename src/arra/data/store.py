@@ -12,7 +12,7 @@ A folder:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from arra.codecs.base import Codec
     from arra.encoders.base import Encoder
 
-FORMAT = 1
+FORMAT = 2
 """Raised when stores of an earlier layout can no longer be read."""
 MANIFEST, REPORT, SHARDS, TOKENIZER, CODEC = (
     "store.json",
@@ -49,10 +49,10 @@ class Settings:
 
     codec: dict[str, Any]
     """name, fingerprint, config, downsample, vocabulary."""
-    encoder: dict[str, Any] | None
-    """`Encoder.identity()`, or None where no features were made."""
+    encoders: dict[str, dict[str, Any]]
+    """Name -> `Encoder.identity()`; the first or only encoder has the empty name."""
     aggregations: tuple[str, ...]
-    """Kinds of features stored: "cls", "mean", "patches"."""
+    """Kinds of features stored, of each encoder that has them: "cls", "mean", "patches"."""
     feature_dtype: str
     """float16 or float32."""
     tokenizer: dict[str, Any]
@@ -90,7 +90,8 @@ class Provenance:
     codes_shape: tuple[int, int]
     """(h, w)."""
     feature_shapes: dict[str, tuple[int, ...]]
-    """Kind -> (D,), or (N, D) for "patches"."""
+    """Feature -> (D,), or (N, D) for patches; `arra.settings.feature_name` says how they are
+    called."""
     rows: int
     """Rows in the store."""
     bad_rows: int
@@ -112,7 +113,9 @@ class Provenance:
         plain = read_json(path)
         if not isinstance(plain, dict) or plain.get("format") != FORMAT:
             found = plain.get("format") if isinstance(plain, dict) else None
-            raise InputError(f"{path}: format {found!r}, this arra reads format {FORMAT}")
+            raise InputError(
+                f"{path}: format {found!r}, this arra reads format {FORMAT}; prepare it again"
+            )
         try:
             settings = settings_from_plain(plain["settings"])
             shapes = {k: tuple(map(int, v)) for k, v in plain["feature_shapes"].items()}
@@ -124,7 +127,8 @@ class Provenance:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: not the provenance of a store ({error!r})") from error
         positive = all(size > 0 for shape in [*shapes.values(), (h, w)] for size in shape)
-        if not positive or not set(shapes) <= set(FEATURE_KINDS):
+        kinds = {name.rpartition("/")[2] for name in shapes}
+        if not positive or not kinds <= set(FEATURE_KINDS):
             raise InputError(f"{path}: impossible shapes, {(h, w)} and {shapes}")
         if settings.feature_dtype not in FEATURE_DTYPES:
             raise InputError(f"{path}: feature_dtype {settings.feature_dtype!r}")
@@ -150,13 +154,28 @@ def differences(there: Settings, here: Settings) -> list[str]:
     found = []
     for f in fields(Settings):
         old, new = to_plain(getattr(there, f.name)), to_plain(getattr(here, f.name))
-        if not (isinstance(old, dict) and isinstance(new, dict)):
-            old, new = {"": old}, {"": new}
-        for name in sorted({*old, *new}):
-            if old.get(name) != new.get(name):
-                label = f"{f.name}.{name}".rstrip(".")
-                found.append(f"{label}: store {old.get(name)!r}, now {new.get(name)!r}")
+        found += _differing(f.name, old, new, deeper=2 if f.name == "encoders" else 1)
     return found
+
+
+def _differing(label: str, old: Any, new: Any, deeper: int) -> list[str]:
+    """A line for `label`, or, where both are tables, for every entry that differs."""
+    if old == new:
+        return []
+    if not (deeper and isinstance(old, dict) and isinstance(new, dict)):
+        return [f"{label}: store {old!r}, now {new!r}"]
+    found = []
+    for name in sorted({*old, *new}):
+        inner = f"{label}.{name}" if name else label
+        found += _differing(inner, old.get(name), new.get(name), deeper - 1)
+    return found
+
+
+def by_name(encoder: Encoder | Mapping[str, Encoder] | None) -> dict[str, Encoder]:
+    """Encoders by name; a single one has the empty name."""
+    if encoder is None:
+        return {}
+    return dict(encoder) if isinstance(encoder, Mapping) else {"": encoder}
 
 
 def codec_identity(codec: Codec) -> dict[str, Any]:
@@ -179,7 +198,7 @@ class StoredRows:
     codes: Tensor
     """(B, h, w) int64."""
     features: dict[str, Tensor]
-    """Kind -> (B, D) float32, or (B, N, D) for "patches"."""
+    """Feature -> (B, D) float32, or (B, N, D) for patches."""
 
 
 class PreparedStore:
@@ -233,23 +252,28 @@ class PreparedStore:
         for number, places in zip(used, np.split(order, first[1:]), strict=bool(len(wanted))):
             yield places, self._records[number], wanted[places] - self._starts[number]
 
-    def rows(self, indices: Sequence[int] | np.ndarray) -> StoredRows:
-        """Rows in the order of `indices` (repeats allowed); `IndexError` outside 0 to len - 1."""
-        count = len(indices)
+    def rows(
+        self, indices: Sequence[int] | np.ndarray, features: Sequence[str] | None = None
+    ) -> StoredRows:
+        """Rows in the order of `indices` (repeats allowed); `IndexError` outside 0 to len - 1.
+
+        Only `features` are read from the disk, unless that is None, which reads all.
+        """
+        count, read = len(indices), self._shapes if features is None else tuple(features)
         codes = np.empty((count, math.prod(self.codes_shape)), dtype=np.int64)
-        features = {
-            kind: np.empty((count, math.prod(shape)), dtype=np.float32)
-            for kind, shape in self._shapes.items()
+        found = {
+            name: np.empty((count, math.prod(self._shapes[name])), dtype=np.float32)
+            for name in read
         }
         text_ids: list[list[int]] = [[]] * count
         for places, record, local in self._groups(indices):
             codes[places] = record.codes[local]
-            for kind, values in features.items():
-                values[places] = record.features[kind][local]
+            for name, values in found.items():
+                values[places] = record.features[name][local]
             starts, stops = record.offsets[local].tolist(), record.offsets[local + 1].tolist()
             for place, start, stop in zip(places.tolist(), starts, stops, strict=True):
                 text_ids[place] = record.text_ids[start:stop].tolist()
-        shaped = {k: torch.from_numpy(v).view(count, *self._shapes[k]) for k, v in features.items()}
+        shaped = {k: torch.from_numpy(v).view(count, *self._shapes[k]) for k, v in found.items()}
         return StoredRows(text_ids, torch.from_numpy(codes).view(count, *self.codes_shape), shaped)
 
     def text_lengths(self) -> np.ndarray:
@@ -286,10 +310,12 @@ class PreparedStore:
     def check(
         self,
         codec: Codec | None = None,
-        encoder: Encoder | None = None,
+        encoder: Encoder | Mapping[str, Encoder] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         """Raise `ProvenanceError` unless the parts given are those that made this store.
+
+        `encoder` is the one without a name, or several by name.
 
         The message names every part that differs, and both identities.
         """
@@ -298,8 +324,9 @@ class PreparedStore:
             mine = {k: settings.codec[k] for k in ("name", "fingerprint")}
             yours = {"name": codec.registered_name, "fingerprint": codec.fingerprint()}
             wrong += _differ("codec", mine, yours)
-        if encoder is not None:
-            wrong += _differ("encoder", settings.encoder, to_plain(encoder.identity()))
+        for name, one in by_name(encoder).items():
+            there = settings.encoders.get(name)
+            wrong += _differ(f"encoder {name}".strip(), there, to_plain(one.identity()))
         if tokenizer is not None:
             yours = {"fingerprint": tokenizer_fingerprint(tokenizer)}
             wrong += _differ("tokenizer", {"fingerprint": settings.tokenizer["fingerprint"]}, yours)

@@ -32,9 +32,11 @@ class Subset:
             raise IndexError(f"row {wanted.min()} of {len(self)}")
         return self.indices[wanted]
 
-    def rows(self, indices: Sequence[int] | np.ndarray) -> StoredRows:
-        """Rows in the order of `indices`; `IndexError` outside 0 to len - 1."""
-        return self.store.rows(self._of(indices))
+    def rows(
+        self, indices: Sequence[int] | np.ndarray, features: Sequence[str] | None = None
+    ) -> StoredRows:
+        """As `PreparedStore.rows`."""
+        return self.store.rows(self._of(indices), features)
 
     def text_lengths(self) -> np.ndarray:
         """(N,) int64: how many text ids each row has."""

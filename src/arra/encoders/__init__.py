@@ -1,6 +1,7 @@
 """Frozen representation encoders, whose features hidden states are aligned with."""
 
 from arra.encoders.base import Aggregation, Encoder, Features
+from arra.encoders.openclip import OpenClipConfig, OpenClipEncoder
 from arra.encoders.preprocessing import Preprocessing
 from arra.encoders.pretrained import PretrainedConfig, PretrainedEncoder
 from arra.encoders.probe import linear_probe
@@ -14,6 +15,8 @@ __all__ = [
     "EncoderReport",
     "EncoderTraining",
     "Features",
+    "OpenClipConfig",
+    "OpenClipEncoder",
     "Preprocessing",
     "PretrainedConfig",
     "PretrainedEncoder",

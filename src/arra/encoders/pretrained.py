@@ -12,20 +12,18 @@ import inspect
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from arra.encoders.base import Encoder, Features, check_pixels
+from arra.encoders.base import Features, check_pixels
 from arra.encoders.preprocessing import Preprocessing
-from arra.errors import InputError, ProvenanceError
-from arra.files import write_json
+from arra.encoders.reference import ReferencedEncoder, block_number, check_digest
+from arra.errors import InputError
 from arra.networks.part import weights_fingerprint
 from arra.progress import without_library_bars
 from arra.randomness import seeded
@@ -55,8 +53,8 @@ class PretrainedConfig:
 
 
 @encoders.register("transformers")
-class PretrainedEncoder(Encoder):
-    """A published vision model, saved as a reference (name, revision, digest) without weights."""
+class PretrainedEncoder(ReferencedEncoder):
+    """A vision model of `transformers`."""
 
     Config = PretrainedConfig
     config: PretrainedConfig
@@ -67,7 +65,7 @@ class PretrainedEncoder(Encoder):
         self.tower, self.projection = _vision_part(model, config)
         _refuse_random_weights(self, model, missing, config.model)
         layers = _depth(self.tower.config)
-        layer = _block(config.layer, layers, config.model)
+        layer = block_number(config.layer, layers, "PretrainedConfig.layer", config.model)
         if layer is not None and config.cls == "projected":
             raise InputError(
                 "PretrainedConfig.cls: only the final output is projected; drop `layer`"
@@ -75,11 +73,7 @@ class PretrainedEncoder(Encoder):
         self.preprocessing = config.preprocessing or _own_preprocessing(config)
         self._sides = _grid(self.tower.config, self.preprocessing.size, config.model)
         found = weights_fingerprint(self)
-        if config.fingerprint not in (None, found):
-            raise ProvenanceError(
-                f"{config.model}: its weights have digest {found[:12]}, expected "
-                f"{str(config.fingerprint)[:12]}; another model lies there now"
-            )
+        check_digest(config.model, config.fingerprint, found)
         self.config = replace(
             config,
             layer=layer,
@@ -111,10 +105,6 @@ class PretrainedEncoder(Encoder):
         encoder = cls(PretrainedConfig(folder, preprocessing=Preprocessing(size=16)))
         weakref.finalize(encoder, shutil.rmtree, folder, ignore_errors=True)
         return encoder
-
-    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pixels (B, 3, S, S) float32."""
-        return self.preprocessing(images)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Features:
@@ -186,16 +176,6 @@ class PretrainedEncoder(Encoder):
             "dtype": self.config.dtype,
             "preprocessing": self.preprocessing.identity(),
         }
-
-    def _settings(self) -> dict[str, Any]:
-        return self.identity()  # without the folder's place, like the identity
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        values = {"kind": self.registry.kind, "name": self.registered_name, "config": self.config}
-        write_json(save_directory / "config.json", values)
-
-    def _load_weights(self, folder: Path) -> None:
-        """Nothing to read: the model was loaded, and its digest compared, by `__init__`."""
 
 
 def _load(config: PretrainedConfig) -> tuple[Any, set[str], str | None]:
@@ -290,17 +270,6 @@ def _own_preprocessing(config: PretrainedConfig) -> Preprocessing:
 
 def _depth(config: Any) -> int:
     return int(getattr(config, "num_hidden_layers", 0) or 0)
-
-
-def _block(layer: int | None, depth: int, name: str) -> int | None:
-    """`layer` counted from 1."""
-    if layer is None:
-        return None
-    if layer == 0 or not -depth <= layer <= depth:
-        raise InputError(
-            f"PretrainedConfig.layer: {layer}, expected 1 to {depth} or -{depth} to -1 for {name}"
-        )
-    return layer if layer > 0 else depth + 1 + layer
 
 
 def _grid(config: Any, size: int, name: str) -> int:

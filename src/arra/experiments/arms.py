@@ -30,8 +30,8 @@ from arra.metrics.likelihood import Likelihood, held_out_bits
 from arra.metrics.measured import Measured
 from arra.metrics.memorisation import memorisation
 from arra.metrics.prompts import ATTRIBUTES, PromptScores, prompt_accuracy, shuffled_control
-from arra.objectives.alignment import Alignment, AlignmentConfig, feature_width
-from arra.objectives.base import Objective
+from arra.objectives.alignment import AlignmentConfig, alignments
+from arra.objectives.base import Objective, features_of
 from arra.objectives.cross_entropy import NextToken, ZLoss
 from arra.pixels import to_unit
 from arra.progress import track
@@ -52,6 +52,8 @@ class Arm:
     """How pages call it."""
     alignment: AlignmentConfig | None = None
     """Representation alignment, or None for next-token prediction alone."""
+    also: tuple[AlignmentConfig, ...] = ()
+    """Further terms of alignment, to another target or encoder, beside the first."""
     shuffled: bool = False
     """Control: every picture is aligned with another picture's features."""
 
@@ -111,13 +113,12 @@ def arm_parts(
         appearance=bench.codec.appearance(),
     )
     batch = replace(plan.batch, seed=seed, shuffle_features=arm.shuffled)
-    batches = RasterBatches(store, generator.config.vocabulary, batch)
     objectives: list[Objective] = [NextToken(), ZLoss(plan.z_loss)]
-    if arm.alignment is not None:
-        width = feature_width(arm.alignment, store.rows([0]).features)
-        objectives.append(
-            Alignment(arm.alignment, generator.width, width, store.codes_shape, seed=seed)
-        )
+    terms = () if arm.alignment is None else (arm.alignment, *arm.also)
+    shapes = store.provenance.feature_shapes
+    objectives += alignments(terms, shapes, generator.width, store.codes_shape, seed=seed)
+    features = features_of(objectives)
+    batches = RasterBatches(store, generator.config.vocabulary, batch, features)
     return generator, objectives, batches
 
 

@@ -30,8 +30,10 @@ class Batch:
     """(R, T) bool: the output here predicts image content (these are ARRA's HYBNEXT positions)."""
     place: Tensor
     """(R, T) int64: which place of the picture, in raster order, is predicted here; -1 is none."""
+    read: Tensor | None = None
+    """(R, T) int64: which place of the picture is the input here, -1 is none; None: not told."""
     features: dict[str, Tensor] = field(default_factory=dict)
-    """Encoder features by aggregation: "cls", "mean" (B, D), "patches" (B, N, D)."""
+    """Encoder features: "cls", "mean" (B, D), "patches" (B, N, D); NAME/cls of a named encoder."""
 
     @property
     def samples(self) -> int:
@@ -41,9 +43,9 @@ class Batch:
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
         moved = {
-            f.name: getattr(self, f.name).to(device, non_blocking=True)
-            for f in fields(self)
-            if f.name != "features"
+            name: tensor.to(device, non_blocking=True)
+            for name in (f.name for f in fields(self))
+            if isinstance(tensor := getattr(self, name), Tensor)
         }
         features = {name: x.to(device, non_blocking=True) for name, x in self.features.items()}
         return replace(self, **moved, features=features)

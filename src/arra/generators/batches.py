@@ -38,7 +38,9 @@ class Store(Protocol):
 
     def __len__(self) -> int: ...
 
-    def rows(self, indices: Sequence[int]) -> Rows: ...
+    def rows(self, indices: Sequence[int], features: Sequence[str] | None = None) -> Rows:
+        """Some rows, with only those `features`, or, for None, with all."""
+        ...
 
     def text_lengths(self) -> np.ndarray:
         """(N,) the number of text ids of every row."""
@@ -52,6 +54,7 @@ class Sample:
     tokens: list[int]
     target: list[int]
     place: list[int]
+    read: list[int]
 
 
 def sequence(
@@ -68,7 +71,8 @@ def sequence(
     if not supervise_text:
         target[: len(prompt) - 1] = [IGNORE] * (len(prompt) - 1)
     place = [-1] * (len(prompt) - 1) + list(range(len(image))) + [-1]
-    return Sample(tokens, target, place)
+    read = [-1] * len(prompt) + list(range(len(image)))
+    return Sample(tokens, target, place, read)
 
 
 def collate(
@@ -91,6 +95,7 @@ def collate(
     position = np.zeros(shape, dtype=np.int64)
     target = np.full(shape, IGNORE, dtype=np.int64)
     place = np.full(shape, -1, dtype=np.int64)
+    read = np.full(shape, -1, dtype=np.int64)
     for number, row in enumerate(rows):
         used = sum(len(samples[i].tokens) for i in row)
         start = length - used if layout == "left" else 0
@@ -98,7 +103,8 @@ def collate(
             sample = samples[i]
             here = slice(start, start + len(sample.tokens))
             tokens[number, here], target[number, here] = sample.tokens, sample.target
-            place[number, here], segment[number, here] = sample.place, i
+            place[number, here], read[number, here] = sample.place, sample.read
+            segment[number, here] = i
             position[number, here] = np.arange(len(sample.tokens))
             start = here.stop
     placed = torch.from_numpy(place)
@@ -109,6 +115,7 @@ def collate(
         target=torch.from_numpy(target),
         image=placed >= 0,
         place=placed,
+        read=torch.from_numpy(read),
         features=dict(features),
     )
 
@@ -136,9 +143,15 @@ class RasterBatches:
     """Batches of a prepared store: `batch(step, part, parts)` depends on nothing else."""
 
     def __init__(
-        self, store: Store, vocabulary: ImageVocabulary, config: BatchConfig | None = None
+        self,
+        store: Store,
+        vocabulary: ImageVocabulary,
+        config: BatchConfig | None = None,
+        features: Sequence[str] | None = None,
     ):
+        """`features`: which of the store's a batch holds (patches are large); None: all."""
         self.store, self.vocabulary, self.config = store, vocabulary, config or BatchConfig()
+        self.features = features
         if len(store) < self.config.size:
             raise InputError(
                 f"BatchConfig.size: {self.config.size}, but the store has {len(store)} rows"
@@ -152,7 +165,8 @@ class RasterBatches:
         """Part `part` of the `parts` of one step: those of all its micro-batches and processes."""
         number = step * parts + part
         indices = self._indices(number)
-        stored = self.store.rows(indices)
+        shuffled = self.config.shuffle_features
+        stored = self.store.rows(indices, () if shuffled else self.features)
         rng = np.random.default_rng([self.config.seed, 2, number])
         dropped = rng.random(len(indices)) < self.config.drop_caption
         codes = stored.codes.flatten(1).tolist()
@@ -161,8 +175,9 @@ class RasterBatches:
             for text, code, drop in zip(stored.text_ids, codes, dropped, strict=True)
         ]
         features = stored.features
-        if self.config.shuffle_features and features:
-            features = self.store.rows(self._other[np.asarray(indices)].tolist()).features
+        if shuffled:
+            others = self._other[np.asarray(indices)].tolist()
+            features = self.store.rows(others, self.features).features
         c = self.config
         return collate(
             samples, features, self.vocabulary.pad, c.layout, c.packed_length, c.multiple

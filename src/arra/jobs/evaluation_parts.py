@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from arra.data.rows import BadRow
 from arra.data.scenes import SceneConfig
 from arra.data.store import PreparedStore
 from arra.data.subset import Subset, split_rows
 from arra.encoders import Encoder, SmallTextEncoder
+from arra.encoders.text import words_of
 from arra.errors import InputError, ProvenanceError
 from arra.files import read_json
-from arra.jobs.generation import MANIFEST
 from arra.jobs.options import EncoderOptions
 from arra.jobs.parts import PartsFolder, load_encoder
 from arra.jobs.training import RUN
 from arra.jobs.validation import Rows
+from arra.metrics.frechet import Normalisation
 from arra.metrics.reader import SceneReader
 from arra.networks.part import config_from_plain
 from arra.text_to_image import TextToImage, quiet_transformers
@@ -56,7 +55,7 @@ def find_ground(checkpoint: Path, store: Path | None, model: TextToImage) -> Gro
     Raises `ProvenanceError` for a store of another codec than the checkpoint's, or one that changed
     since the run.
     """
-    run = next((p for p in (checkpoint, checkpoint.parent) if (p / RUN).is_file()), None)
+    run = _run_of(checkpoint)
     training: Rows | None = None
     held_out: Rows | None = None
     trained_on = False
@@ -90,38 +89,28 @@ def reconstructions(model: TextToImage, rows: Rows, most: int) -> np.ndarray:
     return model.paint(rows.rows(chosen).codes)
 
 
-def read_pictures(folder: Path, size: tuple[int, int]) -> tuple[np.ndarray, list[str], list[int]]:
-    """Pictures, prompts and seeds that `arra generate` left in a folder.
+@dataclass(frozen=True)
+class Eye:
+    """A network in whose features sets of pictures are compared."""
 
-    Raises `InputError` where one is missing, damaged or of another size.
-    """
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        raise InputError(f"{folder}: no {MANIFEST} here; expected a folder that arra generate made")
-    pictures, prompts, seeds = [], [], []
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            path = folder / Path(str(entry["file"])).name
-            with Image.open(path, formats=["PNG"]) as image:
-                picture = np.asarray(image.convert("RGB"))
-            prompts.append(str(entry["prompt"]))
-            seeds.append(int(entry["seed"]))
-        except (OSError, ValueError, KeyError, TypeError, BadRow) as error:
-            raise InputError(f"{manifest} line {number}: {error!r}") from error
-        if picture.shape[:2] != size:
-            raise InputError(f"{path}: {picture.shape[:2]} pixels, the checkpoint draws {size}")
-        pictures.append(picture)
-    if not pictures:
-        raise InputError(f"{manifest}: lists no picture")
-    return np.stack(pictures), prompts, seeds
+    name: str
+    """With the first digits of its digest."""
+    identities: frozenset[str]
+    """Digests, and the hub name if it has one, by which an alignment teacher is recognised."""
+    see: See
+    resizing: str
+    """How pictures come to the size that it reads."""
+    normalise: Normalisation = "standardise"
+    """How its features are scaled before distances."""
+    fid: bool = False
+    """Whether it is the Inception network with the published weights."""
 
 
-def seen_by(encoder: Encoder, batch: int = 64) -> tuple[str, See]:
-    """The name of an encoder with its digest, and its features: CLS, or the mean of the patches."""
+def seen_by(encoder: Encoder, batch: int = 64) -> Eye:
+    """An encoder as an eye: CLS, or the mean of the patches."""
     identity = encoder.identity()
     name = identity.get("model") or identity.get("architecture") or encoder.registered_name
-    digest = str(identity.get("weights") or encoder.fingerprint())[:12]
+    digest = str(identity.get("weights") or encoder.fingerprint())
 
     def see(pictures: np.ndarray) -> np.ndarray:
         parts = []
@@ -132,7 +121,59 @@ def seen_by(encoder: Encoder, batch: int = 64) -> tuple[str, See]:
             parts.append(found.aggregate("cls" if found.cls is not None else "mean").double().cpu())
         return torch.cat(parts).numpy()
 
-    return f"{name}:{digest}", see
+    identities = frozenset(str(x) for x in (digest, identity.get("model")) if x)
+    resizing = _resizing_words(identity.get("preprocessing") or {})
+    return Eye(f"{name}:{digest[:12]}", identities, see, resizing)
+
+
+def reader_eye(reader: SceneReader) -> Eye:
+    """The reader of digit scenes as an eye."""
+    digest = reader.fingerprint()
+    name = f"scene-reader:{digest[:12]}"
+    return Eye(name, frozenset({digest}), reader.features, "none: it reads scenes at their size")
+
+
+def _resizing_words(preprocessing: Mapping[str, Any]) -> str:
+    values = {"fit": "?", "size": "?", "resample": "?", **preprocessing}
+    return (
+        f"{values['fit']} to {values['size']} pixels, Pillow {values['resample']} with "
+        "antialiasing, 8 bits"
+    )
+
+
+def teachers(ground: Ground, checkpoint: Path | None) -> frozenset[str]:
+    """Digests and hub names of the encoders that the checkpoint was aligned with.
+
+    Those of its store that a term of its run's alignment names; all of them where the run is not
+    known.
+    """
+    if ground.store is None:
+        return frozenset()
+    encoders = ground.store.provenance.settings.encoders
+    run = None if checkpoint is None else _run_of(checkpoint)
+    if run is not None:
+        terms = read_json(run / RUN)["decides"]["align"]
+        used = {term["encoder"] for term in terms.values()}
+        encoders = {name: found for name, found in encoders.items() if name in used}
+    return frozenset(_names_within(encoders))
+
+
+def _names_within(identity: Any) -> Iterator[str]:
+    """Digests and model names anywhere in the identities of encoders."""
+    if isinstance(identity, Mapping):
+        for key, value in identity.items():
+            if key in ("weights", "model") and isinstance(value, str):
+                yield value
+            else:
+                yield from _names_within(value)
+    elif isinstance(identity, (list, tuple)):
+        for value in identity:
+            yield from _names_within(value)
+
+
+def _run_of(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint belongs to, where it lies in one."""
+    return next((p for p in (checkpoint, checkpoint.parent) if (p / RUN).is_file()), None)
 
 
 @dataclass(frozen=True)
@@ -140,31 +181,51 @@ class Towers:
     """A picture tower and a caption tower that were trained together."""
 
     name: str
+    identities: frozenset[str]
+    """As those of an eye."""
     see: See
     read: Callable[[list[str]], np.ndarray]
     """N captions to features (N, d)."""
+    clip: bool
+    """Whether it is a CLIP model, whose score others publish times 100."""
+    longest: int
+    """Tokens (CLIP) or words that it reads of a caption; the rest is cut off."""
+    length: Callable[[str], int]
+    """How many a caption has."""
 
 
 def load_towers(name: str, device: str) -> Towers:
-    """A CLIP model of transformers in a folder, or an encoder that arra trained with captions."""
+    """A CLIP model of transformers (folder or hub name), or an encoder that arra trained with
+    captions."""
     folder = Path(name)
     if (folder / "text" / "config.json").is_file():
-        label, see = seen_by(load_encoder(name, EncoderOptions(), device))
+        eye = seen_by(load_encoder(name, EncoderOptions(), device))
         text = SmallTextEncoder.from_pretrained(folder / "text").to(device)
 
         def read(captions: list[str]) -> np.ndarray:
             with torch.no_grad():
                 return text(captions).double().cpu().numpy()
 
-        return Towers(label, see, read)
+        longest = text.config.longest
+        return Towers(
+            eye.name, eye.identities, eye.see, read, False, longest, lambda c: len(words_of(c))
+        )
     from arra.metrics.image_text import ClipTowers
 
     with quiet_transformers():
         try:
-            clip = ClipTowers(folder)
+            clip = ClipTowers(name, device=device)
         except (OSError, ValueError) as error:
-            raise InputError(f"{folder}: no CLIP model that transformers can load") from error
-    return Towers(clip.name, clip.picture_features, lambda texts: clip.text_features(texts))
+            raise InputError(f"{name}: no CLIP model that transformers can load") from error
+    return Towers(
+        clip.name,
+        clip.identities,
+        clip.picture_features,
+        lambda texts: clip.text_features(texts),
+        True,
+        clip.longest,
+        clip.length,
+    )
 
 
 def scene_config(ground: Ground, model: TextToImage) -> SceneConfig:

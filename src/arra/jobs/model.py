@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from arra.errors import InputError, ProvenanceError
 from arra.generators.raster import RasterGenerator
 from arra.jobs.parts import load_tokenizer
 from arra.networks.language_model import load_causal_lm
-from arra.objectives.alignment import Alignment
+from arra.objectives.alignment import alignments
 from arra.objectives.base import Objective
 from arra.objectives.cross_entropy import NextToken, ZLoss
 from arra.settings import AlignmentConfig, LlamaSize
@@ -70,7 +71,7 @@ def load_language_model(name: str) -> PreTrainedModel:
 def build_objectives(
     store: PreparedStore,
     generator: RasterGenerator,
-    align: AlignmentConfig | None,
+    align: Sequence[AlignmentConfig],
     z_loss: float,
     seed: int,
 ) -> list[Objective]:
@@ -81,18 +82,14 @@ def build_objectives(
     found: list[Objective] = [NextToken()]
     if z_loss:
         found.append(ZLoss(z_loss))
-    if align is None or align.weight == 0:
-        return found
     shapes = store.provenance.feature_shapes
-    if missing := [name for name in align.feature_names if name not in shapes]:
-        has = ", ".join(shapes) or "none at all"
+    try:
+        found += alignments(align, shapes, generator.width, store.codes_shape, seed=seed)
+    except InputError as error:
         raise InputError(
-            f"{store.folder}: alignment with target {align.target!r} needs the features "
-            f"{missing[0]!r}, the store has {has}. Prepare it with --encoder or --train-encoder "
-            f"(and --aggregations {' '.join(align.feature_names)}), or train with --no-align"
-        )
-    width = sum(shapes[name][-1] for name in align.feature_names)
-    found.append(Alignment(align, generator.width, width, store.codes_shape, seed=seed))
+            f"{store.folder}: {error}. Prepare it with --encoder or --train-encoder (and "
+            "--aggregations cls mean patches, whichever are needed), or train with --no-align"
+        ) from error
     return found
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from arra.data.rows import Limits
 from arra.errors import InputError
+from arra.settings import AlignmentConfig
 
 
 @dataclass(frozen=True)
@@ -89,3 +91,34 @@ class TokenizerOptions:
     unknown word. Unless given: word for digit scenes, else bpe."""
     vocabulary: int = 1024
     """Most entries, control tokens included."""
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "layers": lambda text: tuple(int(layer) for layer in text.split("+")),
+    "weight": float,
+    "until": int,
+    "hidden": lambda text: None if text == "none" else int(text),
+    "spatial_norm": lambda text: None if text == "none" else float(text),
+}
+"""How fields of an alignment are read that are not words."""
+
+
+def further_alignment(text: str, first: AlignmentConfig) -> AlignmentConfig:
+    """A further term of alignment, like "target=patch,weight=0.5,layers=2+3".
+
+    Fields that `text` does not name are those of `first`. Raises `InputError` naming the field.
+    """
+    known = [f.name for f in fields(AlignmentConfig)]
+    values: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        name = name.replace("-", "_")
+        if not equals or name not in known:
+            raise InputError(
+                f"--also: {part!r}, expected FIELD=VALUE with a field of {', '.join(known)}"
+            )
+        try:
+            values[name] = _READ.get(name, str)(value)
+        except ValueError:
+            raise InputError(f"--also: {part!r}, expected a number") from None
+    return replace(first, **values)

@@ -25,10 +25,13 @@ from arra.data.tokenizer import TokenizerKind, load_text_tokenizer, train_text_t
 from arra.encoders import (
     Encoder,
     EncoderTraining,
+    OpenClipConfig,
+    OpenClipEncoder,
     Preprocessing,
     PretrainedConfig,
     PretrainedEncoder,
     SmallConfig,
+    openclip,
     train_encoder,
 )
 from arra.errors import InputError, ProvenanceError
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CodecKind = Literal["vq", "lfq"]
+_OPEN_CLIP = "open_clip:"
 RECORD = "made.json"
 """In the folder of a trained part: the digest of what it was made from, and a report."""
 
@@ -157,10 +161,18 @@ def train_own_codec(
 
 
 def load_encoder(name: str, options: EncoderOptions, device: str) -> Encoder:
-    """An encoder that arra saved, or a vision model of transformers, by folder or hub name."""
+    """An encoder that arra saved, a vision model of transformers, or one of open_clip.
+
+    By folder or hub name; of open_clip as "open_clip:owner/name" or "open_clip:ViT-B-16@weights".
+    """
     folder = Path(name)
     if (folder / "config.json").is_file() and "kind" in read_json(folder / "config.json"):
         return Encoder.from_pretrained(folder).to(device)
+    if name.startswith(_OPEN_CLIP) or (folder / openclip.CONFIG).is_file():
+        model, _, weights = name.removeprefix(_OPEN_CLIP).partition("@")
+        return OpenClipEncoder(
+            OpenClipConfig(model, weights or None, layer=options.layer, cls=options.cls)
+        ).to(device)
     config = PretrainedConfig(name, layer=options.layer, cls=options.cls)
     with quiet_transformers():
         return PretrainedEncoder(config).to(device)

@@ -28,6 +28,7 @@ from arra.jobs.parts import (
     train_own_tokenizer,
 )
 from arra.jobs.sources import Sample, is_scenes, open_source, sample_pictures
+from arra.settings import ENCODER_NAME
 
 _SIZE = 64  # pixels a side, for sources that do not say
 
@@ -75,10 +76,11 @@ class Preparation:
     """Folder or hub name of a trained codec; None trains one."""
     train_codec: CodecKind = "vq"
     """Kind of the codec that is trained."""
-    encoder: str | None = None
-    """Folder or hub name of an encoder."""
+    encoders: tuple[str, ...] = ()
+    """Folders or hub names of encoders, as NAME=PATH where there are several."""
     train_encoder: str | None = None
-    """Objective of a small encoder that is trained; with neither, the store has no features."""
+    """Objective of a small encoder that is trained, perhaps as NAME=OBJECTIVE; with neither, the
+    store has no features."""
     tokenizer: str | None = None
     """Folder or hub name of a tokenizer; None trains one."""
     reading: SourceOptions = field(default_factory=SourceOptions)
@@ -103,10 +105,9 @@ class Preparation:
 def run_preparation(job: Preparation) -> Prepared:
     """Train what is to be trained, then prepare every row; goes on where a call stopped.
 
-    Raises what `prepare` raises, and `InputError` for options that exclude each other.
+    Raises what `prepare` raises, and `InputError` for encoders of the same name.
     """
-    if job.encoder is not None and job.train_encoder is not None:
-        raise InputError("--encoder and --train-encoder exclude each other: give one")
+    given, own = _named_encoders(job)
     device = choose_device(job.device)
     source = open_source(job.source, job.reading, job.scenes)
     size = job.size or (source.side if isinstance(source, BlockSource) else _SIZE)
@@ -144,13 +145,10 @@ def run_preparation(job: Preparation) -> Prepared:
                 parts, job.train_codec, job.codec_options, size, pictures, device
             )
             trained.append("codec")
-        encoder = None
-        if job.encoder is not None:
-            encoder = load_encoder(job.encoder, job.encoder_options, device)
-        elif job.train_encoder is not None:
-            encoder = train_own_encoder(
-                parts, job.train_encoder, job.encoder_options, size, pictures, device
-            )
+        options = job.encoder_options
+        encoders = {name: load_encoder(path, options, device) for name, path in given.items()}
+        for name, objective in own.items():
+            encoders[name] = train_own_encoder(parts, objective, options, size, pictures, device)
             trained.append("encoder")
         store = prepare(
             source,
@@ -158,7 +156,7 @@ def run_preparation(job: Preparation) -> Prepared:
             codec=codec,
             tokenizer=tokenizer,
             size=size,
-            encoder=encoder,
+            encoder=encoders,
             aggregations=job.aggregations,
             fit=job.fit,
             resample=job.resample,
@@ -170,6 +168,26 @@ def run_preparation(job: Preparation) -> Prepared:
             overwrite=job.overwrite,
         )
     return Prepared(store, parts.folder, {name: parts.report(name) for name in trained})
+
+
+def _named_encoders(job: Preparation) -> tuple[dict[str, str], dict[str, str]]:
+    """name -> path of the encoders to load, and name -> objective of the one to train."""
+    given: dict[str, str] = {}
+    own: dict[str, str] = {}
+    asked = [(given, text) for text in job.encoders]
+    if job.train_encoder is not None:
+        asked.append((own, job.train_encoder))
+    for table, text in asked:
+        name, equals, rest = text.partition("=")
+        if not (equals and ENCODER_NAME.fullmatch(name)):
+            name, rest = "", text
+        if name in given or name in own:
+            raise InputError(
+                f"--encoder and --train-encoder: two encoders {name or 'without a name'}; name the "
+                f"further ones, as in NAME={rest}"
+            )
+        table[name] = rest
+    return given, own
 
 
 def parts_of(store: Path) -> Path:

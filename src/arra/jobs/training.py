@@ -19,6 +19,7 @@ from arra.files import read_json, sha256_of_json, to_plain, write_json
 from arra.generators.batches import RasterBatches
 from arra.jobs.model import build_generator, build_objectives
 from arra.jobs.validation import HeldOutBits, Rows, Samples
+from arra.objectives.base import features_of
 from arra.settings import AlignmentConfig, BatchConfig, LlamaSize, SamplingConfig
 from arra.text_to_image import TextToImage, quiet_transformers
 from arra.training.config import FREE_FIELDS, TrainConfig
@@ -41,8 +42,8 @@ class Training:
     """Folder or hub name of a pretrained causal language model; None makes a Llama."""
     llama: LlamaSize = field(default_factory=LlamaSize)
     """Its size, if it is made."""
-    align: AlignmentConfig | None = field(default_factory=AlignmentConfig)
-    """None trains without."""
+    align: tuple[AlignmentConfig, ...] = (AlignmentConfig(),)
+    """Terms of representation alignment; none trains without."""
     batch: BatchConfig = field(default_factory=BatchConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
     z_loss: float = 0.0
@@ -63,8 +64,9 @@ class Training:
             del settings["llama"]
         if self.held_out is not None:
             settings["held_out_share"] = 0.0
-        if self.align is None or self.align.weight == 0:
-            settings["align"] = None
+        settings["align"] = {
+            str(number): term for number, term in enumerate(plain["align"]) if term["weight"]
+        }
         free = {*FREE_FIELDS, "precision"}  # the loop itself sees to the precision
         if self.training.schedule == "constant":
             free.add("steps")
@@ -116,7 +118,8 @@ def _run(job: Training, store: PreparedStore) -> Trained:
     rows, held_out = training_rows(store, job)
     generator = build_generator(store, job.lm, job.llama, job.training.seed)
     objectives = build_objectives(store, generator, job.align, job.z_loss, job.training.seed)
-    batches = RasterBatches(rows, generator.config.vocabulary, job.batch)
+    features = features_of(objectives)
+    batches = RasterBatches(rows, generator.config.vocabulary, job.batch, features)
     _claim(job, store)
     report = train(
         generator,

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from arra.errors import InputError
-from arra.metrics.measured import Interval
+from arra.metrics.measured import Interval, Measured
 
 Statistic = Callable[..., float]
 
@@ -65,6 +65,18 @@ def bootstrap(
     )
     bounds = result.confidence_interval
     return Interval(value, float(bounds.low), float(bounds.high), level, label)
+
+
+def mean_measured(
+    name: str,
+    values: np.ndarray,
+    encoder: str,
+    rng: np.random.Generator,
+    details: dict[str, float | int | str] | None = None,
+) -> Measured:
+    """The mean of values (N,), with its bootstrap interval where there are two or more."""
+    interval = bootstrap(values, rng=rng) if len(values) > 1 else None
+    return Measured(name, float(np.mean(values)), len(values), encoder, interval, details or {})
 
 
 def clustered_bootstrap(

@@ -12,13 +12,16 @@ n >= 20 d.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from arra.errors import InputError
+from arra.files import atomic_file
 from arra.metrics.measured import Interval, Measured
 
 Normalisation = Literal["none", "standardise", "whiten"]
@@ -36,6 +39,30 @@ class Gaussian:
         """Fitted to features (n, d), with the unbiased covariance."""
         x = checked(features, "features")
         return cls(x.mean(axis=0), np.atleast_2d(np.cov(x, rowvar=False)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Gaussian:
+        """From an `.npz` with `mu` (d,) and `sigma` (d, d), as clean-fid and ADM publish them.
+
+        Raises `InputError` when the arrays are missing, do not fit or are no covariance.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                mean, covariance = (np.asarray(arrays[key], np.float64) for key in ("mu", "sigma"))
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: expected an .npz with mu and sigma ({error})") from error
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise InputError(f"{path}: mu {mean.shape} and sigma {covariance.shape} do not fit")
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise InputError(f"{path}: mu and sigma are not all finite")
+        if not np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
+            raise InputError(f"{path}: sigma is not symmetric, so it is no covariance")
+        return cls(mean, (covariance + covariance.T) / 2)
+
+    def save(self, path: str | Path) -> None:
+        """Write an `.npz` that `load` (and clean-fid) reads."""
+        with atomic_file(path) as temporary, open(temporary, "wb") as handle:
+            np.savez(handle, mu=self.mean, sigma=self.covariance)
 
 
 def checked(features: np.ndarray, name: str, least: int = 2) -> np.ndarray:
@@ -63,6 +90,23 @@ def gaussian_distance(a: Gaussian, b: Gaussian) -> float:
     gap = a.mean - b.mean
     total = gap @ gap + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross
     return max(0.0, float(total))
+
+
+def sample_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """`gaussian_distance` of the Gaussians fitted to features (n, d) and (m, d) float64.
+
+    With fewer rows than dimensions the trace of the root is the sum of the singular values of the
+    (n, m) product of the centred rows, so that no (d, d) matrix is decomposed.
+    """
+    if min(len(first), len(second)) >= first.shape[1]:
+        return gaussian_distance(Gaussian.of(first), Gaussian.of(second))
+    means = first.mean(axis=0), second.mean(axis=0)
+    a, b = (
+        (x - mean) / np.sqrt(len(x) - 1) for x, mean in zip((first, second), means, strict=True)
+    )
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    gap = means[0] - means[1]
+    return max(0.0, float(gap @ gap + (a * a).sum() + (b * b).sum() - 2 * cross))
 
 
 def normalised(
@@ -108,13 +152,13 @@ def frechet_distance(
     on the value: duplicates raise the bias, so that only the spread of the resamples is usable.
     """
     real, (generated,) = normalised(real, [generated], normalise)
-    value = gaussian_distance(Gaussian.of(real), Gaussian.of(generated))
+    value = sample_distance(real, generated)
     interval = None
     if rng is not None:
         drawn = [
-            gaussian_distance(
-                Gaussian.of(real[rng.integers(len(real), size=len(real))]),
-                Gaussian.of(generated[rng.integers(len(generated), size=len(generated))]),
+            sample_distance(
+                real[rng.integers(len(real), size=len(real))],
+                generated[rng.integers(len(generated), size=len(generated))],
             )
             for _ in range(resamples)
         ]
@@ -126,6 +170,31 @@ def frechet_distance(
         "normalise": normalise,
     }
     return Measured("Fréchet distance", value, len(generated), encoder, interval, details)
+
+
+def distance_to_statistics(real: Gaussian, generated: np.ndarray, *, encoder: str) -> Measured:
+    """Fréchet distance of features (n, d) to statistics that somebody else made.
+
+    Not normalised, for that needs the real features. Comparable only if they were made in the same
+    encoder, from pictures resized in the same way.
+    """
+    x = checked(generated, "generated")
+    if x.shape[1] != len(real.mean):
+        raise InputError(
+            f"features of {x.shape[1]} dimensions do not compare with statistics of "
+            f"{len(real.mean)}"
+        )
+    if len(x) >= x.shape[1]:
+        value = gaussian_distance(real, Gaussian.of(x))
+    else:  # the roots of the (n, n) product are those of the (d, d) one, the rest are 0
+        mean = x.mean(axis=0)
+        rows = (x - mean) / np.sqrt(len(x) - 1)
+        roots = np.sqrt(np.clip(np.linalg.eigvalsh(rows @ real.covariance @ rows.T), 0, None))
+        gap = real.mean - mean
+        spread = np.trace(real.covariance) + (rows * rows).sum()
+        value = max(0.0, float(gap @ gap + spread - 2 * roots.sum()))
+    details: dict[str, float | int | str] = {"dimensions": x.shape[1], "normalise": "none"}
+    return Measured("Fréchet distance", value, len(x), encoder, None, details)
 
 
 def expected_floor(dimensions: int, n: int) -> float:
@@ -163,7 +232,7 @@ def frechet_floor(
     for _ in range(repeats):
         order = rng.permutation(len(real))
         first, second = order[:n_real], order[n_real : n_real + n_generated]
-        values.append(gaussian_distance(Gaussian.of(real[first]), Gaussian.of(real[second])))
+        values.append(sample_distance(real[first], real[second]))
     low, high = np.quantile(values, [0.025, 0.975])
     value = float(np.mean(values))
     interval = Interval(value, float(low), float(high), 0.95, "random disjoint splits")
@@ -221,7 +290,7 @@ def fd_infinity(
         for _ in range(repeats):
             first = real[rng.choice(len(real), size=n, replace=False)]
             second = generated[rng.choice(len(generated), size=n, replace=False)]
-            values.append(gaussian_distance(Gaussian.of(first), Gaussian.of(second)))
+            values.append(sample_distance(first, second))
         means.append(float(np.mean(values)))
     fit = stats.linregress(1 / np.asarray(sizes, dtype=np.float64), means)
     value = float(fit.intercept)

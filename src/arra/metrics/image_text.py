@@ -7,8 +7,10 @@ It is circular when the generator was aligned to the same picture tower: score w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ import torch
 from arra.errors import InputError
 from arra.metrics.bootstrap import bootstrap
 from arra.metrics.measured import Measured
+from arra.networks.part import tensors_fingerprint, weights_fingerprint
 from arra.progress import without_library_bars
 
 PictureFeatures = Callable[[np.ndarray], np.ndarray]
@@ -75,22 +78,34 @@ def _unit(features: np.ndarray, name: str) -> np.ndarray:
 
 
 class ClipTowers:
-    """The two towers of a transformers CLIP model in a local folder."""
+    """The two towers of a CLIP model of transformers, by folder or hub name."""
 
-    def __init__(self, folder: str | Path, batch: int = 64):
+    def __init__(self, name: str | Path, batch: int = 64, device: str = "cpu"):
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-        path = Path(folder)
-        if not (path / "config.json").is_file():
-            raise InputError(f"{path}: no config.json, expected the folder of a CLIP model")
-        with without_library_bars():
-            self.model = CLIPModel.from_pretrained(path, local_files_only=True).eval()
-        self.processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
-        self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        self.name = f"clip:{path.name}"
-        self.batch = batch
-        self.truncated = 0
-        """Captions so far that were longer than the text tower reads, and were cut."""
+        local = Path(name).is_dir()
+        if local and not (Path(name) / "config.json").is_file():
+            raise InputError(f"{name}: no config.json, expected the folder of a CLIP model")
+        settings: dict[str, Any] = {"local_files_only": local}
+        with without_library_bars() if local else nullcontext():
+            model = CLIPModel.from_pretrained(str(name), use_safetensors=True, **settings)
+        self.model = model.eval().to(device)
+        self.processor = AutoImageProcessor.from_pretrained(str(name), **settings)
+        self.tokenizer = AutoTokenizer.from_pretrained(str(name), **settings)
+        digest = weights_fingerprint(self.model)
+        self.name = f"clip:{Path(name).name}:{digest[:12]}"
+        self.identities = frozenset(self._tower_digests() | (set() if local else {str(name)}))
+        """Digests, and the hub name if it has one, by which an alignment teacher is recognised."""
+        self.batch, self.device = batch, device
+        self.longest = int(self.model.config.text_config.max_position_embeddings)
+        """Tokens that the text tower reads; 77 in all published CLIP models."""
+
+    def _tower_digests(self) -> set[str]:
+        """Digests of the picture tower as `PretrainedEncoder` takes them, without and with the
+        projection: so an encoder is recognised that a generator was aligned with."""
+        tower = {f"tower.{k}": v for k, v in self.model.vision_model.state_dict().items()}
+        projection = {"projection.weight": self.model.visual_projection.weight}
+        return {tensors_fingerprint(tower), tensors_fingerprint({**tower, **projection})}
 
     @torch.no_grad()
     def picture_features(self, pictures: np.ndarray) -> np.ndarray:
@@ -101,24 +116,29 @@ class ClipTowers:
             inputs = self.processor(
                 images=chunk, return_tensors="pt", input_data_format="channels_last"
             )
-            hidden = self.model.vision_model(pixel_values=inputs["pixel_values"]).pooler_output
-            parts.append(self.model.visual_projection(hidden).double())
+            pixels = inputs["pixel_values"].to(self.device)
+            hidden = self.model.vision_model(pixel_values=pixels).pooler_output
+            parts.append(self.model.visual_projection(hidden).double().cpu())
         return torch.cat(parts).numpy()
+
+    def length(self, caption: str) -> int:
+        """Tokens of a caption, the two control tokens included."""
+        return len(self.tokenizer(caption)["input_ids"])
 
     @torch.no_grad()
     def text_features(self, captions: Sequence[str]) -> np.ndarray:
-        """Projected features (N, d) of captions; longer ones are cut, and counted."""
-        limit = self.model.config.text_config.max_position_embeddings
+        """Projected features (N, d) of captions; those longer than `longest` are cut."""
         parts = []
         for start in range(0, len(captions), self.batch):
-            chunk = list(captions[start : start + self.batch])
-            lengths = [len(ids) for ids in self.tokenizer(chunk)["input_ids"]]
-            self.truncated += sum(length > limit for length in lengths)
             inputs = self.tokenizer(
-                chunk, padding=True, truncation=True, max_length=limit, return_tensors="pt"
-            )
+                list(captions[start : start + self.batch]),
+                padding=True,
+                truncation=True,
+                max_length=self.longest,
+                return_tensors="pt",
+            ).to(self.device)
             hidden = self.model.text_model(
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
             ).pooler_output
-            parts.append(self.model.text_projection(hidden).double())
+            parts.append(self.model.text_projection(hidden).double().cpu())
         return torch.cat(parts).numpy()

@@ -31,6 +31,8 @@ class Part(nn.Module, ModelHubMixin):
     registry: ClassVar[Registry]
     registered_name: ClassVar[str]
     Config: ClassVar[type]
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Modules of an extra without which no instance can be made."""
     config: Any
 
     def __init__(self, config: Any):

@@ -7,7 +7,7 @@ the whole target picture. The loss and its projector exist in training only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -19,6 +19,7 @@ from arra.errors import InputError
 from arra.files import to_plain
 from arra.generators.base import Batch, Output
 from arra.objectives.base import Objective
+from arra.objectives.targets import AttentionPool, on_grid, spatially_normalised
 from arra.randomness import seeded
 from arra.registry import objectives
 from arra.settings import AlignmentConfig
@@ -38,17 +39,24 @@ class Alignment(Objective):
         grid: tuple[int, int] | None = None,
         *,
         seed: int = 0,
+        name: str = "alignment",
     ):
         """`width` D of the states, `features` D_F of the target (both: twice the encoder's width),
-        `grid` rows and columns of codes (needed by the patch target); `seed` of the projector."""
+        `grid` rows and columns of codes (needed by the targets patch and attention); `seed` of the
+        projector and of the attention; `name` under which the loss is logged."""
         super().__init__()
-        if config.target == "patch" and grid is None:
-            raise InputError("Alignment.grid: the patch target needs the grid of codes")
-        self.config, self.grid, self.layers = config, grid, config.layers
+        if config.target in ("patch", "attention") and grid is None:
+            raise InputError(f"Alignment.grid: the target {config.target} needs the grid of codes")
+        self.config, self.grid, self.layers, self.name = config, grid, config.layers, name
+        self.features = config.feature_names
         with seeded(seed):
             self.projectors = nn.ModuleDict(
-                {str(layer): _projector(config.projector, width, features) for layer in self.layers}
+                {str(layer): _projector(config, width, features) for layer in self.layers}
             )
+            self.attention: AttentionPool | None = None
+            if config.target == "attention":
+                assert grid is not None
+                self.attention = AttentionPool(features, grid)
 
     @classmethod
     def tiny(cls, width: int, features: int) -> Self:
@@ -66,53 +74,91 @@ class Alignment(Objective):
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         """Mean distance: for cosine 0 (equal direction) to 2 (opposite)."""
+        places = self._places(batch).flatten()
         # whole rows by their number: several times cheaper than by a mask, back and forth
-        chosen = self._positions(batch).flatten().nonzero().squeeze(1)
-        sample, place = batch.segment.flatten()[chosen], batch.place.flatten()[chosen]
-        target = self._target(batch, sample, place)
+        chosen = (places >= 0).nonzero().squeeze(1)
+        sample, place = batch.segment.flatten()[chosen], places[chosen]
+        target, redrawing = self._target(batch, sample, place)
         losses = []
         for layer in self.layers:
             states = output.hidden[layer].flatten(0, 1).index_select(0, chosen)
             projected = self.projectors[str(layer)](states).float()
             losses.append(_distance(projected, target, self.config.similarity))
         per_position = torch.stack(losses).mean(dim=0)
-        return _mean_over_samples(per_position, sample, batch.samples)
+        loss = _mean_over_samples(per_position, sample, batch.samples)
+        if redrawing is None:
+            return loss
+        # The gradient of another loss and nothing of its value. It is small, so that it hardly
+        # counts where the norm of all gradients is clipped; Adam sees no difference.
+        return loss + _REDRAWING * (redrawing - redrawing.detach())
 
-    def _positions(self, batch: Batch) -> Tensor:
-        """(R, T) bool: the positions that are aligned, found by what they predict."""
+    def _places(self, batch: Batch) -> Tensor:
+        """(R, T) which place of the picture each aligned position is about; -1 elsewhere."""
+        if self.config.positions == "read":
+            if batch.read is None:
+                raise InputError(
+                    "AlignmentConfig.positions: 'read', but this generator's batches do not say "
+                    "which place a position reads"
+                )
+            return batch.read
+        place = batch.place
         if self.config.positions == "hybnext":
-            return batch.image
-        if self.config.positions == "rep":
-            return batch.place == 0
-        return batch.image & (batch.place == batch.place.max())
+            return place
+        wanted = 0 if self.config.positions == "rep" else place.max()
+        return torch.where(place == wanted, place, -1)
 
-    def _target(self, batch: Batch, sample: Tensor, place: Tensor) -> Tensor:
-        """(M, D_F) the feature that each aligned position is pulled towards; no gradient."""
+    def _target(self, batch: Batch, sample: Tensor, place: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(M, D_F) the feature that each aligned position is pulled towards, without a gradient;
+        and the loss that trains a learned target."""
         missing = [name for name in self.config.feature_names if name not in batch.features]
         if missing:
             raise InputError(
                 f"Alignment.target: {self.config.target!r} needs the feature {missing[0]!r}, which "
-                "the store does not hold; prepare it with that aggregation"
+                "the store does not hold; prepare it with that encoder and aggregation"
             )
+        parts = [batch.features[name].detach().float() for name in self.config.feature_names]
         if self.config.target == "patch":
             assert self.grid is not None
-            patches = on_grid(batch.features["patches"].float(), self.grid)
-            return patches[sample, place].detach()
-        parts = [batch.features[name].float() for name in self.config.feature_names]
-        return torch.cat(parts, dim=-1).detach().index_select(0, sample)
+            patches = on_grid(parts[0], self.grid)
+            if self.config.spatial_norm is not None:
+                patches = spatially_normalised(patches, self.config.spatial_norm)
+            row = sample * patches.shape[1] + place
+            return patches.flatten(0, 1).index_select(0, row), None
+        if self.attention is not None:
+            pooled, redrawing = self.attention(parts[0])
+            return pooled.detach().index_select(0, sample), redrawing
+        return torch.cat(parts, dim=-1).index_select(0, sample), None
 
 
-def on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Patch vectors (B, N, D) of a square grid, resampled to rows x columns: (B, n, D)."""
-    count, width = patches.shape[1:]
-    side = round(count**0.5)
-    if side * side != count:
-        raise InputError(f"patches: {count} of them, expected a square number")
-    if (side, side) == grid:
-        return patches
-    square = patches.transpose(1, 2).reshape(len(patches), width, side, side)
-    fitted = F.interpolate(square, size=grid, mode="bilinear", antialias=True, align_corners=False)
-    return fitted.flatten(2).transpose(1, 2)
+_REDRAWING = 0.01
+
+
+def alignments(
+    terms: Sequence[AlignmentConfig],
+    shapes: Mapping[str, Sequence[int]],
+    width: int,
+    grid: tuple[int, int],
+    *,
+    seed: int,
+) -> list[Objective]:
+    """An objective for each of `terms` whose weight is not 0, named alignment, alignment_2, ...
+
+    `shapes` are those of the features of a store, `width` that of the hidden states. Raises
+    `InputError` where a term needs a feature that is not there.
+    """
+    found: list[Objective] = []
+    for number, term in enumerate(terms):
+        if term.weight == 0:
+            continue
+        if missing := [name for name in term.feature_names if name not in shapes]:
+            raise InputError(
+                f"alignment with target {term.target!r} needs the features {missing[0]!r}, the "
+                f"store has {', '.join(shapes) or 'none at all'}"
+            )
+        features = sum(shapes[name][-1] for name in term.feature_names)
+        name = f"alignment_{number + 1}" if number else "alignment"
+        found.append(Alignment(term, width, features, grid, seed=seed + number, name=name))
+    return found
 
 
 class _Pool(nn.Module):
@@ -126,12 +172,22 @@ class _Pool(nn.Module):
         return F.adaptive_avg_pool1d(hidden[:, None], self.features)[:, 0]
 
 
-def _projector(kind: str, width: int, features: int) -> nn.Module:
-    if kind == "linear":
+def _projector(config: AlignmentConfig, width: int, features: int) -> nn.Module:
+    if config.projector == "linear":
         return nn.Linear(width, features)
-    if kind == "pool":
+    if config.projector == "pool":
         return _Pool(features)
-    return nn.Sequential(nn.Linear(width, features), nn.GELU(), nn.Linear(features, features))
+    if config.projector == "mlp3":  # REPA's (2410.06940, appendix), also LlamaGen-REPA's
+        hidden = config.hidden or 2048
+        return nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, features),
+        )
+    hidden = config.hidden or features
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, features))
 
 
 def _distance(projected: Tensor, target: Tensor, similarity: str) -> Tensor:
@@ -176,8 +232,3 @@ def _mean_over_samples(values: Tensor, sample: Tensor, samples: int) -> Tensor:
     """Mean over each sample's positions, then over samples."""
     count = torch.bincount(sample, minlength=samples).clamp(min=1)
     return (values / count[sample]).sum() / samples
-
-
-def feature_width(config: AlignmentConfig, features: Mapping[str, Tensor]) -> int:
-    """D_F of the target, from the features of a store or batch."""
-    return sum(features[name].shape[-1] for name in config.feature_names)

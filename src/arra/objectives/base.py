@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from arra.generators.base import Batch, Output
 
 
+def features_of(objectives: Sequence[Objective]) -> list[str]:
+    """The encoder features that any of `objectives` reads, each once."""
+    return sorted({name for objective in objectives for name in objective.features})
+
+
 class Objective(nn.Module, ABC):
     """One scalar loss. Objectives add up: the total is the sum of weight(step) * forward(...).
 
@@ -21,6 +26,8 @@ class Objective(nn.Module, ABC):
     """Under which name the loss is logged."""
     layers: Sequence[int] = ()
     """Which hidden states the objective reads (blocks counted from 1)."""
+    features: Sequence[str] = ()
+    """Which encoder features of the batch the objective reads."""
     registered_name: ClassVar[str]
 
     @classmethod
