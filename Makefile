@@ -74,9 +74,10 @@ format: $(DEV)  ## rewrite the sources in the house style
 docs: $(DOCS)  ## write the site of the documentation to site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-docs-table: $(BASE)  ## write docs/systems.md and the tables of docs/corpora.md from committed results
+docs-table: $(BASE)  ## write the tables of docs/ from the committed results
 	$(BIN)/python -m arra.systems.table --write docs/systems.md
 	$(BIN)/python -m arra.experiments.corpora.page docs/corpora.md
+	$(BIN)/python -m arra.systems.arra.ablation
 
 clean:  ## remove the environment, caches and builds; runs/ stays
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -85,12 +85,20 @@ def track(label: str, total: int, quiet: bool = False) -> Iterator[Task]:
     if file := os.environ.get(PROGRESS_FILE):
         yield _ToFile(label, total, Path(file))
         return
-    quiet = quiet or os.environ.get(QUIET, "0") not in ("", "0")
-    if quiet or not _console.is_terminal:
-        yield Task(label, total, quiet)
+    if quiet or _silenced() or not _console.is_terminal:
+        yield lines(label, total, quiet)
         return
     with Progress(*_columns(), console=_console) as progress:
         yield _Bar(label, total, progress)
+
+
+def lines(label: str, total: int, quiet: bool = False) -> Task:
+    """Progress as lines on a terminal too: for work whose parts show bars of their own."""
+    return Task(label, total, quiet or _silenced())
+
+
+def _silenced() -> bool:
+    return os.environ.get(QUIET, "0") not in ("", "0")
 
 
 def _columns() -> tuple[Any, ...]:
@@ -135,8 +143,9 @@ def without_library_bars() -> Iterator[None]:
 class Display:
     """Progress of several jobs that run side by side in other processes."""
 
-    def __init__(self, quiet: bool = False):
-        self._quiet = quiet
+    def __init__(self, quiet: bool = False, keep: bool = True):
+        """`keep`: whether the bars of jobs that ended stay."""
+        self._quiet, self._keep = quiet, keep
         self._bars: Progress | None = None
         self._tasks: dict[str, Any] = {}
         self._start = self._printed = time.monotonic()
@@ -166,7 +175,10 @@ class Display:
                 )
                 self._tasks[label] = (task, state["stage"])
             done = state["total"] if finished else state["done"]
-            self._bars.update(task, completed=done, total=state["total"], note=state["note"])
+            visible = self._keep or not finished
+            self._bars.update(
+                task, completed=done, total=state["total"], note=state["note"], visible=visible
+            )
             return
         now = time.monotonic()
         if finished:

@@ -6,7 +6,7 @@ of sampling, so that their difference is due to what differs between them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from arra.errors import InputError
 from arra.experiments.bench import Bench
 from arra.experiments.parallel import Job
 from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
+from arra.generators.base import Batch, Generator
 from arra.generators.batches import RasterBatches, collate, sequence
 from arra.generators.raster import RasterGenerator
 from arra.metrics.diversity import ssim_diversity
@@ -72,6 +73,9 @@ class TrainingPlan:
     """The training loop; its seed is replaced by the run's."""
     z_loss: float = 1e-5
     """Weight of the z-loss."""
+    watch: int = 0
+    """Test scenes of new combinations whose bits are measured every `train.validate_every` steps;
+    0 measures none. They are the first of those that the judge measures."""
 
 
 @dataclass(frozen=True)
@@ -285,44 +289,81 @@ def draw(
 
 def held_out(bench: Bench, generator: RasterGenerator, combinations: str, count: int) -> Likelihood:
     """Cross-entropy of test scenes (unseen scans) under the generator, in bits."""
+    return held_out_bits(generator.eval(), scene_batches(bench, generator, combinations, count))
+
+
+def scene_batches(
+    bench: Bench, generator: RasterGenerator, combinations: str, count: int
+) -> Iterator[Batch]:
+    """The first `count` test scenes as batches of a generator, each once, with its caption."""
     pictures, scenes = bench.scenes(combinations, count, seed=5)
-    encode = generator.prompt_ids
     vocabulary = generator.config.vocabulary
     start = 0 if vocabulary.start is None else 1
 
-    def batches():
-        for first in range(0, count, 128):
-            here = slice(first, first + 128)
-            codes = bench.codec.encode(to_unit(pictures[here])).flatten(1).tolist()
-            samples = [
-                sequence(encode(scene.caption)[start:-1], code, vocabulary, supervise_text=False)
-                for scene, code in zip(scenes[here], codes, strict=True)
-            ]
-            yield collate(samples, {}, vocabulary.pad)
+    def text(scene: Scene) -> list[int]:
+        return generator.prompt_ids(scene.caption)[start:-1]
 
-    return held_out_bits(generator.eval(), batches())
+    for first in range(0, count, 128):
+        here = slice(first, first + 128)
+        codes = bench.codec.encode(to_unit(pictures[here])).flatten(1).tolist()
+        samples = [
+            sequence(
+                generator.prompt_ids(scene.caption)[start:-1],
+                code,
+                vocabulary,
+                supervise_text=False,
+            )
+            for scene, code in zip(scenes[here], codes, strict=True)
+        ]
+        yield collate(samples, {}, vocabulary.pad)
+
+
+class WatchedBits:
+    """A validator: bits per token of test scenes of combinations that training never shows."""
+
+    def __init__(self, bench: Bench, count: int):
+        self.bench, self.count = bench, count
+        self._batches: list[Batch] = []
+
+    def __call__(self, generator: Generator, step: int, folder: Path) -> dict[str, float]:
+        assert isinstance(generator, RasterGenerator)
+        if not self._batches:  # the same at every step: the codec need not look again
+            self._batches = list(scene_batches(self.bench, generator, "heldout", self.count))
+        return {"held_out_bits": held_out_bits(generator, self._batches).per_token}
 
 
 def run_arm(
     bench: Bench, arm: Arm, plan: TrainingPlan, judge: JudgePlan, seed: int, folder: Path
 ) -> dict[str, Any]:
     """Train and judge one arm, unless that was done; leaves `arm.json` and `pictures.npz`."""
-    digest = sha256_of_json(
-        to_plain([bench.store.provenance.settings, arm, plan, judge, seed, ATTRIBUTES])
-    )
-    done = folder / "judged"
-    try:
-        if (found := read_json(done / "arm.json"))["settings"] == digest:
-            return found
-    except InputError:
-        pass  # not judged yet
-    facts = train_arm(bench, arm, plan, seed, folder)
+    if (found := judged_arm(bench, arm, plan, judge, seed, folder)) is not None:
+        return found
+    watched = [WatchedBits(bench, plan.watch)] if plan.watch else []
+    facts = train_arm(bench, arm, plan, seed, folder, validators=watched)
     results, pictures = judge_arm(bench, folder, judge)
+    digest = _digest(bench, arm, plan, judge, seed)
     found = {"settings": digest, "arm": arm.name, "seed": seed, "training": facts, **results}
-    with atomic_folder(done) as target:
+    with atomic_folder(folder / "judged") as target:
         np.savez_compressed(target / "pictures.npz", pictures=pictures)
         write_json(target / "arm.json", found)
     return to_plain(found)
+
+
+def judged_arm(
+    bench: Bench, arm: Arm, plan: TrainingPlan, judge: JudgePlan, seed: int, folder: Path
+) -> dict[str, Any] | None:
+    """What `run_arm` left in `folder`, if it was asked for the same."""
+    try:
+        found = read_json(folder / "judged" / "arm.json")
+    except InputError:
+        return None  # not judged yet
+    return found if found["settings"] == _digest(bench, arm, plan, judge, seed) else None
+
+
+def _digest(bench: Bench, arm: Arm, plan: TrainingPlan, judge: JudgePlan, seed: int) -> str:
+    return sha256_of_json(
+        to_plain([bench.store.provenance.settings, arm, plan, judge, seed, ATTRIBUTES])
+    )
 
 
 def arm_job(

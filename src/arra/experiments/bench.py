@@ -6,7 +6,7 @@ settings change.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +28,9 @@ from arra.encoders.base import Encoder
 from arra.encoders.small import SmallConfig
 from arra.encoders.text import SmallTextEncoder
 from arra.encoders.training import EncoderTraining, train_encoder
-from arra.errors import InputError
+from arra.experiments.once import once
 from arra.experiments.parallel import Job, processes_for, run_jobs
-from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
+from arra.files import read_json
 from arra.metrics.prompts import reader_error
 from arra.metrics.reader import SceneReader
 from arra.metrics.reader_training import train_reader
@@ -119,21 +119,30 @@ class Bench:
 
 
 def build_bench(
-    config: BenchConfig, folder: str | Path, *, processes: int | None = None, quiet: bool = False
+    config: BenchConfig,
+    folder: str | Path,
+    *,
+    processes: int | None = None,
+    quiet: bool = False,
+    like: Sequence[Path] = (),
 ) -> Bench:
-    """Make whatever of the bench is not there yet; an interrupted call goes on where it stopped."""
+    """Make whatever of the bench is not there yet; an interrupted call goes on where it stopped.
+
+    Codec, reader and encoder are copied from another bench among the folders `like`, where it made
+    them with the same settings.
+    """
     folder = Path(folder)
-    jobs = [
-        Job("codec, reader", make_judged, {"config": config, "folder": folder, "quiet": quiet}),
-        Job("encoder", make_encoder, {"config": config, "folder": folder, "quiet": quiet}),
-    ]
+    given = {"config": config, "folder": folder, "quiet": quiet, "like": like}
+    jobs = [Job("codec, reader", make_judged, given), Job("encoder", make_encoder, given)]
     run_jobs(jobs, processes, quiet)
     bench = Bench(config, folder)
     _make_store(bench, processes, quiet)
     return bench
 
 
-def make_codec(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
+def make_codec(
+    config: BenchConfig, folder: Path, quiet: bool = False, like: Sequence[Path] = ()
+) -> None:
     """Train the codec, unless it is there."""
 
     def make(target: Path) -> dict[str, Any]:
@@ -160,16 +169,20 @@ def make_codec(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
         }
 
     settings = [config.training_scene, config.codec, config.codec_training, config.codec_pictures]
-    _once(folder / "codec", [*settings, config.seed], make)
+    once(folder / "codec", [*settings, config.seed], make, like)
 
 
-def make_judged(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
+def make_judged(
+    config: BenchConfig, folder: Path, quiet: bool = False, like: Sequence[Path] = ()
+) -> None:
     """Train codec and reader, unless they are there."""
-    make_codec(config, folder, quiet)
-    make_reader(config, folder, quiet)
+    make_codec(config, folder, quiet, like)
+    make_reader(config, folder, quiet, like)
 
 
-def make_reader(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
+def make_reader(
+    config: BenchConfig, folder: Path, quiet: bool = False, like: Sequence[Path] = ()
+) -> None:
     """Train the reader, and measure its own error on real test scenes."""
 
     def make(target: Path) -> dict[str, Any]:
@@ -192,10 +205,12 @@ def make_reader(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
             },
         }
 
-    _once(folder / "reader", [config.scene, config.reader_steps, config.seed], make)
+    once(folder / "reader", [config.scene, config.reader_steps, config.seed], make, like)
 
 
-def make_encoder(config: BenchConfig, folder: Path, quiet: bool = False) -> None:
+def make_encoder(
+    config: BenchConfig, folder: Path, quiet: bool = False, like: Sequence[Path] = ()
+) -> None:
     """Train the representation encoder on the pictures (and captions) of training scenes."""
 
     def make(target: Path) -> dict[str, Any]:
@@ -225,7 +240,7 @@ def make_encoder(config: BenchConfig, folder: Path, quiet: bool = False) -> None
         config.encoder_training,
         config.codec_pictures,
     ]
-    _once(folder / "encoder", [*settings, config.seed], make)
+    once(folder / "encoder", [*settings, config.seed], make, like)
 
 
 def _make_store(bench: Bench, processes: int | None, quiet: bool) -> None:
@@ -259,16 +274,3 @@ def _workers(processes: int | None) -> int:
 def _training_scenes(config: BenchConfig, count: int) -> tuple[np.ndarray, list[Scene]]:
     scenes = DigitScenes(config.training_scene, "train", config.seed, "seen")
     return scenes.pictures(0, count)
-
-
-def _once(folder: Path, settings: Any, make: Callable[[Path], dict[str, Any]]) -> None:
-    """Call `make` with a folder to fill, unless `folder` was filled with the same settings."""
-    digest = sha256_of_json(to_plain(settings))
-    try:
-        if read_json(folder / "report.json").get("settings") == digest:
-            return
-    except InputError:
-        pass  # not there yet
-    with atomic_folder(folder) as target:
-        report = make(target)
-        write_json(target / "report.json", {"settings": digest, "report": report})

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from arra.environment import usable_cores
-from arra.progress import PROGRESS_FILE, Display
+from arra.progress import PROGRESS_FILE, Display, lines
 
 
 @dataclass(frozen=True)
@@ -38,32 +38,44 @@ def processes_for(jobs: int) -> int:
     return 1 if torch.cuda.is_available() else max(1, min(jobs, usable_cores()))
 
 
-def run_jobs(jobs: Sequence[Job], processes: int | None = None, quiet: bool = False) -> list[Any]:
+def run_jobs(
+    jobs: Sequence[Job], processes: int | None = None, quiet: bool = False, overall: str = ""
+) -> list[Any]:
     """Results of the jobs, in their order. The first error ends the call, after all have stopped.
 
-    With one process (or one job) they run here, one after another.
+    With one process (or one job) they run here, one after another. `overall` names what jobs are
+    ("cells"): then it is also shown how many are done, and about how long the others will take.
     """
     count = min(processes_for(len(jobs)) if processes is None else processes, len(jobs))
     if count <= 1:
-        return [job.function(**job.arguments) for job in jobs]
+        return _in_turn(jobs, overall, quiet)
     threads = max(1, usable_cores() // count)
     with tempfile.TemporaryDirectory() as scratch, _environment(OMP_NUM_THREADS=str(threads)):
         files = [Path(scratch) / f"{number}.json" for number in range(len(jobs))]
         with (
             ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool,
-            Display(quiet=quiet) as display,
+            Display(quiet=quiet, keep=not overall) as display,
         ):
             futures = [
                 pool.submit(_work, job.function, job.arguments, threads, file)
                 for job, file in zip(jobs, files, strict=True)
             ]
             try:
-                _follow(jobs, futures, files, display)
+                _follow(jobs, futures, files, display, overall)
             except BaseException:
                 for future in futures:
                     future.cancel()
                 raise
     return [future.result() for future in futures]
+
+
+def _in_turn(jobs: Sequence[Job], overall: str, quiet: bool) -> list[Any]:
+    task = lines(overall, len(jobs), quiet or not overall)
+    results = []
+    for job in jobs:
+        results.append(job.function(**job.arguments))
+        task.advance(note=job.label)
+    return results
 
 
 def _work(function: Callable[..., Any], arguments: dict[str, Any], threads: int, file: Path) -> Any:
@@ -79,12 +91,22 @@ def _work(function: Callable[..., Any], arguments: dict[str, Any], threads: int,
 
 
 def _follow(
-    jobs: Sequence[Job], futures: Sequence[Future], files: Sequence[Path], display: Display
+    jobs: Sequence[Job],
+    futures: Sequence[Future],
+    files: Sequence[Path],
+    display: Display,
+    overall: str,
 ) -> None:
     """Show what the jobs report until all are done; raise the first error."""
-    waiting = set(futures)
+    waiting, began = set(futures), time.monotonic()
     while waiting:
         done, waiting = wait(waiting, timeout=0.5, return_when="FIRST_EXCEPTION")
+        if overall:
+            ready = len(jobs) - len(waiting)
+            left = (time.monotonic() - began) / max(ready, 1) * len(waiting)
+            note = f"about {left / 60:.0f} min left" if ready else ""
+            state = {"stage": "done", "done": ready, "total": len(jobs), "note": note}
+            display.show(overall, state, finished=False)
         for job, future, file in zip(jobs, futures, files, strict=True):
             display.show(job.label, _read(file), finished=future.done())
         for future in done:
