@@ -74,7 +74,7 @@ def run_cell(setting: StoreSetting, seed: int, folder: Path) -> Result:
     job = replace(
         asked,
         out=folder,
-        align=setting.alignment,
+        align=() if setting.alignment is None else (setting.alignment,),
         batch=replace(asked.batch, seed=seed, shuffle_features=setting.shuffled),
         training=replace(asked.training, seed=seed),
         samples=0,

@@ -107,6 +107,8 @@ class ConvergenceFactor:
         if self.interval is not None:
             return str(self.interval)
         count = len(self.factors)
+        if count == 1:
+            return str(self.factors[0])
         return f"{self.median} (median; exact in {self.reached} of {count} seeds)"
 
 
