@@ -307,12 +307,7 @@ def scene_batches(
         here = slice(first, first + 128)
         codes = bench.codec.encode(to_unit(pictures[here])).flatten(1).tolist()
         samples = [
-            sequence(
-                generator.prompt_ids(scene.caption)[start:-1],
-                code,
-                vocabulary,
-                supervise_text=False,
-            )
+            sequence(text(scene), code, vocabulary, supervise_text=False)
             for scene, code in zip(scenes[here], codes, strict=True)
         ]
         yield collate(samples, {}, vocabulary.pad)
