@@ -25,9 +25,10 @@ unexport PYTHONPATH
 
 BASE := $(VENV)/.base
 DEV := $(VENV)/.dev
+DOCS := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types format docs-table clean
+.PHONY: help install demo test lint types format docs docs-table clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,10 @@ $(BASE): pyproject.toml constraints.txt
 
 $(DEV): $(BASE)
 	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+$(DOCS): $(BASE)
+	@$(PIP_INSTALL) -e '.[docs]'
 	@touch $@
 
 install: $(BASE)  ## make .venv with what arra needs to run
@@ -65,10 +70,15 @@ format: $(DEV)  ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs-table: $(BASE)  ## write docs/systems.md and docs/ablation.md from the committed results
+# The variable silences a note on the theme's successor, which would look like a warning of ours.
+docs: $(DOCS)  ## write the site of the documentation to site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-table: $(BASE)  ## write the tables of the documentation from the committed results
 	$(BIN)/python -m arra.systems.table --write docs/systems.md
+	$(BIN)/python -m arra.experiments.corpora.page docs/corpora.md
 	$(BIN)/python -m arra.systems.arra.ablation
 
 clean:  ## remove the environment, caches and builds; runs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

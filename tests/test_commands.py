@@ -331,8 +331,9 @@ def test_two_encoders_and_their_terms_of_alignment(work, tmp_path, run_json, cap
     last = run_json(*train, *also)["last"]
     assert {"alignment", "alignment_2", "alignment_3"} <= last.keys()
     plain = read_json(tmp_path / "run" / "run.json")["decides"]["align"]
-    assert plain["1"]["target"] == "patch"
-    assert plain["2"]["encoder"] == "again"
+    assert plain["target"] == "cls"
+    assert plain["also 1"]["target"] == "patch"
+    assert plain["also 2"]["encoder"] == "again"
     for wrong, words in (("encoder=third", "'third/cls'"), ("colour=red", "FIELD=VALUE"),
                          ("weight=much", "a number"), ("target=sum", "target: 'sum'")):  # fmt: skip
         command = ("train", tmp_path / "store", "--out", tmp_path / "x", *TRAIN[2:])
@@ -657,8 +658,8 @@ def test_a_differing_export_is_not_written(work, tmp_path, monkeypatch, capsys):
     from arra.jobs import exporting
 
     logits = exporting._logits
-    monkeypatch.setattr(exporting, "_logits", lambda lm, ids, n=[0]: (
-        n.append(1), logits(lm, ids) + len(n))[1])  # fmt: skip
+    monkeypatch.setattr(exporting, "_logits", lambda generator, n=[0]: (
+        n.append(1), logits(generator) + len(n))[1])  # fmt: skip
     assert run("export", work.run, "--out", tmp_path / "x") == 1
     assert "logits differ" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from arra.data.prepare import prepare_arrays
 from arra.data.scenes import DigitScenes, SceneConfig
+from arra.data.tokenizer import train_text_tokenizer
 from arra.encoders import (
     Encoder,
     EncoderTraining,
@@ -32,7 +35,10 @@ from arra.encoders import (
 from arra.encoders.augment import AugmentConfig, random_view
 from arra.encoders.training import symmetric_infonce
 from arra.errors import InputError, ProvenanceError
+from arra.jobs.options import EncoderOptions
+from arra.jobs.parts import load_encoder
 from arra.registry import encoders
+from store_parts import PatchCodec
 
 SIZE, PATCH = 24, 8
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
@@ -294,6 +300,39 @@ def test_only_the_vision_tower_is_kept_and_saving_keeps_a_reference(saved, tmp_p
         rtol=0,
         atol=0,
     )
+
+
+def test_every_architecture_fills_a_store_with_its_features(saved, tmp_path):
+    """From a folder as it is published, with its own image processor, to cached features."""
+    name, _, folder = saved
+    published = tmp_path / "published"
+    shutil.copytree(folder, published)
+    settings_ = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "resample": 3}
+    settings_ |= {"size": {"height": SIZE, "width": SIZE}, "image_mean": [0.4, 0.5, 0.6]}
+    settings_ |= {"image_std": [0.2, 0.3, 0.4], "do_normalize": True, "do_rescale": True}
+    (published / "preprocessor_config.json").write_text(json.dumps(settings_))
+    encoder = load_encoder(str(published), EncoderOptions(), "cpu")
+    kinds = ("mean", "patches") if name == "sam" else ("cls", "mean", "patches")
+    arrays = np.stack([np.asarray(image) for image in pictures(3, 16, 16)])
+    store = prepare_arrays(
+        arrays,
+        ["a picture"] * 3,
+        tmp_path / "store",
+        codec=PatchCodec(PatchCodec.Config()),
+        tokenizer=train_text_tokenizer(["a picture"], 32),
+        encoder=encoder,
+        aggregations=kinds,
+        feature_dtype="float32",
+        quiet=True,
+    )
+    cached = store.rows(range(3)).features
+    fresh = encoder.encode(encoder.preprocess([Image.fromarray(array) for array in arrays]))
+    assert list(cached) == list(kinds)
+    torch.testing.assert_close(cached["patches"], fresh.patches)
+    torch.testing.assert_close(cached["mean"], fresh.patches.mean(dim=1))
+    if name != "sam":
+        torch.testing.assert_close(cached["cls"], fresh.cls)
+    store.check(encoder=encoder)
 
 
 @torch.no_grad()

@@ -327,9 +327,9 @@ def test_teachers_are_the_encoders_that_the_run_was_aligned_with(tmp_path, monke
     ground = Ground(None, None)
     assert teachers(ground, None) == {"abc", "a/b", "d"}
     for align, expected in (
-        ({}, set()),
-        ({"0": {"encoder": "", "weight": 1.0}}, {"abc"}),
-        ({"0": {"encoder": "big", "weight": 1.0}}, {"a/b", "d"}),
+        ([], set()),
+        ([{"encoder": "", "weight": 1.0}, {"encoder": "big", "weight": 0.0}], {"abc"}),
+        ([{"encoder": "big", "weight": 1.0}], {"a/b", "d"}),
     ):
-        (tmp_path / evaluation_parts.RUN).write_text(json.dumps({"decides": {"align": align}}))
+        (tmp_path / evaluation_parts.RUN).write_text(json.dumps({"settings": {"align": align}}))
         assert teachers(ground, tmp_path / "model") == expected

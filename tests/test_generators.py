@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -310,3 +311,35 @@ def test_loaded_weights_begin_at_aligned_addresses(tmp_path):
     generator.save_pretrained(tmp_path / "model")
     again = RasterGenerator.from_pretrained(tmp_path / "model")
     assert {parameter.data_ptr() % 64 for parameter in again.parameters()} == {0}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_checkpointed_activations_change_no_bit(compiled):
+    """Loss, hidden states and every gradient, with dropout, and with losses on hidden states."""
+    results, saved = [], []
+    for checkpointed in (False, True):
+        generator = RasterGenerator.tiny().train()
+        for block in generator.decoder_blocks():
+            block.self_attn.attention_dropout = 0.3
+            if compiled:  # as `compile_blocks` leaves it
+                block.forward = block.forward
+        batch = some_batch(generator)
+        before = [vars(block).get("forward") for block in generator.decoder_blocks()]
+        context = generator.checkpointed_activations() if checkpointed else nullcontext()
+        sizes = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, sizes=sizes: sizes.append(tensor.numel()) or tensor,
+            lambda tensor: tensor,
+        )
+        torch.manual_seed(5)
+        with context, hooks:
+            output = generator(batch, layers=(1, 2))
+            loss = F.cross_entropy(output.logits, output.targets)
+            loss = loss + sum(state.square().mean() for state in output.hidden.values())
+            kept = sum(sizes)
+            loss.backward()
+        results.append([loss, *output.hidden.values(), *(p.grad for p in generator.parameters())])
+        saved.append(kept)
+        assert [vars(block).get("forward") for block in generator.decoder_blocks()] == before
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert saved[1] < 0.7 * saved[0]

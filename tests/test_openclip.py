@@ -212,7 +212,7 @@ def test_a_reference_is_saved_and_other_weights_are_refused(saved, tmp_path):
 
 
 @needs
-def test_architectures_of_open_clip_take_a_file_and_refuse_pickles(tmp_path):
+def test_architectures_of_open_clip_take_a_file_and_refuse_pickles(tmp_path, monkeypatch):
     import open_clip
 
     model = open_clip.create_model("ViT-S-32-alt", pretrained=None).eval()
@@ -231,10 +231,16 @@ def test_architectures_of_open_clip_take_a_file_and_refuse_pickles(tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             OpenClipEncoder(OpenClipConfig(name, tag))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="cannot be had from the hub"):
+        OpenClipEncoder(OpenClipConfig("somebody/something"))
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "open_clip_config.json").write_text("{}")
     (tmp_path / "pickled" / "open_clip_pytorch_model.bin").write_bytes(b"a pickle")
     with pytest.raises(InputError, match=r"torch\.load"):
+        load(tmp_path / "pickled")
+    (tmp_path / "pickled" / "open_clip_model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="vision_cfg"):
         load(tmp_path / "pickled")
 
 

@@ -318,7 +318,7 @@ def test_pictures_that_do_not_fit_are_refused_before_anything_is_written(tmp_pat
 def test_the_grid_shows_every_picture_enlarged_by_whole_pixels():
     pictures = make_pictures(n=4, side=8)
     grid = np.asarray(draw_grid(pictures, labels(make_report(), pictures), across=2, most=3))
-    scale = 17  # the least that makes eight pixels at least 132
+    scale = 16  # the least that makes eight pixels at least 128
     shown = [pictures.real, pictures.arms["baseline"], pictures.arms["aligned"]]
     for index in range(4):
         for array in shown:

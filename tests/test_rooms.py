@@ -40,7 +40,8 @@ KNOWS = {
     "codecs": {"networks"},
     "encoders": {"networks"},
     "data": {"networks", "codecs", "encoders"},
-    "generators": {"orders", "networks", "codecs", "data"},
+    "adapters": {"networks"},
+    "generators": {"adapters", "orders", "networks", "codecs", "data"},
     "objectives": {"generators"},
     "samplers": {"orders", "networks"},
     "metrics": {"networks", "encoders", "data", "generators"},
@@ -148,7 +149,9 @@ def test_every_imported_package_is_declared():
     wanted = {name.split(".")[0] for path in FILES for name in imports(path)}
     for name in wanted - set(sys.stdlib_module_names) - {"arra"}:
         # of an extra that is not installed here the name of the package must tell
-        found = {canonical(distribution) for distribution in providers.get(name, [f"{name}-torch"])}
+        found = {
+            canonical(distribution) for distribution in providers.get(name, [name, f"{name}-torch"])
+        }
         assert found & declared, f"{name} is imported, but pyproject.toml does not declare it"
     constraints = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = names([line for line in constraints if "==" in line])

@@ -281,6 +281,27 @@ def test_only_the_newest_checkpoints_are_kept_and_nothing_is_pickled(tmp_path):
     assert suffixes == {".safetensors", ".json", ".jsonl"}
 
 
+def test_weights_that_are_not_trained_are_not_saved_but_must_be_the_same(tmp_path):
+    def frozen(shift=0.0):
+        generator = toy()
+        generator.embedding.weight.requires_grad_(False).add_(shift)
+        return generator
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(frozen(), losses(), Rows(), FULL, whole)
+    with pytest.raises(Stop):
+        train(frozen(), losses(), StopsAt(8), FULL, broken)
+    for kind in ("generator", "ema"):
+        saved = load_file(newest(broken) / f"{kind}.safetensors")
+        assert "embedding.weight" not in saved
+        assert "head.weight" in saved
+    with pytest.raises(InputError, match="cannot resume, weights that are not trained was"):
+        train(frozen(0.1), losses(), Rows(), FULL, broken)
+    train(frozen(), losses(), Rows(), FULL, broken)
+    assert same(weights(whole), weights(broken))
+    assert torch.equal(weights(whole)["embedding.weight"], frozen().embedding.weight)
+
+
 # Being killed
 
 

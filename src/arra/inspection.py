@@ -115,6 +115,7 @@ def _describe_checkpoint(folder: Path, values: dict[str, Any]) -> dict[str, Any]
             "fingerprint": values.get("codec"),
         },
         "language_model": {key: config[key] for key in kept if key in config},
+        "adapter": values.get("adapted"),
         **_weights(sorted(folder.glob("*.safetensors"))),
     }
 

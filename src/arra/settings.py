@@ -23,6 +23,8 @@ def feature_name(encoder: str, kind: str) -> str:
 
 
 Positions = Literal["hybnext", "rep", "last", "read"]
+RowInit = Literal["mean", "random"]
+LlamaName = Literal["111M", "343M", "775M", "1.4B", "3.1B"]
 Target = Literal["cls", "mean", "both", "attention", "patch"]
 Projector = Literal["mlp", "mlp3", "linear", "pool"]
 Similarity = Literal["cosine", "mse"]
@@ -55,6 +57,51 @@ class LlamaSize:
     tied: bool = False
     """Whether input and output embeddings are one table: small models learn faster so."""
 
+    @classmethod
+    def named(cls, name: LlamaName) -> LlamaSize:
+        """A size of LlamaGen (arXiv 2406.06525, table 1): B, L, XL, XXL and 3B.
+
+        With its 16,384 codes and a class embedding they have the parameters that they are named
+        after; a text vocabulary comes on top (twice: embedding and head).
+        """
+        width, depth, heads, feed_forward = {
+            "111M": (768, 12, 12, 2048),
+            "343M": (1024, 24, 16, 2816),
+            "775M": (1280, 36, 20, 3584),
+            "1.4B": (1536, 48, 24, 4096),
+            "3.1B": (3200, 24, 32, 8704),
+        }[name]
+        return cls(width, depth, heads, feed_forward)
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """How a pretrained language model is adapted without training all of its weights."""
+
+    kind: Literal["none", "lora", "dora", "randlora"] = "none"
+    """None trains everything. LoRA (arXiv 2106.09685), weight-decomposed LoRA (DoRA, arXiv
+    2402.09353), or random bases of full rank (RandLoRA, arXiv 2502.00987)."""
+    rank: int = 16
+    """Rank of each update. RandLoRA's counts the other way: fewer parameters the larger it is."""
+    alpha: float | None = None
+    """Scale of the update, times 1 / rank. Unless given: twice the rank, RandLoRA 20 times."""
+    dropout: float = 0.0
+    """Of the adapter's input."""
+    targets: tuple[str, ...] = ()
+    """Last names of the linear layers in the decoder blocks that are adapted, such as q_proj
+    v_proj; unless given, all of them."""
+    save: Literal["merged", "adapter"] = "merged"
+    """What a run's model/ is: a plain language model with the update added to its weights, or the
+    adapter alone, which needs the pretrained model at its place."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise InputError(f"AdapterConfig.rank: {self.rank}, expected 1 or more")
+        if not 0.0 <= self.dropout < 1.0:
+            raise InputError(f"AdapterConfig.dropout: {self.dropout}, expected 0 to less than 1")
+        if self.alpha is not None and self.alpha <= 0:
+            raise InputError(f"AdapterConfig.alpha: {self.alpha}, expected more than 0")
+
 
 @dataclass(frozen=True)
 class BatchConfig:
@@ -76,6 +123,8 @@ class BatchConfig:
     """Batches are formed among this many batches' worth of samples of similar length."""
     shuffle_features: bool = False
     """Control: every sample gets the encoder features of another, fixed, random sample."""
+    replay: float = 0.0
+    """Share of a batch's samples that are plain text, beside the `size` pictures."""
     seed: int = 0
     """Seed of the data order and of dropped captions."""
 
@@ -84,6 +133,13 @@ class BatchConfig:
             raise InputError("BatchConfig: size, bucket and multiple are at least 1")
         if not 0.0 <= self.drop_caption <= 1.0:
             raise InputError(f"BatchConfig.drop_caption: {self.drop_caption}, expected 0 to 1")
+        if not 0.0 <= self.replay < 1.0:
+            raise InputError(f"BatchConfig.replay: {self.replay}, expected 0 to less than 1")
+
+    @property
+    def replayed(self) -> int:
+        """Samples of plain text in a batch."""
+        return round(self.size * self.replay / (1.0 - self.replay))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,16 @@
 
 # imported so that they register: a saved codec is found by its name
 from arra.codecs.lfq import LFQCodec, LFQConfig
+from arra.codecs.native import ChameleonCodec, Emu3Codec, JanusCodec, NativeConfig
 from arra.codecs.vq import VQCodec, VQConfig
 
-__all__ = ["LFQCodec", "LFQConfig", "VQCodec", "VQConfig"]
+__all__ = [
+    "ChameleonCodec",
+    "Emu3Codec",
+    "JanusCodec",
+    "LFQCodec",
+    "LFQConfig",
+    "NativeConfig",
+    "VQCodec",
+    "VQConfig",
+]

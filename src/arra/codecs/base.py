@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from arra.errors import InputError
 from arra.networks.part import Part
 from arra.registry import Registry, codecs
 
@@ -24,6 +25,8 @@ class CodecOutput:
     losses: dict[str, Tensor]
     """Named scalars, already weighted: their sum is the codec's own loss (its quantiser's, say).
     The error of the reconstruction is not among them: training weighs that."""
+    latents: Tensor | None = None
+    """(B, D, h, w) float32: what was quantised, with its gradient; None where nothing was."""
 
 
 class Codec(Part):
@@ -35,6 +38,8 @@ class Codec(Part):
     """Number of different codes."""
     downsample: int
     """Pixels per code along each side: h = H / downsample."""
+    channels: int = 3
+    """Channels of a picture."""
 
     @abstractmethod
     def encode(self, pictures: Tensor) -> Tensor:
@@ -64,3 +69,28 @@ class Codec(Part):
     @abstractmethod
     def forward(self, pictures: Tensor) -> CodecOutput:
         """Reconstruction with straight-through gradient, codes and losses, for training."""
+
+    def _check_pictures(self, pictures: Tensor) -> None:
+        channels, side = self.channels, self.downsample
+        shape = tuple(pictures.shape)
+        if pictures.ndim != 4 or shape[1] != channels or not pictures.is_floating_point():
+            raise InputError(
+                f"pictures: {shape} {pictures.dtype}, "
+                f"expected float (B, {channels}, H, W) in [-1, 1]"
+            )
+        if shape[2] % side or shape[3] % side or 0 in shape[2:]:
+            raise InputError(
+                f"pictures: {shape[2]} x {shape[3]} pixels, expected multiples of {side}: "
+                "resize or crop them"
+            )
+
+    def _check_codes(self, codes: Tensor) -> None:
+        if codes.ndim != 3 or codes.dtype != torch.int64:
+            raise InputError(
+                f"codes: {tuple(codes.shape)} {codes.dtype}, expected int64 of shape (B, h, w)"
+            )
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.vocabulary:
+            raise InputError(
+                f"codes: values from {int(codes.min())} to {int(codes.max())}, expected 0 to "
+                f"{self.vocabulary - 1}: this is not a picture of this codec"
+            )

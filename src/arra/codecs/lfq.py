@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from arra.codecs.autoencoder import AutoencoderConfig
-from arra.codecs.quantized import QuantizedCodec, entropy
+from arra.codecs.quantized import QuantizedCodec, entropy, in_raster_order
 from arra.errors import InputError
 from arra.registry import codecs
 
@@ -72,6 +72,31 @@ class LFQCodec(QuantizedCodec):
         bits = (codes[:, None] & self.place[:, None, None]) != 0
         dtype = next(self.decoder.parameters()).dtype
         return bits.to(dtype) * 2.0 - 1.0
+
+    def distances(self, latents: Tensor) -> Tensor:
+        """-2 <latent, signs of the code>: the squared distance without what all codes share."""
+        self._check_enumerable()
+        signs = self.lookup(torch.arange(self.vocabulary, device=latents.device).view(1, 1, -1))
+        with torch.autocast(latents.device.type, enabled=False):
+            return -2.0 * in_raster_order(latents) @ signs[0, :, 0].float()
+
+    def soft_assignment(self, latents: Tensor, temperature: float) -> Tensor:
+        """(B, n, K) float32: the product over bits of P(bit d is 1) = sigmoid(4 z_d / temperature).
+
+        It is softmax(-distances / temperature), without a product with all sign patterns.
+        """
+        self._check_enumerable()
+        flat = in_raster_order(latents)
+        return _joint(torch.sigmoid(4.0 * flat / temperature).flatten(0, 1)).unflatten(
+            0, flat.shape[:2]
+        )
+
+    def _check_enumerable(self) -> None:
+        if self.config.bits > 20:
+            raise InputError(
+                f"LFQConfig.bits: {self.config.bits}; distances to all codes can be held for 20 "
+                "bits or fewer"
+            )
 
     def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         codes = self.nearest(latents)

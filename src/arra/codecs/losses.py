@@ -151,7 +151,7 @@ class Adversary:
             )
         self.discriminator.to(device)
         self.optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), lr=config.discriminator_lr, betas=(0.5, 0.9)
+            self.discriminator.named_parameters(), lr=config.discriminator_lr, betas=(0.5, 0.9)
         )
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arra.codecs.autoencoder import AutoencoderConfig
-from arra.codecs.quantized import QuantizedCodec, entropy
+from arra.codecs.quantized import QuantizedCodec, entropy, in_raster_order
 from arra.errors import InputError
 from arra.registry import codecs
 
@@ -86,6 +86,12 @@ class VQCodec(QuantizedCodec):
 
     def lookup(self, codes: Tensor) -> Tensor:
         return F.embedding(codes, F.normalize(self.codebook, dim=1)).permute(0, 3, 1, 2)
+
+    def distances(self, latents: Tensor) -> Tensor:
+        """Squared distances of unit vectors, 0 to 4 (but for rounding)."""
+        with torch.autocast(latents.device.type, enabled=False):
+            unit = F.normalize(in_raster_order(latents), dim=-1)
+            return 2.0 - 2.0 * unit @ F.normalize(self.codebook.float(), dim=1).T
 
     def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         unit = F.normalize(latents, dim=1)

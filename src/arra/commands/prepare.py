@@ -33,6 +33,7 @@ def command(
     feature_dtype: Literal["float16", "float32"] = "float16",
     sample: int = 20_000,
     workers: int = 0,
+    engine: Literal["processes", "ray"] = "processes",
     batch: int = 64,
     shard_rows: int = 2048,
     device: str = "auto",
@@ -47,8 +48,10 @@ def command(
     """Turn captioned pictures into a prepared store: codes, text ids and encoder features.
 
     SOURCE is a folder of pictures with .txt files of the same names, a folder with captions.jsonl,
-    metadata.csv or Parquet files, such a file, an .npz with a captions.jsonl, a data set of the
-    datasets library by path or name, or digit scenes: scenes:20000 is twenty thousand of them.
+    metadata.csv or Parquet files, such a file, an .npz or a .tar with a captions.jsonl, pictures
+    with class labels (IDX files as MNIST has them, or an .npz of x_train and y_train), a data set
+    of the datasets library by path or name, or digit scenes: scenes:20000 is twenty thousand of
+    them.
 
     What is trained on the way (codec, encoder, tokenizer) is kept in STORE.parts. Rows that cannot
     be used are left out and named, with the reason, in STORE/report.json. An interrupted
@@ -59,7 +62,8 @@ def command(
         out: Folder of the store.
         size: Side in pixels to which pictures are fitted. Default: the pictures' own size where all
             are arrays of one size, else 64.
-        codec: Folder or hub name of a trained codec. Without it one is trained on the pictures.
+        codec: Folder or hub name of a trained codec, or of a language model that draws with one of
+            its own (Chameleon, Emu3, Janus). Without it one is trained on the pictures.
         train_codec: Kind of the codec that is trained: vector quantisation or lookup-free.
         encoder: A representation encoder for alignment: a folder saved by arra, any vision model of
             transformers by folder or hub name, or one of open_clip (its folder,
@@ -76,7 +80,9 @@ def command(
         resample: Filter for resizing.
         feature_dtype: Number type of stored features.
         sample: Most pictures on which codec, encoder and tokenizer are trained.
-        workers: Processes that share the work; 0 works in this one.
+        workers: Processes that share the work; 0 works in this one (with Ray: as many as fit).
+        engine: What shares the work: processes of this machine, or a Ray cluster (that of
+            RAY_ADDRESS, or one of this machine) whose machines all see SOURCE and STORE.
         batch: Pictures encoded at once.
         shard_rows: Rows in a shard, which is made whole or not at all.
         device: Where codec and encoder run: auto, cpu, cuda, cuda:1, mps.
@@ -111,6 +117,7 @@ def command(
         feature_dtype=feature_dtype,
         sample=sample,
         workers=workers,
+        engine=engine,
         batch=batch,
         shard_rows=shard_rows,
         overwrite=overwrite,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from arra.data.folders import records_of
 from arra.data.rows import BadRow, Limits, PictureSource, Row
 from arra.errors import InputError
 
-_MOST_BYTES = 4 << 30  # the array is held in memory whole
+MOST_BYTES = 4 << 30
+"""Largest array that is read: it is held in memory whole."""
 
 
 class ArraySource(PictureSource):
@@ -26,6 +28,7 @@ class ArraySource(PictureSource):
                  split: str | None):  # fmt: skip
         self.path, self.limits = path, limits
         shape = _shape(path)
+        self.side = shape[1] if shape[1] == shape[2] else None
         if shape[1] * shape[2] > limits.max_pixels:
             raise InputError(f"{path}: pictures of {shape[2]} x {shape[1]} pixels are too large")
         everything, problems, _ = records_of(captions, None)
@@ -65,11 +68,7 @@ class ArraySource(PictureSource):
     def read(self, index: int) -> Row:
         picture, caption = self.rows[self._checked(index)]
         if self._images is None:
-            try:
-                with np.load(self.path, allow_pickle=False) as arrays:
-                    self._images = arrays["images"]
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-                raise InputError(f"{self.path}: its array cannot be read ({error})") from error
+            self._images = load_array(self.path, "images")
         return Row(f"{self.path.name}#{picture}", Image.fromarray(self._images[picture]), caption)
 
     def identity(self) -> dict[str, Any]:
@@ -89,9 +88,19 @@ def _line(where: str) -> int:
 
 
 def _shape(path: Path) -> tuple[int, ...]:
-    """The shape of `images`, from its header alone: what it says may not fit into memory."""
+    shape, dtype = array_header(path, "images")
+    if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or 0 in shape:
+        raise InputError(f"{path}: images is {dtype} {shape}, expected uint8 (N, H, W, 3)")
+    return shape
+
+
+def array_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array of an `.npz`, from its header: it may not fit into memory.
+
+    Raises `InputError` where there is no such array or it is larger than `MOST_BYTES`.
+    """
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("images.npy") as member:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
             version = np.lib.format.read_magic(member)
             reader = (
                 np.lib.format.read_array_header_1_0
@@ -100,9 +109,16 @@ def _shape(path: Path) -> tuple[int, ...]:
             )
             shape, _, dtype = reader(member)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{path}: no array named images in it ({error})") from error
-    if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or 0 in shape:
-        raise InputError(f"{path}: images is {dtype} {shape}, expected uint8 (N, H, W, 3)")
-    if int(np.prod(shape, dtype=object)) > _MOST_BYTES:
-        raise InputError(f"{path}: images {shape} is too large for memory; use Parquet or a folder")
-    return shape
+        raise InputError(f"{path}: no array named {name} in it ({error})") from error
+    if int(np.prod(shape, dtype=object)) * dtype.itemsize > MOST_BYTES:
+        raise InputError(f"{path}: {name} {shape} is too large for memory; use Parquet or a folder")
+    return shape, dtype
+
+
+def load_array(path: Path, name: str) -> np.ndarray:
+    """An array of an `.npz`; nothing is unpickled. Raises `InputError` where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[name]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: its array {name} cannot be read ({error})") from error

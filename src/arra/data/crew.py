@@ -47,11 +47,16 @@ def _work(connection: Connection, job: Job) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone
     except Exception as error:
-        name, text = type(error).__name__, str(error)
-        if not (isinstance(error, ArraError) and hasattr(errors, name)):
-            name, text = "ArraError", f"a worker failed\n{traceback.format_exc()}"
         with suppress(OSError):  # the parent may be gone too
-            connection.send(("error", (name, text)))
+            connection.send(("error", told(error)))
+
+
+def told(error: Exception) -> tuple[str, str]:
+    """The error of a worker as the name of a class of `arra.errors`, and a message."""
+    name = type(error).__name__
+    if isinstance(error, ArraError) and hasattr(errors, name):
+        return name, str(error)
+    return "ArraError", f"a worker failed\n{''.join(traceback.format_exception(error))}"
 
 
 class _Worker:

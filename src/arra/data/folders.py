@@ -12,10 +12,10 @@ import os
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from arra.data.captions import (
     CAPTION_FIELDS,
@@ -155,7 +155,8 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Whether the ending of a file's name is that of a picture format that is read."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
@@ -242,61 +243,99 @@ def listed_source(
 ) -> FolderSource:
     """The pictures that a `captions.jsonl` or `metadata.csv` names, relative to its own folder."""
     root = path.parent
-    rows, problems, elsewhere = records_of(path, split)
+    listing = read_listing(
+        path, limits, image_field, caption_field, split, lambda name: stat_inside(root, name)
+    )
+    entries = [
+        Entry(name, caption, status.st_size, status.st_mtime_ns)
+        for name, caption, status in listing.rows
+    ]
+    names, unwalked = walk(root)
+    problems = [*listing.problems, *unwalked, *listing.unlisted(names)]
+    kind = "csv" if path.suffix.lower() == ".csv" else "jsonl"
+    return FolderSource(kind, root, entries, problems, limits)
+
+
+Place = TypeVar("Place")
+
+
+@dataclass(frozen=True)
+class Listing(Generic[Place]):
+    """What a listing says of the pictures of one split."""
+
+    path: Path
+    rows: list[tuple[str, str, Place]]
+    """Name, caption and place of every row that can be used."""
+    problems: list[BadRow]
+    """Rows that cannot."""
+    mentioned: set[str]
+    """All names in it, those of other splits included."""
+
+    def unlisted(self, names: Iterable[str]) -> list[BadRow]:
+        """Those of the `names` that are pictures, but stand nowhere in the listing."""
+        return [
+            BadRow(name, "the picture has no caption", f"no row of {self.path.name} names it")
+            for name in names
+            if is_picture(name) and name not in self.mentioned
+        ]
+
+
+def read_listing(
+    path: Path,
+    limits: Limits,
+    image_field: str | None,
+    caption_field: str | None,
+    split: str | None,
+    find: Callable[[str], Place],
+) -> Listing[Place]:
+    """The rows of a listing; `find` gives the place of a name, or raises `BadRow`."""
+    records, problems, elsewhere = records_of(path, split)
     mentioned = set(_names(elsewhere, image_field))
     lines: dict[str, str] = {}
-    entries = []
-    for where, record in rows:
+    rows = []
+    for where, record in records:
         mentioned.update(_names([record], image_field))
         try:
-            entry = _listed(root, where, record, image_field, caption_field, limits)
-            if entry.name in lines:
-                detail = f"first in {lines[entry.name]}"
+            name, caption, place = _listed(where, record, image_field, caption_field, limits, find)
+            if name in lines:
+                detail = f"first in {lines[name]}"
                 raise BadRow(where, "the same picture is listed twice", detail)
         except BadRow as bad:
             problems.append(bad)
         else:
-            lines[entry.name] = where
-            entries.append(entry)
-    names, unwalked = walk(root)
-    problems.extend(unwalked)
-    problems.extend(
-        BadRow(name, "the picture has no caption", f"no row of {path.name} names it")
-        for name in names
-        if _is_picture(name) and name not in mentioned
-    )
-    kind = "csv" if path.suffix.lower() == ".csv" else "jsonl"
-    return FolderSource(kind, root, entries, problems, limits)
+            lines[name] = where
+            rows.append((name, caption, place))
+    return Listing(path, rows, problems, mentioned)
 
 
 def _names(records: list[Record], image_field: str | None) -> Iterator[str]:
     for record in records:
         for field in (image_field,) if image_field else IMAGE_FIELDS:
             if isinstance(record.get(field), str):
-                yield _plain(record[field])
+                yield plain_name(record[field])
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """`./a//b.png` as `a/b.png`, so that a picture has one name."""
     return os.path.normpath(name).replace(os.sep, "/") if name and "\0" not in name else name
 
 
 def _listed(
-    root: Path,
     where: str,
     record: Record,
     image_field: str | None,
     caption_field: str | None,
     limits: Limits,
-) -> Entry:
+    find: Callable[[str], Place],
+) -> tuple[str, str, Place]:
     name = field_of(record, image_field, IMAGE_FIELDS, where)
     if not isinstance(name, str):
         reason = "the name of the picture is not text"
         raise BadRow(where, reason, f"it is {type(name).__name__}")
     caption = clean_caption(field_of(record, caption_field, CAPTION_FIELDS, where), where, limits)
     try:
-        status = stat_inside(root, name)
+        place = find(name)
     except BadRow as bad:
         # The line is what the reader has to mend, so it is the line that gets named.
         raise BadRow(where, bad.reason, name) from bad
-    return Entry(_plain(name), caption, status.st_size, status.st_mtime_ns)
+    return plain_name(name), caption, place

@@ -7,28 +7,37 @@
     report.save("rows.json")
 
 Kept as: pictures with `.txt` files of the same name; a `captions.jsonl` or `metadata.csv` beside
-the pictures; an `.npz` with a `captions.jsonl`; Parquet files; anything that the `datasets` library
-saved or can load from a folder or the hub.
+the pictures, or beside a `.tar` or an `.npz` of them; Parquet files; pictures with class labels, in
+IDX files or an `.npz`; anything that the `datasets` library saved or can load from a folder or the
+hub.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
+from arra.data.archives import archive_source
 from arra.data.arrays import ArraySource
 from arra.data.captions import IMAGE_FIELDS
-from arra.data.decode import SUFFIXES, decode, fit
-from arra.data.folders import listed_source, pairs_source, records_of, walk
+from arra.data.decode import decode, fit
+from arra.data.folders import is_picture, listed_source, pairs_source, records_of, walk
+from arra.data.labelled import (
+    IdxSource,
+    LabelledArraySource,
+    array_splits,
+    choose_split,
+    idx_files,
+)
 from arra.data.report import RowReport, good_rows
-from arra.data.rows import BadRow, Limits, PictureSource, Row
+from arra.data.rows import BadRow, Classes, Limits, PictureSource, Row
 from arra.data.tables import DatasetSource, ParquetSource
 from arra.errors import InputError
 
 __all__ = [
     "BadRow",
+    "Classes",
     "Limits",
     "PictureSource",
     "Row",
@@ -42,7 +51,7 @@ __all__ = [
 LISTINGS = ("captions.jsonl", "metadata.jsonl", "captions.csv", "metadata.csv")
 # Only names with an owner: a mistyped folder of one word should not be sent to the hub.
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
-_NO_LIMITS_GIVEN = Limits()
+_NO_LIMITS_GIVEN, _NO_CLASSES_GIVEN = Limits(), Classes()
 
 
 def open_pictures(
@@ -52,6 +61,7 @@ def open_pictures(
     image_column: str | None = None,
     caption_column: str | None = None,
     split: str | None = None,
+    classes: Classes = _NO_CLASSES_GIVEN,
 ) -> PictureSource:
     """The captioned pictures at `source`: a file, a folder, or a data set `owner/name[@revision]`.
 
@@ -61,7 +71,9 @@ def open_pictures(
         image_column: field or column of the picture or its file name; None recognises it.
         caption_column: field or column of the caption; None recognises it.
         split: take only these rows: the split of a data set, the field `split` of a listing, the
-            Parquet files of that name, or the folder of that name below `source`.
+            Parquet files of that name, or the folder of that name below `source`. Sources with
+            class labels and data sets that have several must be told which.
+        classes: how captions are made of class labels.
 
     Raises:
         InputError: there is nothing of this kind, it cannot be told what is meant, or no row at all
@@ -70,7 +82,8 @@ def open_pictures(
     path = Path(source).expanduser()
     if path.exists():
         path = path.resolve()
-        opened = (_open_folder if path.is_dir() else _open_file)(
+        found = _open_labelled(path, limits, split, classes)
+        opened = found or (_open_folder if path.is_dir() else _open_file)(
             path, limits, image_column, caption_column, split
         )
     elif isinstance(source, str) and _HUB_NAME.fullmatch(source):
@@ -86,6 +99,22 @@ def open_pictures(
     return opened
 
 
+def _open_labelled(
+    path: Path, limits: Limits, split: str | None, classes: Classes
+) -> PictureSource | None:
+    """Pictures with class labels, or None where `path` holds none of the layouts they have."""
+    folder = path if path.is_dir() else path.parent
+    if any((folder / name).is_file() for name in LISTINGS):
+        return None  # there are captions
+    arrays = [path] if path.suffix.lower() == ".npz" else sorted(path.glob("*.npz"))
+    if len(arrays) == 1 and (there := array_splits(arrays[0])):
+        split = choose_split(there, split, arrays[0])
+        return LabelledArraySource(arrays[0], split, classes, limits)
+    if path.is_dir() and (pairs := idx_files(path)):
+        return IdxSource(*pairs[choose_split(sorted(pairs), split, path)], classes, limits)
+    return None
+
+
 def _open_file(
     path: Path, limits: Limits, image: str | None, caption: str | None, split: str | None
 ) -> PictureSource:
@@ -97,9 +126,20 @@ def _open_file(
     if suffix == ".npz":
         captions = path.with_name("captions.jsonl")
         if not captions.is_file():
-            raise InputError(f"{path}: expected captions.jsonl beside it, a line a picture")
+            raise InputError(
+                f"{path}: expected captions.jsonl beside it, a line a picture, or arrays x_train "
+                "and y_train in it"
+            )
         return ArraySource(path, captions, limits, caption, split)
-    raise InputError(f"{path}: expected a folder, or a file .parquet, .jsonl, .csv or .npz")
+    if suffix == ".tar":
+        listings = [path.with_name(name) for name in LISTINGS if path.with_name(name).is_file()]
+        if len(listings) != 1:
+            found = " and ".join(listing.name for listing in listings) or "none"
+            raise InputError(
+                f"{path}: expected one of {', '.join(LISTINGS)} beside it, not {found}"
+            )
+        return archive_source(path, listings[0], limits, image, caption, split)
+    raise InputError(f"{path}: expected a folder, or a file .parquet, .jsonl, .csv, .npz or .tar")
 
 
 def _open_folder(
@@ -117,7 +157,7 @@ def _open_folder(
     tables = [name for name in names if name.lower().endswith(".parquet")]
     if tables:
         return _open_tables(path, tables, limits, image, caption, split)
-    if any(os.path.splitext(name)[1].lower() in SUFFIXES for name in names):
+    if any(is_picture(name) for name in names):
         return _open_pairs(path, limits, split)
     return _load(str(path), limits, image, caption, split, path, None)
 
@@ -130,6 +170,9 @@ def _open_listing(
         rows, _, _ = records_of(path, None) if arrays else ([], [], [])
         if len(arrays) == 1 and not any(set(IMAGE_FIELDS) & set(record) for _, record in rows):
             return ArraySource(arrays[0], path, limits, caption, split)
+    archives = sorted(path.parent.glob("*.tar"))
+    if len(archives) == 1 and not any(is_picture(name) for name in walk(path.parent)[0]):
+        return archive_source(archives[0], path, limits, image, caption, split)
     return listed_source(path, limits, image, caption, split)
 
 

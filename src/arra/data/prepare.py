@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from PIL import Image
 from arra import __version__
 from arra.codecs.base import Codec
 from arra.data.blocks import ArrayPictures, Source
+from arra.data.cluster import make_shards_on_ray
 from arra.data.crew import make_shards
 from arra.data.decode import Fit
 from arra.data.make import (
@@ -57,6 +58,9 @@ from arra.settings import ENCODER_NAME
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Engine = Literal["processes", "ray"]
+"""What shares the work: processes of this machine, or Ray."""
+
 
 def prepare(
     source: Source,
@@ -73,6 +77,7 @@ def prepare(
     shard_rows: int = 2048,
     batch: int = 64,
     workers: int = 0,
+    engine: Engine = "processes",
     bad_share: float = 0.1,
     overwrite: bool = False,
     quiet: bool = False,
@@ -83,8 +88,10 @@ def prepare(
     Of several encoders, given by name, the features are called NAME/cls and so on; the empty name
     leaves out the prefix. Each gives those `aggregations` that it has.
 
-    With `workers` processes each makes whole shards with one thread; the bytes are the same. Bad
-    rows are left out and named in `report.json`.
+    With `workers` processes each makes whole shards with one thread; the bytes are the same. With
+    the engine "ray" they are actors, on all machines of a Ray cluster that see `folder` and the
+    source; `workers` 0 is as many as it has room for. Bad rows are left out and named in
+    `report.json`.
 
     Raises:
         InputError: an argument is wrong, more than `bad_share` of the rows are bad, another process
@@ -100,6 +107,8 @@ def prepare(
         raise InputError(
             f"workers={workers}, bad_share={bad_share}: expected 0 or more, and 0 to 1"
         )
+    if engine not in get_args(Engine):
+        raise InputError(f"engine: {engine!r}, expected one of {', '.join(get_args(Engine))}")
     if fit not in get_args(Fit):
         raise InputError(f"fit: {fit!r}, expected one of {', '.join(get_args(Fit))}")
     resampling(resample, "resample")
@@ -131,11 +140,11 @@ def prepare(
             claim(job, overwrite)
             if not _parts_there(folder):
                 _save_parts(folder, codec, tokenizer)
-            if workers:
+            if workers or engine == "ray":
                 for name, one in encoders.items():
                     one.save_pretrained(job.encoder_path(name))
             maker = Maker(job, codec, encoders, CaptionEncoder.of(tokenizer))
-            results = _make_all(job, maker, workers, bad_share, quiet)
+            results = _make_all(job, maker, workers, engine, bad_share, quiet)
             _finish(job, results)
     return PreparedStore.open(folder)
 
@@ -227,7 +236,7 @@ def _save_parts(folder: Path, codec: Codec, tokenizer: PreTrainedTokenizerBase) 
 
 
 def _make_all(
-    job: Job, maker: Maker, workers: int, bad_share: float, quiet: bool
+    job: Job, maker: Maker, workers: int, engine: Engine, bad_share: float, quiet: bool
 ) -> list[ShardResult]:
     results = {n: found for n in job.shards if (found := job.noted(n)) is not None}
 
@@ -240,7 +249,7 @@ def _make_all(
     with track("prepare", len(job.source), quiet) as task:
         if results:
             task.advance(sum(r.entry.stop - r.entry.start for r in results.values()), "resumed")
-        _make(job, maker, todo, workers, task.advance, finished)
+        _make(job, maker, todo, workers, engine, task.advance, finished)
     return [results[number] for number in job.shards]
 
 
@@ -249,9 +258,13 @@ def _make(
     maker: Maker,
     todo: list[int],
     workers: int,
+    engine: Engine,
     advance: Callable[[int], None],
     finished: Callable[[int, ShardResult], None],
 ) -> None:
+    if engine == "ray" and todo:
+        make_shards_on_ray(job, todo, workers, advance, finished)
+        return
     if workers and todo:
         make_shards(job, todo, workers, advance, finished)
         return

@@ -51,6 +51,22 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Classes:
+    """How captions are made where pictures have class labels instead."""
+
+    template: str = "{label}"
+    """The caption; {label} stands for the name of the class, as in "a photo of a {label}"."""
+    names: tuple[str, ...] = ()
+    """Names of the classes 0, 1, 2, ...; without them those that the files hold, else numbers."""
+
+    def __post_init__(self) -> None:
+        if "{label}" not in self.template:
+            raise InputError(f"Classes.template: {self.template!r}, expected {{label}} in it")
+        if len(set(self.names)) != len(self.names):
+            raise InputError(f"Classes.names: {self.names}, one of them stands there twice")
+
+
+@dataclass(frozen=True)
 class Row:
     """One captioned picture."""
 
@@ -97,6 +113,8 @@ class PictureSource(ABC):
 
     problems: tuple[BadRow, ...] = ()
     """What was already wrong when the rows were listed; these rows have no index."""
+    side: int | None = None
+    """Height and width of every picture, where the source knows them to be squares of one size."""
 
     @abstractmethod
     def __len__(self) -> int:

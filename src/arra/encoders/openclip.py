@@ -196,8 +196,9 @@ def _find(config: OpenClipConfig) -> _Found:
 
 def _described(plain: Any, weights: Path, name: str) -> _Found:
     model = plain.get("model_cfg") if isinstance(plain, dict) else None
-    if not isinstance(model, dict) or not isinstance(model.get("vision_cfg"), dict):
-        raise InputError(f"{name}: its {CONFIG} has no model_cfg with a vision_cfg")
+    model = model if isinstance(model, dict) else {}
+    if not (isinstance(model.get("vision_cfg"), dict) and isinstance(model.get("embed_dim"), int)):
+        raise InputError(f"{name}: its {CONFIG} has no model_cfg with embed_dim and vision_cfg")
     return _Found(_vision_settings(model), plain.get("preprocess_cfg") or {}, weights)
 
 
@@ -237,14 +238,16 @@ def _builtin(open_clip: Any, config: OpenClipConfig) -> _Found:
 def _download(repository: str, names: tuple[str, ...], revision: str | None) -> Path:
     """The first of `names` that the repository has."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     for name in names:
         try:
             return Path(hf_hub_download(repository, name, revision=revision))
-        except EntryNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
+        except (EntryNotFoundError, OSError, ValueError) as error:
+            # a hub that cannot be reached also counts as an entry that is not found
+            unreachable = isinstance(error, LocalEntryNotFoundError)
+            if isinstance(error, EntryNotFoundError) and not unreachable:
+                continue
             first = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(f"{repository}: cannot be had from the hub: {first[0]}") from error
     if names == (CONFIG,):

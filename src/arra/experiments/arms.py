@@ -6,16 +6,18 @@ of sampling, so that their difference is due to what differs between them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from arra.codecs.base import Codec
 from arra.data.scenes import DigitScenes, Scene
 from arra.data.scenes import draw as draw_scene
+from arra.data.store import PreparedStore
 from arra.errors import InputError
 from arra.experiments.bench import Bench
 from arra.experiments.parallel import Job
@@ -40,6 +42,7 @@ from arra.settings import BatchConfig, LlamaSize
 from arra.text_to_image import TextToImage
 from arra.training.config import TrainConfig
 from arra.training.loop import train
+from arra.training.report import Validator
 
 
 @dataclass(frozen=True)
@@ -97,21 +100,37 @@ class JudgePlan:
     """Picture i is drawn with seed `sampling_seed` * 1 000 003 + i, in every arm."""
 
 
+class Ground(Protocol):
+    """What arms are trained on: a store and the codec that made it."""
+
+    @property
+    def codec(self) -> Codec: ...
+    @property
+    def store(self) -> PreparedStore: ...
+
+
 def arm_parts(
-    bench: Bench, arm: Arm, plan: TrainingPlan, seed: int
+    bench: Ground, arm: Arm, plan: TrainingPlan, seed: int, start: Path | None = None
 ) -> tuple[RasterGenerator, list[Objective], RasterBatches]:
-    """Generator, objectives and batches of one arm, functions of `seed`."""
+    """Generator, objectives and batches of one arm, functions of `seed`.
+
+    `start` is the folder of a model that goes on, on codes that mean to it what they meant; without
+    it a new one begins from random weights.
+    """
     store = bench.store
     store.check(codec=bench.codec)
-    generator = RasterGenerator.from_scratch(
-        store.tokenizer(),
-        bench.codec.vocabulary,
-        store.codes_shape,
-        plan.size,
-        seed=seed,
-        codec=bench.codec.fingerprint(),
-        appearance=bench.codec.appearance(),
-    )
+    if start is None:
+        generator = RasterGenerator.from_scratch(
+            store.tokenizer(),
+            bench.codec.vocabulary,
+            store.codes_shape,
+            plan.size,
+            seed=seed,
+            codec=bench.codec.fingerprint(),
+            appearance=bench.codec.appearance(),
+        )
+    else:
+        generator = _continued(bench, start)
     batch = replace(plan.batch, seed=seed, shuffle_features=arm.shuffled)
     objectives: list[Objective] = [NextToken(), ZLoss(plan.z_loss)]
     terms = () if arm.alignment is None else (arm.alignment, *arm.also)
@@ -122,20 +141,39 @@ def arm_parts(
     return generator, objectives, batches
 
 
+def _continued(bench: Ground, start: Path) -> RasterGenerator:
+    """The model in `start`, to be trained on; `InputError` where it draws other grids or codes."""
+    generator = RasterGenerator.from_pretrained(start)
+    codes, grid = generator.config.vocabulary.codes, generator.config.grid
+    if (codes, tuple(grid)) != (bench.codec.vocabulary, tuple(bench.store.codes_shape)):
+        raise InputError(
+            f"{start}: draws {grid} of {codes} codes, expected {bench.store.codes_shape} of "
+            f"{bench.codec.vocabulary}"
+        )
+    generator.config = replace(generator.config, codec=bench.codec.fingerprint())
+    return generator
+
+
 def train_arm(
-    bench: Bench, arm: Arm, plan: TrainingPlan, seed: int, folder: Path
+    bench: Ground,
+    arm: Arm,
+    plan: TrainingPlan,
+    seed: int,
+    folder: Path,
+    *,
+    start: Path | None = None,
+    validators: Sequence[Validator] = (),
 ) -> dict[str, Any]:
     """Train one arm with one seed, or go on; the facts of the training."""
-    generator, objectives, batches = arm_parts(bench, arm, plan, seed)
+    generator, objectives, batches = arm_parts(bench, arm, plan, seed, start)
     config = replace(plan.train, seed=seed)
-    watched = [WatchedBits(bench, generator, plan.watch)] if plan.watch else []
     report = train(
         generator,
         objectives,
         batches,
         config,
         folder,
-        validators=watched,
+        validators=validators,
         progress_label="train",
     )
     facts = {
@@ -153,7 +191,7 @@ def train_arm(
             }
             for row in report.history
         ],
-        "validation": report.validation if plan.watch else [],
+        "validation": report.validation,
     }
     model = folder / "model"
     if not (model / "codec").is_dir():  # so that the checkpoint draws pictures by itself
@@ -278,10 +316,14 @@ def scene_batches(
 class WatchedBits:
     """A validator: bits per token of test scenes of combinations that training never shows."""
 
-    def __init__(self, bench: Bench, generator: RasterGenerator, count: int):
-        self.batches = list(scene_batches(bench, generator, "heldout", count))
+    def __init__(self, bench: Bench, count: int):
+        self.bench, self.count = bench, count
+        self.batches: list[Batch] = []
 
     def __call__(self, generator: Generator, step: int, folder: Path) -> dict[str, float]:
+        assert isinstance(generator, RasterGenerator)
+        if not self.batches:
+            self.batches = list(scene_batches(self.bench, generator, "heldout", self.count))
         return {"held_out_bits": held_out_bits(generator, self.batches).per_token}
 
 
@@ -291,7 +333,8 @@ def run_arm(
     """Train and judge one arm, unless that was done; leaves `arm.json` and `pictures.npz`."""
     if (found := judged_arm(bench, arm, plan, judge, seed, folder)) is not None:
         return found
-    facts = train_arm(bench, arm, plan, seed, folder)
+    watched = [WatchedBits(bench, plan.watch)] if plan.watch else []
+    facts = train_arm(bench, arm, plan, seed, folder, validators=watched)
     results, pictures = judge_arm(bench, folder, judge)
     digest = _digest(bench, arm, plan, judge, seed)
     found = {"settings": digest, "arm": arm.name, "seed": seed, "training": facts, **results}
@@ -347,7 +390,7 @@ def per_prompt(scores: PromptScores) -> dict[str, list[list[float]]]:
     return found
 
 
-def plain(measured: dict[str, Measured]) -> dict[str, dict[str, Any]]:
+def plain(measured: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
     """Value, low, high and n of each, as JSON."""
     return {
         name: {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from arra.networks.part import Part
 from arra.registry import Registry, generators
@@ -16,7 +16,8 @@ from arra.registry import Registry, generators
 
 @dataclass(frozen=True)
 class Batch:
-    """Training sequences. B samples lie in R rows of T positions (R = B unless rows are packed)."""
+    """Training sequences. B samples lie in R rows of T positions (R = B unless rows are packed, or
+    samples of plain text follow)."""
 
     tokens: Tensor
     """(R, T) int64."""
@@ -37,16 +38,17 @@ class Batch:
 
     @property
     def samples(self) -> int:
-        """B, the number of samples."""
-        return int(self.segment.max()) + 1
+        """B, the number of samples that have a picture; plain text, if any, comes behind them."""
+        return int(self.segment.masked_fill(~self.image, -1).max()) + 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that were given, by name, without the features."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        moved = {
-            name: tensor.to(device, non_blocking=True)
-            for name in (f.name for f in fields(self))
-            if isinstance(tensor := getattr(self, name), Tensor)
-        }
+        moved = {name: x.to(device, non_blocking=True) for name, x in self.tensors().items()}
         features = {name: x.to(device, non_blocking=True) for name, x in self.features.items()}
         return replace(self, **moved, features=features)
 
@@ -72,6 +74,11 @@ class Generator(Part):
     """D, the width of the hidden states."""
     depth: int
     """Number of decoder blocks."""
+
+    def decoder_blocks(self) -> Sequence[nn.Module]:
+        """The blocks that run one after the other; sharded training gathers their weights one by
+        one. A generator that names none is gathered as a whole."""
+        return ()
 
     @abstractmethod
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Output:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal, Protocol
 
 import numpy as np
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from arra.errors import InputError
 from arra.generators.base import Batch
-from arra.generators.raster import prompt_tokens
 from arra.generators.vocabulary import ImageVocabulary
 from arra.randomness import derangement
 from arra.settings import BatchConfig
@@ -62,17 +62,26 @@ def sequence(
 ) -> Sample:
     """[start] text <boi> x_1 ... x_n, the output at each position predicting the next token.
 
-    <boi> to x_(n-1) predict image content; x_n predicts <eoi>, which is not an input.
+    <boi> to x_(n-1) predict image content; x_n predicts <eoi>, which is not an input. What stands
+    around captions and between rows of codes is the vocabulary's matter.
     """
-    prompt = prompt_tokens(text, vocabulary)
-    image = [vocabulary.offset + code for code in codes]
+    prompt, image = vocabulary.prompt(text), vocabulary.picture(codes)
     tokens = prompt + image
     target = [*tokens[1:], vocabulary.end]
     if not supervise_text:
         target[: len(prompt) - 1] = [IGNORE] * (len(prompt) - 1)
-    place = [-1] * (len(prompt) - 1) + list(range(len(image))) + [-1]
-    read = [-1] * len(prompt) + list(range(len(image)))
-    return Sample(tokens, target, place, read)
+    drawn = count()
+    read = [next(drawn) if vocabulary.is_code(token) else -1 for token in image]
+    place = [-1] * (len(prompt) - 1) + read + [-1]
+    return Sample(tokens, target, place, [-1] * len(prompt) + read)
+
+
+def text_sample(text: Sequence[int], vocabulary: ImageVocabulary) -> Sample:
+    """[start] text, every token of it predicted: text ability is kept by practising it."""
+    start = [] if vocabulary.start is None else [vocabulary.start]
+    tokens = [*start, *text]
+    none = [-1] * len(tokens)
+    return Sample(tokens, [*tokens[1:], IGNORE], none, none)
 
 
 def collate(
@@ -120,6 +129,19 @@ def collate(
     )
 
 
+def with_codes(batch: Batch, codes: Tensor, vocabulary: ImageVocabulary) -> Batch:
+    """The same prompts with other pictures: codes (B, n) int64, as inputs and as targets.
+
+    For a codec that is still learning, whose codes are not known when the batch is made.
+    """
+    tokens, target = batch.tokens.clone(), batch.target.clone()
+    assert batch.read is not None  # `collate` tells
+    for values, place in ((tokens, batch.read), (target, batch.place)):
+        here = place >= 0
+        values[here] = vocabulary.offset + codes[batch.segment[here], place[here]]
+    return replace(batch, tokens=tokens, target=target)
+
+
 def _rows(samples: Sequence[Sample], length: int) -> list[list[int]]:
     """First-fit packing of samples into rows of at most `length` positions."""
     rows: list[list[int]] = []
@@ -148,10 +170,17 @@ class RasterBatches:
         vocabulary: ImageVocabulary,
         config: BatchConfig | None = None,
         features: Sequence[str] | None = None,
+        replay: Sequence[Sequence[int]] = (),
     ):
-        """`features`: which of the store's a batch holds (patches are large); None: all."""
+        """`features`: which of the store's a batch holds (patches are large); None: all. `replay`
+        are pieces of plain text as ids, of which `config.replay` asks for some."""
         self.store, self.vocabulary, self.config = store, vocabulary, config or BatchConfig()
-        self.features = features
+        self.features, self.replay = features, replay
+        if self.config.replay and not replay:
+            raise InputError(
+                f"BatchConfig.replay: {self.config.replay}, but there is no text to replay; name "
+                "files with --replay-text"
+            )
         if len(store) < self.config.size:
             raise InputError(
                 f"BatchConfig.size: {self.config.size}, but the store has {len(store)} rows"
@@ -179,6 +208,9 @@ class RasterBatches:
             others = self._other[np.asarray(indices)].tolist()
             features = self.store.rows(others, self.features).features
         c = self.config
+        # behind the pictures, whose features stay numbered as they are
+        chosen = rng.integers(len(self.replay), size=c.replayed) if c.replayed else ()
+        samples += [text_sample(self.replay[i], self.vocabulary) for i in chosen]
         return collate(
             samples, features, self.vocabulary.pad, c.layout, c.packed_length, c.multiple
         )

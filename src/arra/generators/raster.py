@@ -9,42 +9,50 @@ tokens). Its folder loads with `AutoModelForCausalLM` and `AutoTokenizer`; one f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from arra.adapters.lora import adapt, frozen_fingerprint, is_adapted, merge
 from arra.data.tokenizer import CaptionEncoder, one_line
 from arra.errors import InputError
 from arra.files import read_json, to_plain, write_json
+from arra.generators.adapted import Adapted, load_base, read_adapter, write_adapter
 from arra.generators.base import Batch, Generator, Output
-from arra.generators.vocabulary import ImageVocabulary, add_image_tokens
+from arra.generators.native import own_vocabulary
+from arra.generators.vocabulary import ImageVocabulary, add_image_tokens, as_chat
 from arra.networks.cache import KVCache
 from arra.networks.language_model import (
+    causal_lm_of,
+    checkpointed_activations,
     compile_blocks,
     decoder_blocks,
-    embedding_table,
+    early_states,
     head_logits,
     hidden_states,
+    llama_config,
     load_causal_lm,
     model_settings,
 )
 from arra.networks.part import config_from_plain
+from arra.networks.rows import extend_vocabulary, paint_rows
+from arra.networks.tables import token_tables
 from arra.orders.layout import visible
 from arra.progress import without_library_bars
 from arra.randomness import seeded
 from arra.registry import generators
-from arra.settings import LlamaSize
+from arra.settings import AdapterConfig, LlamaSize, RowInit
 
 SIDE_FILE = "arra.json"
 
@@ -61,6 +69,8 @@ class RasterConfig:
     """The Hugging Face configuration, as its `to_dict` gives it."""
     codec: str = ""
     """Fingerprint of the codec whose codes the model draws."""
+    adapted: Adapted | None = None
+    """Adapter, where the weights of the language model are not trained themselves."""
 
 
 @generators.register("raster")
@@ -78,15 +88,15 @@ class RasterGenerator(Generator):
     ):
         super().__init__(config)
         if lm is None:
-            settings = dict(config.language_model)
-            kind = settings.pop("model_type")
-            lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
-        rows = len(embedding_table(lm))
-        if rows < config.vocabulary.size:
+            lm = causal_lm_of(config.language_model)
+        self.tables = token_tables(lm)
+        if self.tables.rows < config.vocabulary.size:
             raise InputError(
-                f"language model: {rows} embedding rows, expected {config.vocabulary.size}; "
-                "resize_token_embeddings was not called"
+                f"language model: {self.tables.rows} embedding rows, expected "
+                f"{config.vocabulary.size}; resize_token_embeddings was not called"
             )
+        for module in self.tables.unused():
+            module.requires_grad_(False)
         self.lm = lm
         self.tokenizer = tokenizer
         # made when first needed: copying a tokenizer of a large vocabulary takes a second
@@ -115,24 +125,20 @@ class RasterGenerator(Generator):
         """
         size = size or LlamaSize()
         vocabulary = add_image_tokens(tokenizer, codes)
-        config = LlamaConfig(
-            vocab_size=max(vocabulary.size, len(tokenizer)),
-            hidden_size=size.width,
-            intermediate_size=size.feed_forward,
-            num_hidden_layers=size.depth,
-            num_attention_heads=size.heads,
-            num_key_value_heads=size.heads,
-            max_position_embeddings=size.positions,
-            rope_parameters={"rope_type": "default", "rope_theta": size.rope_theta},
+        config = llama_config(
+            size,
+            max(vocabulary.size, len(tokenizer)),
             bos_token_id=vocabulary.start,
             eos_token_id=vocabulary.end,
             pad_token_id=vocabulary.pad,
-            tie_word_embeddings=size.tied,
         )
         with seeded(seed):
             lm = AutoModelForCausalLM.from_config(config)
             if appearance is not None:
-                _paint(lm, vocabulary, appearance)
+                if appearance.ndim != 2 or len(appearance) != codes:
+                    shape = tuple(appearance.shape)
+                    raise InputError(f"appearance: {shape}, expected a row for each of {codes}")
+                paint_rows(lm, vocabulary.offset, appearance)
         return cls(RasterConfig(vocabulary, grid, config.to_dict(), codec), lm, tokenizer)
 
     @classmethod
@@ -145,17 +151,62 @@ class RasterGenerator(Generator):
         *,
         seed: int = 0,
         codec: str = "",
+        rows: RowInit = "mean",
+        chat: bool = False,
     ) -> Self:
         """A pretrained language model, its vocabulary extended in place by `codes` picture codes.
 
-        New rows are drawn around the mean of the old ones, as `resize_token_embeddings` does.
+        Rows of new tokens begin near the mean of the old ones or spread as they are (`rows`); those
+        of tokens that the tokenizer already has, as that of a model which arra trained, stay. An
+        image-native model (Chameleon, Emu3, Janus) is not extended: its own picture codes are used.
+        With `chat` captions are a user's turn in the tokenizer's chat template.
+
+        Raises `InputError` when an image-native model has another number of codes, or `chat` is
+        wanted of a tokenizer without a template.
         """
-        vocabulary = add_image_tokens(tokenizer, codes)
-        rows = len(embedding_table(lm))
-        if rows < max(vocabulary.size, len(tokenizer)):
-            with seeded(seed):
-                lm.resize_token_embeddings(max(vocabulary.size, len(tokenizer)))
+        vocabulary = own_vocabulary(lm, tokenizer, grid)
+        if vocabulary is None:
+            known = len(tokenizer)
+            vocabulary = add_image_tokens(tokenizer, codes)
+            size = max(vocabulary.size, len(tokenizer))
+            extend_vocabulary(lm, size, range(known, len(tokenizer)), rows, seed)
+        elif vocabulary.codes != codes:
+            raise InputError(
+                f"language model: a {lm.config.model_type} with {vocabulary.codes} picture codes "
+                f"of its own, not {codes}; prepare the store with its codec (--codec)"
+            )
+        if chat:
+            vocabulary = as_chat(vocabulary, tokenizer)
         return cls(RasterConfig(vocabulary, grid, lm.config.to_dict(), codec), lm, tokenizer)
+
+    def adapt(self, config: AdapterConfig, *, base: str, rows: RowInit, seed: int) -> None:
+        """Train from now on an adapter on the frozen language model, and its picture rows in full.
+
+        `base` is where the language model was loaded from, `rows` and `seed` what
+        `from_language_model` was given: a saved adapter finds them again.
+        """
+        if config.kind == "none":
+            return
+        adapted = Adapted(config, base, rows, seed)
+        self.config = replace(self.config, adapted=adapted)
+        self._put_adapter()
+        adapted = replace(adapted, frozen=frozen_fingerprint(self.lm))
+        self.config = replace(self.config, adapted=adapted)
+
+    def _put_adapter(self) -> None:
+        adapted, vocabulary = self.config.adapted, self.config.vocabulary
+        assert adapted is not None
+        pictures = range(vocabulary.offset, vocabulary.offset + vocabulary.codes)
+        ids = {*vocabulary.control, *pictures} - {*vocabulary.after}
+        adapt(self.lm, adapted.config, [i for i in ids if i < self.tables.text], adapted.seed)
+
+    def merge(self) -> None:
+        """Add the adapter, if there is one, to the weights: a plain language model, for good."""
+        if is_adapted(self.lm):
+            merge(self.lm)
+            for module in self.tables.unused():
+                module.requires_grad_(False)
+        self.config = replace(self.config, adapted=None)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -168,11 +219,17 @@ class RasterGenerator(Generator):
     # ---- saving --------------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), "language_model": model_settings(self.lm)}
+        settings = {**super()._settings(), "language_model": model_settings(self.lm)}
+        if settings["adapted"] is not None:
+            del settings["adapted"]["base"]  # a place, not what lies there
+        return settings
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        with without_library_bars():
-            self.lm.save_pretrained(save_directory)
+        if self.config.adapted is None:
+            with without_library_bars():
+                self.lm.save_pretrained(save_directory)
+        else:  # the rest lies where the pretrained model lies
+            write_adapter(self.lm, save_directory)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
         plain = to_plain(self.config)
@@ -181,36 +238,112 @@ class RasterGenerator(Generator):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Self:  # type: ignore[override]
-        """Load a folder that `save_pretrained` wrote."""
+        """Load a folder that `save_pretrained` wrote.
+
+        Raises `InputError` when it is none, `ProvenanceError` when an adapter's pretrained model
+        has other weights than when it was trained.
+        """
         folder = Path(source)
         side = read_json(folder / SIDE_FILE)
         if side.pop("generator", None) != cls.registered_name:
             raise InputError(f"{folder / SIDE_FILE}: does not describe a raster generator")
-        with without_library_bars():
-            lm = load_causal_lm(folder, **kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        side["language_model"] = lm.config.to_dict()
         config = config_from_plain(RasterConfig, side, where=folder / SIDE_FILE)
-        return cls(config, lm, tokenizer).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with without_library_bars():
+            if config.adapted is None:
+                lm = load_causal_lm(folder, **kwargs)
+            else:
+                lm = load_base(config.adapted, config.vocabulary, tokenizer, kwargs)
+        config = replace(config, language_model=lm.config.to_dict())
+        generator = cls(config, lm, tokenizer)
+        if config.adapted is not None:
+            generator._put_adapter()
+            read_adapter(lm, config.adapted, folder)
+        return generator.eval()
 
     # ---- training ------------------------------------------------------------------------------
+
+    def decoder_blocks(self) -> Sequence[nn.Module]:
+        return list(decoder_blocks(self.lm))
 
     def compile_blocks(self) -> None:
         """Compile the decoder blocks in place (`torch.compile`)."""
         compile_blocks(self.lm)
 
-    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Output:
-        mask, position = attention(batch)
+    def checkpointed_activations(self) -> AbstractContextManager[None]:
+        """Within the block training keeps only each block's input and computes it again."""
+        return checkpointed_activations(self.lm)
+
+    def forward(
+        self, batch: Batch, layers: Sequence[int] = (), soft: Tensor | None = None
+    ) -> Output:
+        """Logits and states; with `soft` (see `embed`) codes are read as mixtures."""
         with hidden_states(self.lm, layers) as states:
-            final = self.lm.get_decoder()(
-                input_ids=batch.tokens,
-                attention_mask=mask,
-                position_ids=position,
-                use_cache=False,
-            ).last_hidden_state
+            final = self.lm.get_decoder()(**self._inputs(batch, soft)).last_hidden_state
         supervised = batch.target >= 0
-        logits = head_logits(self.lm, final[supervised])
+        logits = self.tables.logits(final[supervised], batch.image[supervised])
         return Output(logits, batch.target[supervised], states)
+
+    def states(self, batch: Batch, layers: Sequence[int], soft: Tensor | None = None) -> Output:
+        """The states of `forward` alone (there are no logits); no block beyond them is run."""
+        if not layers:
+            raise InputError("RasterGenerator.states: no layers, expected at least one")
+        states = early_states(self.lm, layers, **self._inputs(batch, soft))
+        nothing = batch.target.new_empty(0)
+        return Output(states[max(layers)].new_empty(0, self.tables.rows), nothing, states)
+
+    def embed(self, batch: Batch, soft: Tensor) -> Tensor:
+        """(R, T, D) input embeddings in which codes are mixtures of all codes' rows (GEAR).
+
+        `soft` (B, n, K) weighs the K codes at each of the n places of each of the B samples; a row
+        that is 1 at one code and 0 elsewhere gives that code's embedding, bit for bit. The gradient
+        reaches `soft` (the last place's is 0 at all aligned states: nothing is predicted after it).
+        """
+        if batch.read is None:
+            raise InputError("soft codes: this batch does not say which place a position reads")
+        vocabulary, here = self.config.vocabulary, batch.read >= 0
+        codes = torch.arange(vocabulary.codes, device=batch.tokens.device) + vocabulary.offset
+        rows = self._embedded(codes[None])[0]
+        with torch.autocast(rows.device.type, enabled=False):
+            mixed = soft[batch.segment[here], batch.read[here]].to(rows.dtype) @ rows
+        return self._embedded(batch.tokens).index_put((here,), mixed)
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        """(R, T, D) of tokens (R, T): as the model looks them up, some of which scale."""
+        inputs = self.tables.inputs(tokens)
+        own = inputs.get("inputs_embeds")
+        return self.lm.get_input_embeddings()(tokens) if own is None else own
+
+    def _inputs(self, batch: Batch, soft: Tensor | None) -> dict[str, Any]:
+        mask, position = attention(batch)
+        if soft is None:
+            tokens = self.tables.inputs(batch.tokens)
+        else:
+            tokens = {"inputs_embeds": self.embed(batch, soft)}
+        return {**tokens, "attention_mask": mask, "position_ids": position, "use_cache": False}
+
+    def length(self, text: int) -> int:
+        """Positions of a sequence with a caption of `text` ids."""
+        vocabulary = self.config.vocabulary
+        return len(vocabulary.prompt(range(text))) + len(vocabulary.picture(range(self.units)))
+
+    # ---- text ----------------------------------------------------------------------------------
+
+    @property
+    def text_start(self) -> int | None:
+        """Id of the token with which plain text begins, or None."""
+        return None if self.tokenizer is None else self.tokenizer.bos_token_id
+
+    @property
+    def positions(self) -> int:
+        """Longest sequence that the language model is made for."""
+        text = self.lm.config.get_text_config()
+        return int(getattr(text, "max_position_embeddings", None) or 2**30)
+
+    def text_logits(self, ids: Tensor) -> Tensor:
+        """(B, T, V) logits of plain text (B, T); padding stands on the right."""
+        final = self.lm.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        return head_logits(self.lm, final)
 
     # ---- sampling ------------------------------------------------------------------------------
 
@@ -227,10 +360,10 @@ class RasterGenerator(Generator):
         if self.tokenizer is None:
             raise InputError("this generator has no tokenizer: load it from a saved folder")
         if caption is None:
-            return prompt_tokens([], self.config.vocabulary)
+            return self.config.vocabulary.prompt([])
         if self._captions is None or self._captions[0] is not self.tokenizer:
             self._captions = self.tokenizer, CaptionEncoder.of(self.tokenizer)
-        return prompt_tokens(self._captions[1]([one_line(caption)])[0], self.config.vocabulary)
+        return self.config.vocabulary.prompt(self._captions[1]([one_line(caption)])[0])
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, KVCache]:
         """Read prompts of any lengths: logits (B, codes) of the first unit, and the cache."""
@@ -241,18 +374,24 @@ class RasterGenerator(Generator):
             tokens[row, longest - len(prompt) :] = torch.tensor(list(prompt))
             real[row, longest - len(prompt) :] = True
         device = self.device
-        cache = KVCache.empty(len(prompts), self.lm.config, device)
+        cache = KVCache.empty(len(prompts), self.lm.config.get_text_config(), device)
+        cache.prompt = longest
         return self._advance(tokens.to(device), real.to(device), cache), cache
 
     def step(self, codes: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, codes) of the next unit after `codes` (B,) were drawn; extends the cache."""
-        tokens = codes[:, None] + self.config.vocabulary.offset
+        vocabulary = self.config.vocabulary
+        tokens = codes[:, None] + vocabulary.offset
+        if vocabulary.row_end is not None:
+            column = (cache.stored - cache.prompt) % (vocabulary.columns + 1)
+            if column == vocabulary.columns - 1:
+                tokens = F.pad(tokens, (0, 1), value=vocabulary.row_end)
         return self._advance(tokens, torch.ones_like(tokens, dtype=torch.bool), cache)
 
     def _advance(self, tokens: Tensor, real: Tensor, cache: KVCache) -> Tensor:
         visible, position = cache.extend(real)
         final = self.lm.get_decoder()(
-            input_ids=tokens,
+            **self.tables.inputs(tokens),
             attention_mask=visible,
             position_ids=position,
             past_key_values=cache.past,
@@ -260,33 +399,7 @@ class RasterGenerator(Generator):
         ).last_hidden_state
         # Only picture codes are legal inside a picture: the others are never looked at.
         vocabulary = self.config.vocabulary
-        logits = head_logits(self.lm, final[:, -1])
-        return logits[:, vocabulary.offset : vocabulary.offset + vocabulary.codes]
-
-
-PAINT = 3.0
-"""How much larger a code's appearance is than the random part of its row (1, 3 and 7.5 were tried
-on digit scenes: 3 learnt fastest)."""
-
-
-@torch.no_grad()
-def _paint(lm: PreTrainedModel, vocabulary: ImageVocabulary, appearance: Tensor) -> None:
-    """Add a random projection of each code's appearance, of the size of the rows, to its row."""
-    if appearance.shape[0] != vocabulary.codes or appearance.ndim != 2:
-        raise InputError(
-            f"appearance: {tuple(appearance.shape)}, expected a row for each of {vocabulary.codes}"
-        )
-    table = embedding_table(lm)
-    rows = table[vocabulary.offset : vocabulary.offset + vocabulary.codes]
-    width = appearance.shape[1]
-    projection = torch.randn(width, table.shape[1], device=table.device) / width**0.5
-    rows += PAINT * rows.std() * (appearance.to(table.device, table.dtype) @ projection)
-
-
-def prompt_tokens(text: Sequence[int], vocabulary: ImageVocabulary) -> list[int]:
-    """[start] text <boi>."""
-    start = [] if vocabulary.start is None else [vocabulary.start]
-    return [*start, *text, vocabulary.begin]
+        return self.tables.code_logits(final[:, -1], vocabulary.offset, vocabulary.codes)
 
 
 def attention(batch: Batch) -> tuple[Tensor | None, Tensor | None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
@@ -19,7 +20,10 @@ def image_token(code: int) -> str:
 
 @dataclass(frozen=True)
 class ImageVocabulary:
-    """Where picture codes and control tokens stand in the vocabulary of a language model."""
+    """Where picture codes and control tokens stand in the vocabulary of a language model.
+
+    A sequence is [start] before caption after begin x_1 ... x_n end: see `prompt` and `picture`.
+    """
 
     begin: int
     """Id of the token that begins a picture."""
@@ -33,11 +37,42 @@ class ImageVocabulary:
     """Id of the token with which every text begins, or None."""
     pad: int
     """Id that fills unused positions."""
+    before: tuple[int, ...] = ()
+    """Ids before the caption: the beginning of a user's turn, where the chat template is used."""
+    after: tuple[int, ...] = ()
+    """Ids after the caption: the end of that turn, and what a model says of a picture's size."""
+    row_end: int | None = None
+    """Id of the token that follows every row of codes, or None."""
+    columns: int = 0
+    """Codes in a row, where rows are ended."""
 
     @property
     def size(self) -> int:
         """Smallest vocabulary that holds every id."""
-        return max(self.offset + self.codes, self.begin + 1, self.end + 1, self.pad + 1)
+        return max(self.offset + self.codes - 1, self.pad, *self.control, *self.before) + 1
+
+    @property
+    def control(self) -> tuple[int, ...]:
+        """Ids that stand around and within pictures, codes excepted."""
+        rows = () if self.row_end is None else (self.row_end,)
+        return (self.begin, self.end, *self.after, *rows)
+
+    def prompt(self, text: Sequence[int]) -> list[int]:
+        """Ids up to and with `begin`, after which x_1 comes; no text is the empty caption."""
+        start = () if self.start is None else (self.start,)
+        return [*start, *self.before, *text, *self.after, self.begin]
+
+    def picture(self, codes: Sequence[int]) -> list[int]:
+        """Ids of the codes of a picture in raster order, its rows ended."""
+        ids = [self.offset + code for code in codes]
+        if self.row_end is None:
+            return ids
+        rows = (ids[i : i + self.columns] for i in range(0, len(ids), self.columns))
+        return [i for row in rows for i in (*row, self.row_end)]
+
+    def is_code(self, token: int) -> bool:
+        """Whether an id is a picture code."""
+        return self.offset <= token < self.offset + self.codes
 
 
 def add_image_tokens(tokenizer: PreTrainedTokenizerBase, codes: int) -> ImageVocabulary:
@@ -58,7 +93,6 @@ def add_image_tokens(tokenizer: PreTrainedTokenizerBase, codes: int) -> ImageVoc
     ids = [known[name] for name in names]
     if ids != list(range(ids[0], ids[0] + codes)) or image_token(codes) in known:
         raise InputError(f"tokenizer: its picture tokens are not the {codes} of this codec")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     end = known[END_IMAGE]
     return ImageVocabulary(
         begin=known[BEGIN_IMAGE],
@@ -66,5 +100,42 @@ def add_image_tokens(tokenizer: PreTrainedTokenizerBase, codes: int) -> ImageVoc
         offset=ids[0],
         codes=codes,
         start=tokenizer.bos_token_id,
-        pad=end if pad is None else pad,
+        pad=padding(tokenizer, end),
     )
+
+
+def padding(tokenizer: PreTrainedTokenizerBase, otherwise: int) -> int:
+    """The id that fills unused positions, also for tokenizers that have none for it."""
+    for pad in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if pad is not None:
+            return pad
+    return otherwise
+
+
+_CAPTION = "a caption which stands here alone"
+
+
+def as_chat(vocabulary: ImageVocabulary, tokenizer: PreTrainedTokenizerBase) -> ImageVocabulary:
+    """The vocabulary whose captions are a user's turn, after which the model answers by drawing.
+
+    What the tokenizer's chat template writes around a caption becomes part of the vocabulary, so
+    that training and drawing cannot differ in it. `InputError` without a template, or for one that
+    changes what the user says.
+    """
+    if not tokenizer.chat_template:
+        raise InputError("chat: the tokenizer has no chat template; train without --chat")
+    turn = [{"role": "user", "content": _CAPTION}]
+    try:
+        text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # templates are programs; they raise what they like
+        raise InputError(f"chat: the chat template cannot be used: {error}") from error
+    opening, found, rest = text.partition(_CAPTION)
+    if not found or _CAPTION in rest:
+        raise InputError("chat: the chat template does not give back the user's words once")
+    before, after = (
+        tuple(tokenizer.encode(part, add_special_tokens=False)) if part else ()
+        for part in (opening, rest)
+    )
+    # a template that writes the token with which texts begin must not get it twice
+    start = None if vocabulary.start in before else vocabulary.start
+    return replace(vocabulary, start=start, before=before, after=(*after, *vocabulary.after))

@@ -152,8 +152,8 @@ def teachers(ground: Ground, checkpoint: Path | None) -> frozenset[str]:
     encoders = ground.store.provenance.settings.encoders
     run = None if checkpoint is None else _run_of(checkpoint)
     if run is not None:
-        terms = read_json(run / RUN)["decides"]["align"]
-        used = {term["encoder"] for term in terms.values()}
+        terms = read_json(run / RUN)["settings"]["align"]
+        used = {term["encoder"] for term in terms if term["weight"]}
         encoders = {name: found for name, found in encoders.items() if name in used}
     return frozenset(_names_within(encoders))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +11,13 @@ import torch
 from torch import Tensor
 
 from arra import __version__
+from arra.data.tokenizer import CaptionEncoder
 from arra.errors import ArraError, InputError
 from arra.files import atomic_folder
+from arra.generators.base import Batch
+from arra.generators.batches import collate, sequence
+from arra.generators.native import is_native
+from arra.generators.raster import RasterGenerator
 from arra.networks.language_model import load_causal_lm
 from arra.text_to_image import CODEC, TextToImage, quiet_transformers
 
@@ -48,48 +54,74 @@ def export(
 ) -> Exported:
     """Write `model` with weights of `dtype`, its codec in `codec/`, and a model card.
 
-    Before the folder gets its name, `AutoModelForCausalLM` loads it and must give the same logits,
-    bit for bit; `ArraError` otherwise. Changes the type of the model's own weights.
+    An adapter is added to the weights first, which may move the logits by rounding only. Before the
+    folder gets its name, transformers loads it and must give the same logits, bit for bit;
+    `ArraError` otherwise. Changes the model's own weights.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: {dtype!r}, expected one of {', '.join(DTYPES)}")
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is not empty; name a new folder, or replace it (--overwrite)")
     model.to("cpu")
+    _merge(model)
     lm = model.generator.lm
     for parameter in lm.parameters():
         # not lm.to(), which would round buffers too: loading makes rotary frequencies anew
         parameter.data = parameter.data.to(DTYPES[dtype])
-    ids = _probe(model)
+    expected = _logits(model.generator)
     with atomic_folder(folder) as temporary:
         model.write(temporary)
         card = model_card(model, dtype)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        _verify(temporary, ids, _logits(lm, ids))
+        _verify(temporary, model.generator, expected)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     parameters = sum(parameter.numel() for parameter in lm.parameters())
     return Exported(folder, dtype, parameters, model.fingerprint(), size)
 
 
-def _probe(model: TextToImage) -> Tensor:
-    """(1, T) a sequence of the kind that the model was trained on: a prompt and every code."""
-    generator, vocabulary = model.generator, model.generator.config.vocabulary
-    codes = torch.arange(generator.units) % vocabulary.codes + vocabulary.offset
-    return torch.cat([torch.tensor(generator.prompt_ids("a picture")), codes])[None]
+ROUNDING = 1e-4
+"""How far logits may move when an adapter is added to the weights, as a share of the largest."""
+
+
+def _merge(model: TextToImage) -> None:
+    """Add an adapter to the weights; `ArraError` when the logits move by more than rounding."""
+    generator = model.generator
+    if generator.config.adapted is None:
+        return
+    before = _logits(generator)
+    generator.merge()
+    gap = float((_logits(generator) - before).abs().max() / before.abs().max())
+    if not gap <= ROUNDING:
+        raise ArraError(
+            f"export: merging the adapter changed the logits by {gap:.1e} of the largest, expected "
+            f"at most {ROUNDING:.0e}; nothing was written"
+        )
+
+
+def _probe(generator: RasterGenerator) -> Batch:
+    """A sequence of the kind that the model was trained on: a prompt and every code."""
+    vocabulary = generator.config.vocabulary
+    codes = [unit % vocabulary.codes for unit in range(generator.units)]
+    assert generator.tokenizer is not None
+    text = CaptionEncoder.of(generator.tokenizer)(["a picture"])[0]
+    return collate([sequence(text, codes, vocabulary, supervise_text=True)], {}, vocabulary.pad)
 
 
 @torch.no_grad()
-def _logits(lm: Any, ids: Tensor) -> Tensor:
-    return lm(input_ids=ids).logits.float()
+def _logits(generator: RasterGenerator) -> Tensor:
+    """(M, V) of the probe, without those that are impossible by construction."""
+    logits = generator.eval()(_probe(generator)).logits.float()
+    return logits.masked_fill(logits == torch.finfo(generator.lm.dtype).min, 0.0)
 
 
-def _verify(folder: Path, ids: Tensor, expected: Tensor) -> None:
+def _verify(folder: Path, generator: RasterGenerator, expected: Tensor) -> None:
+    """What transformers loads from `folder` gives these logits, in the generator's place."""
     from transformers import AutoTokenizer
 
     with quiet_transformers():
         again = load_causal_lm(folder, dtype="auto").eval()
         AutoTokenizer.from_pretrained(folder)
-    found = _logits(again, ids)
+    found = _logits(RasterGenerator(generator.config, again, generator.tokenizer))
     if found.shape != expected.shape or not torch.equal(found, expected):
         gap = float((found - expected).abs().max()) if found.shape == expected.shape else "shape"
         raise ArraError(
@@ -104,10 +136,15 @@ def model_card(model: TextToImage, dtype: str) -> str:
     v, (rows, columns) = generator.config.vocabulary, generator.config.grid
     height, width = model.size
     tokenizer = generator.tokenizer
-    ids = [token for token in (v.begin, v.end, v.start) if token is not None]
-    name = {} if tokenizer is None else {i: tokenizer.convert_ids_to_tokens(i) for i in ids}
-    start = "nothing" if v.start is None else f"`{name.get(v.start)}` ({v.start})"
-    first = "" if v.start is None else f"{v.start}, "
+    last = (*v.after, v.begin)
+    first = v.prompt([])[: -len(last)]
+
+    def written(ids: Sequence[int]) -> str:
+        if tokenizer is None or not ids:
+            return "nothing" if not ids else str(list(ids))
+        return f"`{tokenizer.decode(list(ids))}` ({', '.join(map(str, ids))})"
+
+    ends = () if v.row_end is None else (v.row_end,)
     return f"""---
 library_name: transformers
 pipeline_tag: text-to-image
@@ -140,17 +177,30 @@ pictures = model.draw(["a caption"], seeds=[0])  # (1, {height}, {width}, 3) uin
 
 | what | token ids |
 |---|---|
-| start of every sequence | {start} |
+| before the caption | {written(first)} |
 | caption, as the tokenizer reads it, without special tokens | variable |
-| begin of image, `{name.get(v.begin)}` | {v.begin} |
+| after it, up to begin of image | {written(last)} |
 | picture code k, k = 0 to {v.codes - 1} | {v.offset} + k |
-| end of image, `{name.get(v.end)}` | {v.end} |
+| after each row of codes | {written(ends)} |
+| end of image | {written([v.end])} |
 
-After "begin of image" come exactly {rows * columns} codes. The empty caption (no ids between start
-and begin of image) is the unconditional branch of classifier-free guidance.
+After "begin of image" come exactly {rows * columns} codes. The empty caption (no ids in its place)
+is the unconditional branch of classifier-free guidance.
 
-Without arra, any program that runs language models can draw the codes (here without guidance);
-restrict every step to the ids of picture codes:
+{_by_hand(model, list(first), list(last))}
+The codec turns the grid into pixels in [-1, 1]: `Codec.from_pretrained(".../{CODEC}").decode(grid)`
+with `from arra.codecs.base import Codec`.
+"""
+
+
+def _by_hand(model: TextToImage, before: list[int], after: list[int]) -> str:
+    """How any program draws with the exported folder; nothing where its class forbids it."""
+    v, (rows, columns) = model.generator.config.vocabulary, model.generator.config.grid
+    if is_native(model.generator.lm):  # they hide codes, or have a head of their own for them
+        return ""
+    return f"""Without arra, any program that runs language models can draw the codes; restrict
+every step to the ids of picture codes. Here with guidance, which compares each step with the empty
+caption:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -159,10 +209,12 @@ import torch
 lm = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
 text = tokenizer.encode("a caption", add_special_tokens=False)
-prompt = torch.tensor([[{first}*text, {v.begin}]])
+prompt = torch.tensor([[*{before}, *text, *{after}]])
 codes = range({v.offset}, {v.offset + v.codes})
 out = lm.generate(
     prompt,
+    negative_prompt_ids=torch.tensor([{[*before, *after]}]),
+    guidance_scale=2.0,
     max_new_tokens={rows * columns},
     do_sample=True,
     top_k=0,
@@ -171,6 +223,4 @@ out = lm.generate(
 grid = (out[:, prompt.shape[1] :] - {v.offset}).view(1, {rows}, {columns})
 ```
 
-The codec turns the grid into pixels in [-1, 1]: `Codec.from_pretrained(".../{CODEC}").decode(grid)`
-with `from arra.codecs.base import Codec`.
 """

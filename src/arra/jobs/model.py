@@ -3,44 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
+from arra.codecs.native import native_codec
 from arra.data.store import PreparedStore
 from arra.data.tokenizer import tokenizer_fingerprint
 from arra.errors import InputError, ProvenanceError
-from arra.generators.raster import RasterGenerator
-from arra.jobs.parts import load_tokenizer
-from arra.networks.language_model import load_causal_lm
+from arra.files import read_json
+from arra.generators.adapted import ADAPTER_FILE
+from arra.generators.raster import SIDE_FILE, RasterGenerator
+from arra.jobs.parts import load_language_model, load_tokenizer
 from arra.objectives.alignment import alignments
 from arra.objectives.base import Objective
 from arra.objectives.cross_entropy import NextToken, ZLoss
-from arra.settings import AlignmentConfig, LlamaSize
-from arra.text_to_image import quiet_transformers
+from arra.settings import AdapterConfig, AlignmentConfig, LlamaSize, RowInit
+from arra.text_to_image import CODEC
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def build_generator(
-    store: PreparedStore, lm: str | None, size: LlamaSize, seed: int
-) -> RasterGenerator:
+@dataclass(frozen=True)
+class StartingPoint:
+    """Which language model learns to draw, and how much of it is trained."""
+
+    lm: str | None = None
+    """Folder or hub name of a pretrained causal language model; None makes a Llama."""
+    llama: LlamaSize = field(default_factory=LlamaSize)
+    """Its size, if it is made."""
+    rows: RowInit = "mean"
+    """How rows of new tokens are made: near the mean of the old ones, or spread as they are."""
+    chat: bool = False
+    """Whether captions are a user's turn in the tokenizer's chat template."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """How the pretrained weights are adapted."""
+
+    def __post_init__(self) -> None:
+        asked = {f"adapter.kind {self.adapter.kind}": self.adapter.kind != "none"}
+        asked["chat"] = self.chat
+        for name, given in asked.items():
+            if given and self.lm is None:
+                raise InputError(
+                    f"{name}: is for a pretrained language model; name one with --lm, or leave it "
+                    "out"
+                )
+
+
+def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> RasterGenerator:
     """A generator over the store's tokenizer and codes: `lm` extended, or a Llama from scratch.
 
     Raises `ProvenanceError` when the store was prepared with another tokenizer than that of `lm`,
-    `InputError` when `lm` cannot be loaded or is made for shorter sequences.
+    or `lm` draws codes of another codec; `InputError` when `lm` cannot be loaded or is made for
+    shorter sequences.
     """
     tokenizer = store.tokenizer()
     codec = str(store.provenance.settings.codec["fingerprint"])
-    longest = _longest(store)
+    lm, longest = start.lm, int(store.text_lengths().max())
     if lm is None:
-        size = replace(size, positions=max(size.positions, longest))
+        h, w = store.codes_shape
+        size = replace(start.llama, positions=max(start.llama.positions, longest + h * w + 2))
         return RasterGenerator.from_scratch(
             tokenizer, store.vocabulary, store.codes_shape, size, seed=seed, codec=codec
         )
+    if (Path(lm) / ADAPTER_FILE).is_file():
+        raise InputError(f"{lm}: holds an adapter only; `arra export` makes a language model of it")
     theirs, recorded = load_tokenizer(lm), store.provenance.settings.tokenizer["fingerprint"]
     if tokenizer_fingerprint(theirs) != recorded:
         raise ProvenanceError(
@@ -48,24 +76,42 @@ def build_generator(
             f"prepare it again with --tokenizer {lm}"
         )
     model = load_language_model(lm)
-    _check_positions(model, longest, lm)
-    return RasterGenerator.from_language_model(
-        model, tokenizer, store.vocabulary, store.codes_shape, seed=seed, codec=codec
+    _check_origin(store, model, start, codec)
+    generator = RasterGenerator.from_language_model(
+        model,
+        tokenizer,
+        store.vocabulary,
+        store.codes_shape,
+        seed=seed,
+        codec=codec,
+        rows=start.rows,
+        chat=start.chat,
     )
+    _check_positions(model, generator.length(longest), lm)
+    base = str(Path(lm).absolute()) if Path(lm).is_dir() else lm
+    generator.adapt(start.adapter, base=base, rows=start.rows, seed=seed)
+    return generator
 
 
-def load_language_model(name: str) -> PreTrainedModel:
-    """A causal language model by folder or hub name, in float32, from safetensors only."""
-    if Path(name).is_absolute() and not Path(name).is_dir():
-        raise InputError(f"{name}: no such folder")
-    try:
-        with quiet_transformers():
-            return load_causal_lm(name, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(
-            f"{name}: no causal language model that transformers can load: {first[0]}"
-        ) from error
+def _check_origin(
+    store: PreparedStore, model: PreTrainedModel, start: StartingPoint, codec: str
+) -> None:
+    """A model that draws already knows the codes of one codec, and captions in one setting."""
+    lm = str(start.lm)
+    own, side = native_codec(model, lm), Path(lm) / SIDE_FILE
+    if own is not None:
+        theirs, place = own.fingerprint(), lm
+    elif side.is_file():
+        theirs, place = str(read_json(side)["codec"]), str(Path(lm) / CODEC)
+    else:
+        return
+    if theirs != codec:
+        raise ProvenanceError(
+            f"{store.folder}: its pictures were encoded by another codec ({codec[:12]}) than the "
+            f"one whose codes {lm} draws ({theirs[:12]}); prepare it again with --codec {place}"
+        )
+    if side.is_file() and read_json(side)["vocabulary"].get("before") and not start.chat:
+        raise InputError(f"{lm}: was trained with captions as turns of a chat; add --chat")
 
 
 def build_objectives(
@@ -93,12 +139,6 @@ def build_objectives(
     return found
 
 
-def _longest(store: PreparedStore) -> int:
-    """Positions of the longest sequence: start, text, begin-of-image, codes."""
-    h, w = store.codes_shape
-    return int(store.text_lengths().max()) + h * w + 2
-
-
 def _check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and longest > positions:
@@ -106,4 +146,21 @@ def _check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
             f"{name}: made for {positions} positions, but the longest row of the store needs "
             f"{longest}: caption, control tokens and picture codes. Prepare the store with a "
             "coarser codec (--codec.downsample), a smaller --size or shorter captions"
+        )
+
+
+def check_window(generator: RasterGenerator, store: PreparedStore, layout: str) -> None:
+    """`InputError` where samples are longer than the window of a model's sliding attention.
+
+    Padding on the right leaves masks to the model; the other layouts write them out, whole.
+    """
+    text = generator.lm.config.get_text_config()
+    window = getattr(text, "sliding_window", None)
+    if "sliding_attention" not in (getattr(text, "layer_types", None) or ["sliding_attention"]):
+        return
+    longest = generator.length(int(store.text_lengths().max()))
+    if layout != "right" and window and longest > window:
+        raise InputError(
+            f"BatchConfig.layout: {layout!r}, but the language model attends within {window} "
+            f"positions only, and the longest row has {longest}; use --batch.layout right"
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from arra.data.rows import Limits
+from arra.data.rows import Classes, Limits
 from arra.errors import InputError
 from arra.settings import AlignmentConfig
 
@@ -26,6 +26,8 @@ class SourceOptions:
     """Seed of digit scenes."""
     limits: Limits = field(default_factory=Limits)
     """What is accepted."""
+    classes: Classes = field(default_factory=Classes)
+    """How captions are made where pictures have class labels instead."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from arra.codecs import LFQCodec, LFQConfig, VQCodec, VQConfig
 from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.base import Codec
 from arra.codecs.measuring import CodecReport
+from arra.codecs.native import native_codec
 from arra.codecs.recipes import scene_autoencoder, scene_training
 from arra.codecs.training import CodecTraining, train_codec
 from arra.data.tokenizer import TokenizerKind, load_text_tokenizer, train_text_tokenizer
@@ -38,11 +39,12 @@ from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
 from arra.jobs.options import CodecOptions, EncoderOptions, TokenizerOptions
 from arra.jobs.sources import Sample
+from arra.networks.language_model import load_causal_lm
 from arra.randomness import seeded
 from arra.text_to_image import quiet_transformers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CodecKind = Literal["vq", "lfq"]
 _OPEN_CLIP = "open_clip:"
@@ -157,6 +159,24 @@ def train_own_codec(
     return Codec.from_pretrained(made).to(device)
 
 
+def load_codec(name: str, device: str) -> Codec:
+    """A codec that arra saved, or that of an image-native language model, by folder or hub name.
+
+    `InputError` when there is neither.
+    """
+    file = Path(name) / "config.json"
+    plain = read_json(file) if file.is_file() else {}
+    if "model_type" not in plain:  # transformers writes it; arra does not
+        return Codec.from_pretrained(name).to(device)
+    codec = native_codec(load_language_model(name), name)
+    if codec is None:
+        raise InputError(
+            f"{name}: a {plain['model_type']} has no codec of its own; leave --codec out to train "
+            "one, or name the folder of one"
+        )
+    return codec.to(device)
+
+
 # ---- encoder -----------------------------------------------------------------------------------
 
 
@@ -230,6 +250,23 @@ def train_own_encoder(
 
     settings = {"objective": objective, **asdict(options)}
     return Encoder.from_pretrained(parts.make("encoder", settings, train)).to(device)
+
+
+# ---- language model ------------------------------------------------------------------------------
+
+
+def load_language_model(name: str) -> PreTrainedModel:
+    """A causal language model by folder or hub name, in float32, from safetensors only."""
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise InputError(f"{name}: no such folder")
+    try:
+        with quiet_transformers():
+            return load_causal_lm(name, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"{name}: no causal language model that transformers can load: {first[0]}"
+        ) from error
 
 
 # ---- tokenizer ---------------------------------------------------------------------------------

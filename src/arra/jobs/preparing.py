@@ -8,9 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from arra.codecs.base import Codec
-from arra.data.blocks import BlockSource
-from arra.data.prepare import Fit, prepare
+from arra.data.prepare import Engine, Fit, prepare
 from arra.data.scenes import SceneConfig
 from arra.data.store import REPORT, PreparedStore
 from arra.errors import InputError
@@ -20,6 +18,7 @@ from arra.jobs.options import CodecOptions, EncoderOptions, SourceOptions, Token
 from arra.jobs.parts import (
     CodecKind,
     PartsFolder,
+    load_codec,
     load_encoder,
     load_tokenizer,
     tokenizer_kind,
@@ -96,6 +95,7 @@ class Preparation:
     sample: int = 20_000
     """Most pictures that parts are trained on."""
     workers: int = 0
+    engine: Engine = "processes"
     batch: int = 64
     shard_rows: int = 2048
     overwrite: bool = False
@@ -110,7 +110,7 @@ def run_preparation(job: Preparation) -> Prepared:
     given, own = _named_encoders(job)
     device = choose_device(job.device)
     source = open_source(job.source, job.reading, job.scenes)
-    size = job.size or (source.side if isinstance(source, BlockSource) else _SIZE)
+    size = job.size or getattr(source, "side", None) or _SIZE
     basis = {
         "source": to_plain(source.identity()),
         "picture": {"size": size, "fit": job.fit, "resample": job.resample},
@@ -139,7 +139,7 @@ def run_preparation(job: Preparation) -> Prepared:
             tokenizer = train_own_tokenizer(parts, kind, vocabulary, pictures)
             trained.append("tokenizer")
         if job.codec is not None:
-            codec = Codec.from_pretrained(job.codec).to(device)
+            codec = load_codec(job.codec, device)
         else:
             codec = train_own_codec(
                 parts, job.train_codec, job.codec_options, size, pictures, device
@@ -164,6 +164,7 @@ def run_preparation(job: Preparation) -> Prepared:
             shard_rows=job.shard_rows,
             batch=job.batch,
             workers=job.workers,
+            engine=job.engine,
             bad_share=job.reading.limits.bad_share,
             overwrite=job.overwrite,
         )

@@ -52,6 +52,7 @@ def open_source(
         image_column=options.image_column,
         caption_column=options.caption_column,
         split=options.split,
+        classes=options.classes,
     )
 
 

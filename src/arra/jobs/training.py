@@ -15,12 +15,13 @@ from typing import Any
 from arra.data.store import PreparedStore
 from arra.data.subset import Subset, split_rows
 from arra.errors import InputError, ProvenanceError
-from arra.files import read_json, sha256_of_json, to_plain, write_json
+from arra.files import read_json, sha256_of_file, sha256_of_json, to_plain, write_json
 from arra.generators.batches import RasterBatches
-from arra.jobs.model import build_generator, build_objectives
+from arra.jobs.model import StartingPoint, build_generator, build_objectives, check_window
+from arra.jobs.plain_text import TextAbility, pieces
 from arra.jobs.validation import HeldOutBits, Rows, Samples
 from arra.objectives.base import features_of
-from arra.settings import AlignmentConfig, BatchConfig, LlamaSize, SamplingConfig
+from arra.settings import AlignmentConfig, BatchConfig, SamplingConfig
 from arra.text_to_image import TextToImage, quiet_transformers
 from arra.training.config import FREE_FIELDS, TrainConfig
 from arra.training.identity import check_same_run
@@ -38,10 +39,8 @@ class Training:
     """Folder of the prepared store."""
     out: Path
     """Folder of the run."""
-    lm: str | None = None
-    """Folder or hub name of a pretrained causal language model; None makes a Llama."""
-    llama: LlamaSize = field(default_factory=LlamaSize)
-    """Its size, if it is made."""
+    start: StartingPoint = field(default_factory=StartingPoint)
+    """Which language model learns to draw, and how much of it is trained."""
     align: tuple[AlignmentConfig, ...] = (AlignmentConfig(),)
     """Terms of representation alignment; none trains without."""
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -54,19 +53,28 @@ class Training:
     samples: int = 8
     """Captions drawn at each validation."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    text: tuple[Path, ...] = ()
+    """Files of plain text on which the model's perplexity is measured, before and after."""
+    replay: tuple[Path, ...] = ()
+    """Files of plain text that are part of the training; `batch.replay` says how much."""
 
     def decides(self) -> dict[str, Any]:
         """Everything that the weights depend on, as plain JSON."""
         plain = to_plain(self)
-        kept = ("lm", "llama", "align", "batch", "training", "z_loss", "held_out_share")
-        settings = {name: plain[name] for name in kept}
-        if self.lm is not None:
+        kept = ("align", "batch", "training", "z_loss", "held_out_share")
+        settings = {**plain["start"], **{name: plain[name] for name in kept}}
+        if self.start.lm is not None:
             del settings["llama"]
+        settings["adapter"].pop("save")
+        if self.batch.replay:
+            settings["replay"] = [sha256_of_file(path) for path in self.replay]
         if self.held_out is not None:
             settings["held_out_share"] = 0.0
-        settings["align"] = {
-            str(number): term for number, term in enumerate(plain["align"]) if term["weight"]
-        }
+        align: dict[str, Any] = {}
+        for number, term in enumerate(plain["align"]):
+            if term["weight"]:
+                align.update({f"also {number}": term} if number else term)
+        settings["align"] = align or None
         free = {*FREE_FIELDS, "precision"}  # the loop itself sees to the precision
         if self.training.schedule == "constant":
             free.add("steps")
@@ -80,6 +88,8 @@ class Trained:
 
     folder: Path
     report: TrainReport
+    text: dict[str, float]
+    """Perplexity of plain text before and after; with an adapter, also without it. Or nothing."""
     is_main: bool
     """Whether this is the one process that reports (of several that `accelerate launch` began)."""
 
@@ -101,6 +111,7 @@ class Trained:
             "last": last,
             "validation": report.validation[-1] if report.validation else None,
             "samples": str(self.folder / "samples"),
+            "text_perplexity": self.text or None,
         }
 
 
@@ -116,10 +127,12 @@ def run_training(job: Training) -> Trained:
 
 def _run(job: Training, store: PreparedStore) -> Trained:
     rows, held_out = training_rows(store, job)
-    generator = build_generator(store, job.lm, job.llama, job.training.seed)
+    generator = build_generator(store, job.start, job.training.seed)
+    ability = TextAbility(generator, job.text)
+    check_window(generator, store, job.batch.layout)
     objectives = build_objectives(store, generator, job.align, job.z_loss, job.training.seed)
-    features = features_of(objectives)
-    batches = RasterBatches(rows, generator.config.vocabulary, job.batch, features)
+    features, replay = features_of(objectives), pieces(generator, job.replay)
+    batches = RasterBatches(rows, generator.config.vocabulary, job.batch, features, replay)
     _claim(job, store)
     report = train(
         generator,
@@ -132,10 +145,14 @@ def _run(job: Training, store: PreparedStore) -> Trained:
     from accelerate import PartialState
 
     state = PartialState()
+    text: dict[str, float] = {}
     if state.is_main_process:
+        text = ability.after(generator)
+        if job.start.adapter.save == "merged":
+            generator.merge()
         TextToImage(generator.cpu(), store.codec()).save_pretrained(job.out / "model")
     state.wait_for_everyone()
-    return Trained(job.out, report, state.is_main_process)
+    return Trained(job.out, report, text, state.is_main_process)
 
 
 def training_rows(store: PreparedStore, job: Training) -> tuple[Rows, Rows | None]:

@@ -24,6 +24,8 @@ class KVCache:
     """Keys and values, a `transformers.DynamicCache`."""
     visible: Tensor
     """(B, L) bool: which of the L stored positions belong to the row."""
+    prompt: int = 0
+    """How many of them are the prompt's, padding included: what follows was drawn."""
 
     @classmethod
     def empty(cls, rows: int, config: PretrainedConfig, device: torch.device) -> KVCache:

@@ -9,19 +9,62 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from arra.errors import InputError
+from arra.settings import LlamaSize
+
+IMAGE_NATIVE = frozenset({"chameleon", "emu3", "janus"})
+"""Model types of transformers that draw by themselves: codec, picture tokens and language model in
+one. Their class with all of it stands under `AutoModelForImageTextToText`."""
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The class of transformers that makes and loads the language model of a configuration."""
+    native = config.model_type in IMAGE_NATIVE
+    return AutoModelForImageTextToText if native else AutoModelForCausalLM
+
+
+def causal_lm_of(settings: dict[str, Any]) -> PreTrainedModel:
+    """A language model with random weights of a configuration as its `to_dict` gives it."""
+    settings = dict(settings)
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    return auto_class(config).from_config(config)
+
+
+def llama_config(size: LlamaSize, rows: int, **tokens: Any) -> LlamaConfig:
+    """A Llama of `size` with `rows` token ids; `tokens` name its control tokens."""
+    return LlamaConfig(
+        vocab_size=rows,
+        hidden_size=size.width,
+        intermediate_size=size.feed_forward,
+        num_hidden_layers=size.depth,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=size.positions,
+        rope_parameters={"rope_type": "default", "rope_theta": size.rope_theta},
+        tie_word_embeddings=size.tied,
+        **tokens,
+    )
 
 
 def load_causal_lm(name: str | Path, **options: Any) -> PreTrainedModel:
-    """`AutoModelForCausalLM.from_pretrained`, with weights where arithmetic expects them.
+    """`AutoModelForCausalLM.from_pretrained` (of an image-native model: the class that has all of
+    it), with weights where arithmetic expects them.
 
     transformers maps the file into memory, so that weights begin at addresses that depend on the
     length of its header; some CPU kernels then add in another order. Copies begin at aligned
     addresses, as those of a model made from scratch do: the same weights give the same bits.
     """
-    lm = AutoModelForCausalLM.from_pretrained(name, **options)
+    lm = auto_class(AutoConfig.from_pretrained(name)).from_pretrained(name, **options)
     for parameter in lm.parameters():
         parameter.data = parameter.data.clone()
     return lm
@@ -97,6 +140,32 @@ def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
             handle.remove()
 
 
+class _Reached(Exception):
+    """Ends a forward pass from within: the last block that somebody asked for has run."""
+
+
+def early_states(lm: PreTrainedModel, layers: Sequence[int], **inputs: Any) -> dict[int, Tensor]:
+    """The hidden states after blocks `layers` of a forward pass over `inputs` that ends there.
+
+    The same states and gradients as of a whole pass (`hidden_states`), without the cost of the
+    blocks beyond the last of `layers` and of the head.
+    """
+
+    def stop(module: nn.Module, arguments: tuple, output: Tensor | tuple) -> None:
+        raise _Reached
+
+    with hidden_states(lm, layers) as states:
+        # hooks run in the order in which they were registered: the state is kept by then
+        handle = decoder_blocks(lm)[max(layers) - 1].register_forward_hook(stop)
+        try:
+            lm.get_decoder()(**inputs)
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+    return states
+
+
 def compile_blocks(lm: PreTrainedModel) -> None:
     """Compile the training pass of every decoder block; equal blocks share the compiled code.
 
@@ -114,6 +183,39 @@ def _compiled_in_training(block: nn.Module) -> Callable[..., Any]:
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return compiled(*args, **kwargs) if block.training else plain(*args, **kwargs)
+
+    return forward
+
+
+@contextmanager
+def checkpointed_activations(lm: PreTrainedModel) -> Iterator[None]:
+    """Within this context, training keeps only the input of each decoder block (Chen et al., 2016,
+    arXiv 1604.06174) and computes the block again in the backward pass, with the same random
+    numbers.
+
+    As in `compile_blocks` only the forward is replaced, so that hooks run once, outside: hidden
+    states are read as ever, and have their gradients.
+    """
+    blocks = decoder_blocks(lm)
+    before = [vars(block).get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = _checkpointed_in_training(block)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+def _checkpointed_in_training(block: nn.Module) -> Callable[..., Any]:
+    plain = block.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if block.training and torch.is_grad_enabled():
+            return checkpoint(plain, *args, use_reentrant=False, **kwargs)
+        return plain(*args, **kwargs)
 
     return forward
 

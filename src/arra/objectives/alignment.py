@@ -74,10 +74,10 @@ class Alignment(Objective):
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         """Mean distance: for cosine 0 (equal direction) to 2 (opposite)."""
-        places = self._places(batch).flatten()
+        aligned, place = self._positions(batch)
         # whole rows by their number: several times cheaper than by a mask, back and forth
-        chosen = (places >= 0).nonzero().squeeze(1)
-        sample, place = batch.segment.flatten()[chosen], places[chosen]
+        chosen = aligned.flatten().nonzero().squeeze(1)
+        sample, place = batch.segment.flatten()[chosen], place.flatten()[chosen]
         target, redrawing = self._target(batch, sample, place)
         losses = []
         for layer in self.layers:
@@ -92,20 +92,21 @@ class Alignment(Objective):
         # counts where the norm of all gradients is clipped; Adam sees no difference.
         return loss + _REDRAWING * (redrawing - redrawing.detach())
 
-    def _places(self, batch: Batch) -> Tensor:
-        """(R, T) which place of the picture each aligned position is about; -1 elsewhere."""
-        if self.config.positions == "read":
+    def _positions(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(R, T) bool which positions are aligned, and (R, T) which place each of them is about."""
+        how, place = self.config.positions, batch.place
+        if how == "read":
             if batch.read is None:
                 raise InputError(
                     "AlignmentConfig.positions: 'read', but this generator's batches do not say "
                     "which place a position reads"
                 )
-            return batch.read
-        place = batch.place
-        if self.config.positions == "hybnext":
-            return place
-        wanted = 0 if self.config.positions == "rep" else place.max()
-        return torch.where(place == wanted, place, -1)
+            return batch.read >= 0, batch.read
+        if how != "hybnext":
+            return batch.image & (place == (0 if how == "rep" else place.max())), place
+        if self.config.target == "patch":
+            return batch.image & (place >= 0), place
+        return batch.image, place  # codes without a place of their own have the global target too
 
     def _target(self, batch: Batch, sample: Tensor, place: Tensor) -> tuple[Tensor, Tensor | None]:
         """(M, D_F) the feature that each aligned position is pulled towards, without a gradient;

@@ -12,7 +12,7 @@ from arra.report.format import Pictures
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-_CELL = 132  # least side of an enlarged picture, in pixels
+_CELL = 128  # least side of an enlarged picture, in pixels
 _GAP = 12
 _LABEL = 116  # width of the column that names the rows
 _FONT, _LINE = 14, 18  # size of the type and height of a line

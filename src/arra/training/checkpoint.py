@@ -2,8 +2,13 @@
 
 `checkpoints/step-00000100/` holds `generator.safetensors`, `objectives.safetensors` (projectors),
 `optimizer.safetensors`, `ema.safetensors` and `state.json`: step, settings of the run, and the
-hash of every other file. Neither learning rate nor random state is kept: both are pure functions of
-the step (`learning_rate`, `step_seed`).
+hash of every other file. Where weights are sharded every process writes its own files,
+`generator-00001-of-00002.safetensors` and so on, in parallel: the rows of a tensor lie in one after
+the other, so that any number of processes, sharded or not, can read them.
+
+Weights that are not trained are not saved: they come from where the model came from. Neither
+learning rate nor random state is kept: both are pure functions of the step (`learning_rate`,
+`step_seed`).
 """
 
 from __future__ import annotations
@@ -11,61 +16,125 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from arra.errors import InputError
-from arra.files import atomic_folder, read_json, sha256_of_file, sha256_of_json, write_json
+from arra.files import (
+    atomic_file,
+    atomic_folder,
+    read_json,
+    sha256_of_file,
+    sha256_of_json,
+    write_json,
+)
 from arra.training.ema import Ema
+from arra.training.sharding import is_cut, local
+from arra.training.stored import Stored, file_name
 
-FORMAT = 1
+FORMAT = 2
 _FOLDER = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a checkpoint holds of a run: everything that a step changes."""
+
+    generator: nn.Module
+    objectives: nn.Module
+    optimizers: Sequence[Optimizer]
+    ema: Ema | None
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Tensors by kind (file) and name, but for those of the optimisers."""
+        return {
+            "generator": _changing(self.generator),
+            "objectives": _changing(self.objectives),
+            "ema": self.ema.average if self.ema else {},
+        }
 
 
 def save(
     folder: Path,
     step: int,
     run: dict[str, Any],
-    generator: nn.Module,
-    objectives: nn.Module,
-    optimizers: Sequence[Optimizer],
-    ema: Ema | None,
+    progress: Progress,
     keep: int,
-) -> Path:
+    accelerator: Accelerator | None = None,
+) -> None:
     """Write the checkpoint of `step` under `folder`, then drop all but the newest `keep`.
 
-    `run` is plain JSON: what a resumed run must agree with.
+    `run` is plain JSON: what a resumed run must agree with. All processes call it; where weights
+    are sharded all of them write, otherwise the main one. Without an accelerator there is one.
     """
     path = folder / f"step-{step:08d}"
-    moments, rest = _flatten(optimizers)
-    with atomic_folder(path) as target:
-        contents = {
-            "generator": generator.state_dict(),
-            "objectives": objectives.state_dict(),
-            "optimizer": moments,
-            "ema": ema.average if ema else {},
-        }
-        for name, tensors in contents.items():
-            save_file(separate(tensors), str(target / f"{name}.safetensors"))
-        state = {
-            "format": FORMAT,
-            "step": step,
-            "run": run,
-            "digest": sha256_of_json(run),
-            "optimizers": rest,
-            "files": {file.name: sha256_of_file(file) for file in sorted(target.iterdir())},
-        }
-        write_json(target / "state.json", state)
-    # Old ones go only now that the new one is on the disk.
-    for _, old in _numbered(folder)[keep:]:
-        if old != path:
-            shutil.rmtree(old, ignore_errors=True)
-    return path
+    shards = accelerator if accelerator is not None and accelerator.is_fsdp2 else None
+    main = accelerator is None or accelerator.is_main_process
+    if shards or main:
+        moments, rest = _flatten(progress.optimizers)
+        contents = {**progress.weights(), "optimizer": moments}
+        rank, world = (shards.process_index, shards.num_processes) if shards else (0, 1)
+        with _folder_of_all(path, shards) as target:
+            digests = []
+            for kind, tensors in contents.items():
+                file = target / file_name(kind, rank, world)
+                mine = {n: local(t) for n, t in tensors.items() if rank == 0 or is_cut(t)}
+                with atomic_file(file) as temporary:
+                    save_file(separate(mine), str(temporary))
+                digests.append(sha256_of_file(file))
+            # It waits for all of them, too: nothing is named as written before it is.
+            digests = _of_all(digests, shards) if shards else digests
+            if main:
+                names = [file_name(kind, r, world) for r in range(world) for kind in contents]
+                state = {
+                    "format": FORMAT,
+                    "step": step,
+                    "run": run,
+                    "digest": sha256_of_json(run),
+                    "optimizers": rest,
+                    "files": dict(zip(names, digests, strict=True)),
+                }
+                write_json(target / "state.json", state)
+    if main:
+        # Old ones go only now that the new one is on the disk.
+        for _, old in _numbered(folder)[keep:]:
+            if old != path:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _folder_of_all(path: Path, accelerator: Accelerator | None) -> Iterator[Path]:
+    """`atomic_folder`, the same for all processes of `accelerator`: the main one makes it."""
+    if accelerator is None:
+        with atomic_folder(path) as target:
+            yield target
+        return
+    token = torch.zeros(1, dtype=torch.int64, device=accelerator.device)
+    if accelerator.is_main_process:
+        with atomic_folder(path) as target:
+            # The name of a temporary folder ends with eight hexadecimal digits and ".tmp".
+            token += int(target.name.split(".")[-2], 16)
+            accelerator.reduce(token, reduction="sum")
+            yield target
+    else:
+        token = accelerator.reduce(token, reduction="sum")
+        yield path.with_name(f".{path.name}.{int(token):08x}.tmp")
+
+
+def _of_all(digests: list[str], accelerator: Accelerator) -> list[str]:
+    """Hexadecimal digests of all processes, in the order of their ranks."""
+    mine = torch.tensor([list(bytes.fromhex(digest)) for digest in digests], dtype=torch.uint8)
+    everyone: Tensor = accelerator.gather(mine.to(accelerator.device))
+    return [bytes(row).hex() for row in everyone.tolist()]
 
 
 def latest(folder: Path) -> Path | None:
@@ -104,24 +173,25 @@ def clean(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def restore(
-    path: Path,
-    generator: nn.Module,
-    objectives: nn.Module,
-    optimizers: Sequence[Optimizer],
-    ema: Ema | None,
-) -> None:
-    """Put the contents of a checkpoint in place; `InputError` when they do not fit."""
+def restore(path: Path, progress: Progress) -> None:
+    """Put the contents of a checkpoint in place; `InputError` when they do not fit.
+
+    Each process reads the rows that it holds, whatever the number of those that wrote.
+    """
     state = read_json(path / "state.json")
-    try:
-        generator.load_state_dict(load_file(str(path / "generator.safetensors")))
-        objectives.load_state_dict(load_file(str(path / "objectives.safetensors")))
-        if ema:
-            ema.load(load_file(str(path / "ema.safetensors")))
-    except (RuntimeError, KeyError) as error:
-        raise InputError(f"{path}: does not fit this generator or objectives: {error}") from error
-    moments = load_file(str(path / "optimizer.safetensors"))
-    _unflatten(optimizers, moments, state["optimizers"], path)
+    for kind, tensors in progress.weights().items():
+        with Stored(path, kind) as stored:
+            stored.expect({name: tensor.shape for name, tensor in tensors.items()})
+            for name, tensor in tensors.items():
+                stored.read_into(name, tensor)
+    _restore_optimizers(progress.optimizers, state["optimizers"], path)
+
+
+def _changing(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a module without parameters that are not trained."""
+    state = module.state_dict(keep_vars=True)
+    frozen = {n for n, t in state.items() if isinstance(t, nn.Parameter) and not t.requires_grad}
+    return {name: tensor.detach() for name, tensor in state.items() if name not in frozen}
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
@@ -167,23 +237,24 @@ def _flatten(optimizers: Sequence[Optimizer]) -> tuple[dict[str, Tensor], list[A
     return tensors, rest
 
 
-def _unflatten(
-    optimizers: Sequence[Optimizer], tensors: dict[str, Tensor], rest: list[Any], path: Path
-) -> None:
+def _restore_optimizers(optimizers: Sequence[Optimizer], rest: list[Any], path: Path) -> None:
     if len(optimizers) != len(rest):
         raise InputError(f"{path}: holds {len(rest)} optimisers, expected {len(optimizers)}")
-    for number, (optimizer, saved) in enumerate(zip(optimizers, rest, strict=True)):
-        state = optimizer.state_dict()
-        names = [group["param_names"] for group in state["param_groups"]]
-        if names != [group["param_names"] for group in saved["groups"]]:
-            raise InputError(f"{path}: the optimiser's state is for other parameters")
-        entries: dict[int, dict[str, Any]] = {}
-        for key, value in saved["values"].items():
-            index, _, name = key.partition("/")
-            entries.setdefault(int(index), {})[name] = value
-        for key, tensor in tensors.items():
-            owner, index, name = key.split("/", 2)
-            if int(owner) == number:
-                entries.setdefault(int(index), {})[name] = tensor
-        # Groups keep their present values: they follow from the configuration and the step.
-        optimizer.load_state_dict({"state": entries, "param_groups": state["param_groups"]})
+    with Stored(path, "optimizer") as stored:
+        for number, (optimizer, saved) in enumerate(zip(optimizers, rest, strict=True)):
+            state = optimizer.state_dict()
+            names = [group["param_names"] for group in state["param_groups"]]
+            if names != [group["param_names"] for group in saved["groups"]]:
+                raise InputError(f"{path}: the optimiser's state is for other parameters")
+            entries: dict[int, dict[str, Any]] = {}
+            for key, value in saved["values"].items():
+                index, _, name = key.partition("/")
+                entries.setdefault(int(index), {})[name] = value
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for key in stored.names:
+                owner, index, name = key.split("/", 2)
+                if int(owner) == number:
+                    moment = stored.read_like(key, parameters[int(index)])
+                    entries.setdefault(int(index), {})[name] = moment
+            # Groups keep their present values: they follow from the configuration and the step.
+            optimizer.load_state_dict({"state": entries, "param_groups": state["param_groups"]})

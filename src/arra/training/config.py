@@ -8,7 +8,17 @@ from typing import Literal
 
 from arra.errors import InputError
 
-FREE_FIELDS = frozenset({"checkpoint_every", "keep", "validate_every", "log_every", "trackers"})
+FREE_FIELDS = frozenset(
+    {
+        "accumulation",  # with the number of processes: their product counts, see `identity`
+        "activation_checkpointing",
+        "checkpoint_every",
+        "keep",
+        "validate_every",
+        "log_every",
+        "trackers",
+    }
+)
 """Fields that may differ when a run is resumed: they do not change the weights."""
 
 
@@ -38,7 +48,7 @@ class TrainConfig:
     clip: float | None = 1.0
     """Largest norm of the gradient (all parameters together); None does not clip."""
     accumulation: int = 1
-    """Micro-batches whose gradients make one step."""
+    """Micro-batches whose gradients make one step, in each process."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the arithmetic in forward and backward; weights are float32 always. "auto" is bf16 on CUDA
     and, elsewhere, wherever a short measurement finds it clearly faster."""
@@ -56,6 +66,9 @@ class TrainConfig:
     """Of dropout and of everything else that is random within a forward pass."""
     compile: bool = False
     """Compile decoder blocks, where the generator offers `compile_blocks()`."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of blocks and compute the rest again in the backward pass: less memory,
+    about a third more time, the same weights."""
     trackers: tuple[str, ...] = ()
     """Experiment trackers by accelerate's names, such as "tensorboard"."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +22,8 @@ def keep_batches(
     """
     values = {name: v if math.isfinite(v) else str(v) for name, v in facts.items()}
     for micro, batch in enumerate(batches):
-        tensors = {f"features.{name}": tensor for name, tensor in batch.features.items()}
-        for field in dataclasses.fields(batch):
-            if field.name != "features":
-                tensors[field.name] = getattr(batch, field.name)
+        features = {f"features.{name}": tensor for name, tensor in batch.features.items()}
+        tensors = {**batch.tensors(), **features}
         name = f"step-{step:08d}-rank{rank}-micro{micro}"
         with atomic_file(folder / f"{name}.safetensors") as temporary:
             save_file(separate(tensors), str(temporary))

@@ -8,9 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from arra.training.sharding import local
+
 
 class Ema:
     """The average of the trainable parameters of `module` over the updates so far.
+
+    Of sharded parameters each process averages the rows that it holds.
 
     Starts at the current weights. Early on the decay is (1 + n) / (10 + n) after n updates, where
     that is smaller than `decay`: a short run must not average in its random beginning.
@@ -27,14 +31,9 @@ class Ema:
     def update(self, updates: int) -> None:
         """Move the average towards the weights, after update number `updates` (from 1)."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
-        averages = list(self.average.values())
-        torch._foreach_lerp_(averages, list(self._parameters.values()), 1.0 - decay)
-
-    @torch.no_grad()
-    def load(self, average: dict[str, Tensor]) -> None:
-        """Take over a saved average; `KeyError` where a parameter has none."""
-        for name, mine in self.average.items():
-            mine.copy_(average[name])
+        averages = [local(average) for average in self.average.values()]
+        weights = [local(parameter) for parameter in self._parameters.values()]
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)
 
     @torch.no_grad()
     def copy_to_module(self) -> None:

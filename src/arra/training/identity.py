@@ -19,16 +19,21 @@ from arra.training.report import BatchSource
 def identity(
     joint: Joint, batches: BatchSource, config: TrainConfig, precision: str, world: int
 ) -> dict[str, Any]:
-    """Everything known that decides the weights, as plain JSON to compare two runs by."""
+    """Everything known that decides the weights, as plain JSON to compare two runs by.
+
+    How many processes share the micro-batches of a step does not count, only how many there are.
+    Weights that are not trained are not in checkpoints: their fingerprint stands here.
+    """
+    parts = config.accumulation * world
     kept = {name: v for name, v in to_plain(config).items() if name not in FREE_FIELDS}
     del kept["precision"]  # what "auto" was resolved to counts
     if config.schedule == "constant":
         del kept["steps"]  # then the number of steps does not change what happens before them
-    first = batches.batch(0, 0, config.accumulation * world)
+    first = batches.batch(0, 0, parts)
     found = {
         "TrainConfig": kept,
         "precision": precision,
-        "processes": world,
+        "accumulation x processes": parts,
         "objectives": {objective.name: objective.settings() for objective in joint.losses()},
         "generator": to_plain(joint.generator._settings()),
         "first_batch": tensors_fingerprint(
@@ -40,6 +45,8 @@ def identity(
             }
         ),
     }
+    if frozen := {n: p for n, p in joint.named_parameters() if not p.requires_grad}:
+        found["weights that are not trained"] = tensors_fingerprint(frozen)
     return json.loads(json.dumps(found, default=str))
 
 
@@ -55,7 +62,7 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any], path: Path) -> No
 
 
 def step_seed(*numbers: int) -> int:
-    """A seed that depends on all of `numbers` (seed, step, micro-batch, process)."""
+    """A seed that depends on all of `numbers` (seed, step, micro-batch)."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))  # torch takes 63 bits on every device
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
 
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from arra.errors import InputError
 from arra.generators.base import Batch, Generator
 from arra.objectives.base import Objective
+from arra.training.sharding import allow_sharding_on_cpu
 
-_REPLICATED = {"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU"}
+_KINDS = {"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "FSDP"}
 
 
 class Joint(nn.Module):
@@ -77,7 +79,7 @@ def fresh_accelerator(
 
     The process group, if any, is kept: only what `Accelerator` would refuse to change is reset.
     """
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     _check_trackers(trackers)
@@ -87,11 +89,14 @@ def fresh_accelerator(
         project_dir=str(folder),
         kwargs_handlers=[ddp],
     )
+    allow_sharding_on_cpu(accelerator)
     kind: DistributedType = accelerator.distributed_type
-    if kind.value not in _REPLICATED:
+    if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise InputError("train: FSDP of version 1; run `accelerate launch` with --fsdp_version 2")
+    if kind.value not in _KINDS:
         raise InputError(
-            f"train: accelerate is configured for {kind.value}; checkpoints need whole weights in "
-            "every process: run `accelerate launch --multi_gpu` without sharding"
+            f"train: accelerate is configured for {kind.value}; expected whole weights in every "
+            "process (--multi_gpu) or FSDP2 (--use_fsdp --fsdp_version 2)"
         )
     return accelerator
 
@@ -109,12 +114,23 @@ def _check_trackers(trackers: Sequence[str]) -> None:
             )
 
 
-def try_compile(generator: Generator, attempt: Callable[[], None]) -> bool:
+def checkpointed_activations(generator: Generator) -> AbstractContextManager[None]:
+    """The generator's own `checkpointed_activations()`; `InputError` where it has none."""
+    offered = getattr(generator, "checkpointed_activations", None)
+    if not callable(offered):
+        raise InputError(
+            f"TrainConfig.activation_checkpointing: {type(generator).__name__} does not offer it"
+        )
+    return offered()
+
+
+def try_compile(generator: Generator, attempt: Callable[[], None] | None) -> bool:
     """Compile the generator's blocks and run `attempt` with them; on failure go back, and say so.
 
-    `generator.compile_blocks()` compiles in place: `module.compile()`, or a compiled `forward` on
-    the instance. Compilation happens at the first call only, hence the attempt; buffers are left
-    as they were.
+    Without an attempt (sharded weights: a pass that fails half-way leaves them in disorder) failure
+    shows in the first step. `generator.compile_blocks()` compiles in place: `module.compile()`, or
+    a compiled `forward` on the instance. Compilation happens at the first call only, hence the
+    attempt; buffers are left as they were.
     """
     compile_blocks = getattr(generator, "compile_blocks", None)
     if not callable(compile_blocks):
@@ -125,7 +141,8 @@ def try_compile(generator: Generator, attempt: Callable[[], None]) -> bool:
     eager = [(m, {c: vars(m)[c] for c in calls if c in vars(m)}) for m in generator.modules()]
     try:
         compile_blocks()
-        attempt()
+        if attempt is not None:
+            attempt()
         return True
     except Exception as error:  # whatever the compiler's stack raises: C++ missing, graph breaks
         for module, own in eager:

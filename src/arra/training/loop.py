@@ -1,12 +1,13 @@
 """The one training loop: any generator, any objectives, one process or many.
 
 A run is a function of its settings and its data. Batches, learning rate and random numbers are pure
-functions of (step, micro-batch, process), so a run that is killed and started again ends with the
-same weights, bit for bit, as one that was not.
+functions of (step, micro-batch), so a run that is killed and started again ends with the same
+weights, bit for bit, as one that was not; on another number of processes, within rounding.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 import statistics
@@ -30,10 +31,17 @@ from arra.training.diverged import keep_batches
 from arra.training.ema import Ema
 from arra.training.history import History, read_log
 from arra.training.identity import check_same_run, identity, step_seed
-from arra.training.joint import Joint, check_objectives, fresh_accelerator, try_compile
+from arra.training.joint import (
+    Joint,
+    check_objectives,
+    checkpointed_activations,
+    fresh_accelerator,
+    try_compile,
+)
 from arra.training.optimizers import build_optimizers
 from arra.training.precision import choose_precision
 from arra.training.report import BatchSource, TrainReport, Validator
+from arra.training.sharding import gather, shard, whole
 from arra.training.stopping import StopRequest, TrainingInterrupted, stop_on_signal
 
 
@@ -50,8 +58,9 @@ def train(
     """Train `generator` for `config.steps` updates, going on from a checkpoint where there is one.
 
     Writes `checkpoints/`, `log.jsonl` and, at the end, the exported generator `model/` to `folder`.
-    Afterwards the generator has the exported weights and is in evaluation mode. The device and the
-    number of processes are accelerate's choice (`accelerate launch`, ACCELERATE_USE_CPU).
+    Afterwards the generator has the exported weights and is in evaluation mode. The device, the
+    number of processes and whether weights are sharded (FSDP2) are accelerate's choice (`accelerate
+    launch`, ACCELERATE_USE_CPU); all processes must see the same `folder`.
 
     The total loss is the sum of weight(step) * loss over the objectives whose weight is not 0. Each
     loss is a mean over `Objective.count` items, and micro-batches and processes are weighed so that
@@ -68,6 +77,8 @@ def train(
         stack.callback(run.close)
         stack.enter_context(run.own_randomness())
         run.prepare()
+        if config.activation_checkpointing:
+            stack.enter_context(checkpointed_activations(run.joint.generator))
         request = stack.enter_context(stop_on_signal())
         label = progress_label if run.start == 0 else f"{progress_label} (from step {run.start})"
         left = config.steps - run.start
@@ -89,7 +100,7 @@ class _Run:
         folder: Path,
     ):
         self.generator, self.batches, self.config, self.folder = generator, batches, config, folder
-        self.joint = Joint(generator, objectives)
+        self.whole = Joint(generator, objectives)
         self.checkpoints = folder / "checkpoints"
         self.found = checkpoint.latest(self.checkpoints)
         state = read_json(self.found / "state.json") if self.found else {}
@@ -99,11 +110,14 @@ class _Run:
         if self.found and config.precision == "auto":
             self.precision = self.saved_identity["precision"]
             self.reason = "the run began with it"
-        learned = any(True for _ in self.joint.objectives.parameters())
+        learned = any(True for _ in self.whole.objectives.parameters())
         self.accelerator = fresh_accelerator(self.precision, config.trackers, folder, learned)
         self.device: torch.device = self.accelerator.device
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
+        self.sharded: bool = self.accelerator.is_fsdp2
+        # Sharding cannot be undone: a copy is sharded, and its weights come back to the whole.
+        self.joint = copy.deepcopy(self.whole) if self.sharded else self.whole
         self.history: History | None = None
         self.step_seconds: list[float] = []
         self.compiled = False
@@ -125,22 +139,28 @@ class _Run:
 
     def prepare(self) -> None:
         """Move, compile, wrap, and restore or begin."""
-        config = self.config
-        self.joint.to(self.device)
-        self.joint.train()
-        optimizers = build_optimizers(self.joint, config)
-        self.identity = identity(self.joint, self.batches, config, self.precision, self.world)
+        config, trained = self.config, self.joint.generator
+        self.identity = identity(self.whole, self.batches, config, self.precision, self.world)
         if self.found:
             self._check_resumable(self.found)
+        if self.sharded:
+            shard(self.joint, self.accelerator, self.precision)
+        else:
+            self.joint.to(self.device)
+        self.joint.train()
         if config.compile:
-            self.compiled = try_compile(self.generator, self._attempt)
+            self.compiled = try_compile(trained, None if self.sharded else self._attempt)
             self.joint.zero_grad()
-        self.ema = Ema(self.generator, config.ema) if config.ema is not None else None
-        self.model, *self.optimizers = self.accelerator.prepare(self.joint, *optimizers)
+        self.model: Any = self.joint
+        self.optimizers: list[Any] = build_optimizers(self.joint, config)
+        if not self.sharded:
+            self.model, *self.optimizers = self.accelerator.prepare(self.model, *self.optimizers)
+        self.ema = Ema(trained, config.ema) if config.ema is not None else None
+        self.progress = checkpoint.Progress(
+            trained, self.joint.objectives, self.optimizers, self.ema
+        )
         if self.found:
-            checkpoint.restore(
-                self.found, self.generator, self.joint.objectives, self.optimizers, self.ema
-            )
+            checkpoint.restore(self.found, self.progress)
         if self.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             checkpoint.clean(self.checkpoints)
@@ -196,7 +216,14 @@ class _Run:
     def _batch(self, step: int, micro: int) -> Batch:
         """This process's micro-batch `micro` of `step`."""
         parts = self.config.accumulation * self.world
-        return self.batches.batch(step, micro * self.world + self.rank, parts)
+        return self.batches.batch(step, self._part(micro), parts)
+
+    def _part(self, micro: int) -> int:
+        """Which of the micro-batches of a step, over all processes, this process's `micro` is.
+
+        Two of one process are those of two processes with one each: data, and seeds, too.
+        """
+        return micro * self.world + self.rank
 
     def _step(self, step: int, request: StopRequest) -> bool:
         """One update; returns whether any process has been asked to stop."""
@@ -210,7 +237,7 @@ class _Run:
                 group["lr"] = lr
         losses = self._accumulate(step, micros, weights, shares)
         clip = math.inf if self.config.clip is None else self.config.clip
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
+        norm = whole(self.accelerator.clip_grad_norm_(self.model.parameters(), clip))
         # The one wait for the device in a step: nothing that is not finite may reach the weights.
         *values, grad_norm = torch.cat([self._sum(losses), norm.reshape(1)]).tolist()
         named = {self.joint.losses()[i].name: v for i, v in zip(weights, values, strict=True)}
@@ -242,7 +269,7 @@ class _Run:
             scales = {i: weight * share[i] * self.world for i, weight in weights.items()}
             last = micro == len(micros) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                self._seed(step_seed(self.config.seed, step, micro, self.rank))
+                self._seed(step_seed(self.config.seed, step, self._part(micro)))
                 total, found = self.model(batch.to(self.device), scales)
                 self.accelerator.backward(total)
             losses += torch.stack([found[i] * share[i] for i in weights])
@@ -292,37 +319,43 @@ class _Run:
 
     def _validate(self, validators: Sequence[Validator], done: int) -> None:
         """Run validators in the main process; nothing of it reaches the training that follows."""
-        if self.history and validators:
-            modes = [(module, module.training) for module in self.generator.modules()]
-            results: dict[str, float] = {}
-            average = self.ema.swapped() if self.ema else nullcontext()
-            with average, torch.no_grad():
-                self.generator.eval()
-                for validator in validators:
-                    # The same random numbers each time: differences are the weights'. Training does
-                    # not notice, for it seeds every micro-batch.
-                    self._seed(self.config.seed)
-                    results |= validator(self.generator, done, self.folder)
-            for module, mode in modes:
-                module.training = mode
-            self.history.append({"step": done, "validation": results})
-            if self.config.trackers:
-                self.accelerator.log({f"validation/{k}": v for k, v in results.items()}, step=done)
+        if validators:
+            with self.ema.swapped() if self.ema else nullcontext():
+                if self.sharded:
+                    gather(self.generator, self.joint.generator)
+                if self.history:
+                    self._measure(validators, done, self.history)
         self.accelerator.wait_for_everyone()
+
+    def _measure(self, validators: Sequence[Validator], done: int, history: History) -> None:
+        modes = [(module, module.training) for module in self.generator.modules()]
+        self.generator.to(self.device).eval()
+        results: dict[str, float] = {}
+        with torch.no_grad():
+            for validator in validators:
+                # The same random numbers each time: differences are the weights'. Training does
+                # not notice, for it seeds every micro-batch.
+                self._seed(self.config.seed)
+                results |= validator(self.generator, done, self.folder)
+        for module, mode in modes:
+            module.training = mode
+        if self.sharded:  # its room on the device is the sharded copy's
+            self.generator.cpu()
+        history.append({"step": done, "validation": results})
+        if self.config.trackers:
+            self.accelerator.log({f"validation/{k}": v for k, v in results.items()}, step=done)
 
     def _checkpoint(self, done: int) -> None:
         if self.history:
             self.history.sync()
-            checkpoint.save(
-                self.checkpoints,
-                done,
-                self.identity,
-                self.generator,
-                self.joint.objectives,
-                self.optimizers,
-                self.ema,
-                self.config.keep,
-            )
+        checkpoint.save(
+            self.checkpoints,
+            done,
+            self.identity,
+            self.progress,
+            self.config.keep,
+            self.accelerator,
+        )
         self.accelerator.wait_for_everyone()
 
     def finish(self, validators: Sequence[Validator]) -> None:
@@ -333,6 +366,8 @@ class _Run:
             self._checkpoint(done)
         if self.ema:
             self.ema.copy_to_module()
+        if self.sharded:
+            gather(self.whole, self.joint)
         self.generator.eval()
         if self.is_main:
             self.generator.save_pretrained(self.folder / "model")
@@ -354,7 +389,7 @@ class _Run:
             precision_reason=self.reason,
             compiled=self.compiled,
             parameters=_trainable(self.generator),
-            objective_parameters=_trainable(self.joint.objectives),
+            objective_parameters=_trainable(self.whole.objectives),
             model=self.folder / "model",
         )
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from arra.training.sharding import cut_like, is_cut, whole
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a x + b x^3 + c x^5, which pushes singular values into about [0.7, 1.2]."""
 
@@ -37,6 +39,9 @@ class Muon(Optimizer):
 
     The step of an m x n matrix is lr * scale * 0.2 * sqrt(max(m, n)), which for scale 1 gives it
     the size of AdamW's (Liu et al., 2025, section 2.2).
+
+    A singular value is a matter of the whole matrix: sharded gradients are gathered, one matrix at
+    a time, and every process computes the same update and keeps its rows of it.
     """
 
     def __init__(
@@ -58,10 +63,12 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            shapes: dict[tuple[torch.Size, torch.device], list[nn.Parameter]] = defaultdict(list)
+            shapes: dict[Any, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    shapes[parameter.shape, parameter.device].append(parameter)
+                    # Sharded ones one by one: many whole matrices would need the room of the model.
+                    alone = id(parameter) if is_cut(parameter) else None
+                    shapes[parameter.shape, parameter.device, alone].append(parameter)
             for together in shapes.values():
                 self._update(together, group)
         return loss
@@ -77,7 +84,7 @@ class Muon(Optimizer):
             buffer: Tensor = state["momentum_buffer"]
             assert parameter.grad is not None
             buffer.lerp_(parameter.grad, 1 - momentum)
-            directions.append(parameter.grad.lerp(buffer, momentum))
+            directions.append(whole(parameter.grad.lerp(buffer, momentum)))
         cuda = parameters[0].device.type == "cuda"
         updates = orthogonalize(
             torch.stack(directions), dtype=torch.bfloat16 if cuda else torch.float32
@@ -85,4 +92,4 @@ class Muon(Optimizer):
         size = group["lr"] * group["scale"] * 0.2 * max(parameters[0].shape) ** 0.5
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-size)
+            parameter.add_(cut_like(update, parameter), alpha=-size)

@@ -1,0 +1,1 @@
+"""Experiments on real captioned pictures: with and without alignment, judged by other networks."""
