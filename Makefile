@@ -74,7 +74,7 @@ format: $(DEV)  ## rewrite the sources in the house style
 docs: $(DOCS)  ## write the site of the documentation to site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-docs-table: $(BASE)  ## write the tables of the documentation from the committed results
+docs-table: $(BASE)  ## write the tables of docs/ from the committed results
 	$(BIN)/python -m arra.systems.table --write docs/systems.md
 	$(BIN)/python -m arra.experiments.corpora.page docs/corpora.md
 	$(BIN)/python -m arra.systems.arra.ablation

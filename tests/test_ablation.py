@@ -16,8 +16,9 @@ from arra.encoders.small import SmallConfig
 from arra.encoders.training import EncoderTraining
 from arra.errors import ArraError, InputError
 from arra.experiments.arms import JudgePlan, TrainingPlan
-from arra.experiments.bench import BenchConfig, _once
+from arra.experiments.bench import BenchConfig
 from arra.experiments.grid import Cell, Study, Variation, cells_of, changed, run_grid, vary
+from arra.experiments.once import once
 from arra.experiments.parallel import Job
 from arra.experiments.scene_cells import SceneRunner, SceneSetting
 from arra.experiments.study_plots import plot_convergence, plot_differences
@@ -350,12 +351,12 @@ def test_a_part_is_taken_from_another_bench_that_made_it_alike(tmp_path):
         return {"number": len(made)}
 
     for bench, settings in {"a": 1, "b": 2}.items():
-        _once(tmp_path / bench / "codec", settings, make, ())
+        once(tmp_path / bench / "codec", settings, make, ())
     others = [tmp_path / "a", tmp_path / "missing", tmp_path / "b"]
-    _once(tmp_path / "c" / "codec", 2, make, others)
+    once(tmp_path / "c" / "codec", 2, make, others)
     assert len(made) == 2
     assert (tmp_path / "c" / "codec" / "part").is_dir()
     assert read_json(tmp_path / "c" / "codec" / "report.json")["report"] == {"number": 2}
-    _once(tmp_path / "c" / "codec", 3, make, others)  # nobody made that
-    _once(tmp_path / "c" / "codec", 3, make, others)  # now it is there
+    once(tmp_path / "c" / "codec", 3, make, others)  # nobody made that
+    once(tmp_path / "c" / "codec", 3, make, others)  # now it is there
     assert len(made) == 3

@@ -318,13 +318,13 @@ class WatchedBits:
 
     def __init__(self, bench: Bench, count: int):
         self.bench, self.count = bench, count
-        self.batches: list[Batch] = []
+        self._batches: list[Batch] = []
 
     def __call__(self, generator: Generator, step: int, folder: Path) -> dict[str, float]:
         assert isinstance(generator, RasterGenerator)
-        if not self.batches:
-            self.batches = list(scene_batches(self.bench, generator, "heldout", self.count))
-        return {"held_out_bits": held_out_bits(generator, self.batches).per_token}
+        if not self._batches:  # the same at every step: the codec need not look again
+            self._batches = list(scene_batches(self.bench, generator, "heldout", self.count))
+        return {"held_out_bits": held_out_bits(generator, self._batches).per_token}
 
 
 def run_arm(

@@ -6,8 +6,7 @@ settings change.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,9 +28,9 @@ from arra.encoders.base import Encoder
 from arra.encoders.small import SmallConfig
 from arra.encoders.text import SmallTextEncoder
 from arra.encoders.training import EncoderTraining, train_encoder
-from arra.errors import InputError
+from arra.experiments.once import once
 from arra.experiments.parallel import Job, processes_for, run_jobs
-from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
+from arra.files import read_json
 from arra.metrics.prompts import reader_error
 from arra.metrics.reader import SceneReader
 from arra.metrics.reader_training import train_reader
@@ -170,7 +169,7 @@ def make_codec(
         }
 
     settings = [config.training_scene, config.codec, config.codec_training, config.codec_pictures]
-    _once(folder / "codec", [*settings, config.seed], make, like)
+    once(folder / "codec", [*settings, config.seed], make, like)
 
 
 def make_judged(
@@ -206,7 +205,7 @@ def make_reader(
             },
         }
 
-    _once(folder / "reader", [config.scene, config.reader_steps, config.seed], make, like)
+    once(folder / "reader", [config.scene, config.reader_steps, config.seed], make, like)
 
 
 def make_encoder(
@@ -241,7 +240,7 @@ def make_encoder(
         config.encoder_training,
         config.codec_pictures,
     ]
-    _once(folder / "encoder", [*settings, config.seed], make, like)
+    once(folder / "encoder", [*settings, config.seed], make, like)
 
 
 def _make_store(bench: Bench, processes: int | None, quiet: bool) -> None:
@@ -275,31 +274,3 @@ def _workers(processes: int | None) -> int:
 def _training_scenes(config: BenchConfig, count: int) -> tuple[np.ndarray, list[Scene]]:
     scenes = DigitScenes(config.training_scene, "train", config.seed, "seen")
     return scenes.pictures(0, count)
-
-
-def _once(
-    folder: Path, settings: Any, make: Callable[[Path], dict[str, Any]], like: Sequence[Path]
-) -> None:
-    """Call `make` with a folder to fill, unless `folder` was filled with the same settings.
-
-    A folder of the same name and settings in another bench among `like` is copied instead.
-    """
-    digest = sha256_of_json(to_plain(settings))
-    if _made_with(folder) == digest:
-        return
-    for other in like:
-        if _made_with(other / folder.name) == digest:
-            with atomic_folder(folder) as target:
-                shutil.copytree(other / folder.name, target, dirs_exist_ok=True)
-            return
-    with atomic_folder(folder) as target:
-        report = make(target)
-        write_json(target / "report.json", {"settings": digest, "report": report})
-
-
-def _made_with(folder: Path) -> str | None:
-    """The digest of the settings that filled `folder`, None if it is not there."""
-    try:
-        return read_json(folder / "report.json").get("settings")
-    except InputError:
-        return None

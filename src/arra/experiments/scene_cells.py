@@ -31,7 +31,7 @@ class SceneSetting:
     @property
     def arm(self) -> Arm:
         """The arm without a name: rows of several studies may be this cell."""
-        return Arm("cell", "", self.alignment, self.shuffled)
+        return Arm("cell", "", self.alignment, shuffled=self.shuffled)
 
 
 class SceneRunner:

@@ -18,6 +18,7 @@ from arra.errors import InputError
 from arra.experiments.grid import Study, Variation, vary
 from arra.experiments.scene_cells import SceneSetting
 from arra.jobs.ablating import StoreSetting
+from arra.jobs.model import StartingPoint
 from arra.jobs.training import Training
 from arra.settings import BatchConfig
 from arra.systems.arra.recipe import ALIGNMENT, RECIPES
@@ -54,7 +55,9 @@ def base_of_store(store: Path, lm: str | None = None, steps: int | None = None) 
         warmup=count // 20,
         validate_every=_every(count),
     )
-    training = Training(store, Path(), lm=lm, training=train, batch=BatchConfig(size=32))
+    training = Training(
+        store, Path(), StartingPoint(lm), training=train, batch=BatchConfig(size=32)
+    )
     return StoreSetting(training, ALIGNMENT)
 
 
