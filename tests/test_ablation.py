@@ -27,6 +27,7 @@ from arra.experiments.study_tables import convergence_table, markdown, table
 from arra.files import read_json, write_json
 from arra.jobs.ablating import MEASURES as STORE_MEASURES
 from arra.jobs.ablating import StoreRunner, StoreSetting
+from arra.jobs.model import StartingPoint
 from arra.jobs.training import Training
 from arra.metrics.bootstrap import paired_difference
 from arra.metrics.convergence import Curve, steps_to
@@ -322,7 +323,12 @@ def test_two_arms_on_real_scenes(tmp_path):
     (store,) = tmp_path.glob("benches/*/store")
     llama, train = setting.plan.size, setting.plan.train
     training = Training(
-        store, Path(), llama=llama, training=train, batch=BatchConfig(size=8), held_out_share=0.25
+        store,
+        Path(),
+        StartingPoint(llama=llama),
+        training=train,
+        batch=BatchConfig(size=8),
+        held_out_share=0.25,
     )
     own = StoreSetting(training, setting.alignment)
     cells = run_grid([study], own, (0,), StoreRunner(tmp_path / "own"), processes=1, quiet=True)
