@@ -61,7 +61,7 @@ def claim(run: ClaimRun) -> ClaimResult:
             measures.append(
                 Measure(f"paired difference, {name}", _interval(helped), None, _interval(control))
             )
-    measures.append(_cost(bench, recipe, 20 if run.budget == "full" else 3))
+    measures.append(_cost(bench, recipe, 100 if run.budget == "full" else 3))
     verdict, statement = _verdict(results, differences)
     return ClaimResult(
         verdict=verdict,
