@@ -168,7 +168,7 @@ def make_codec(
             "parameters": sum(p.numel() for p in codec.parameters()),
         }
 
-    settings = [config.training_scene, config.codec, config.codec_training, config.codec_pictures]
+    settings = [_identity(config), config.codec, config.codec_training]
     once(folder / "codec", [*settings, config.seed], make, like)
 
 
@@ -234,12 +234,7 @@ def make_encoder(
             "last_loss": trained.report.losses[-1],
         }
 
-    settings = [
-        config.training_scene,
-        config.encoder,
-        config.encoder_training,
-        config.codec_pictures,
-    ]
+    settings = [_identity(config), config.encoder, config.encoder_training]
     once(folder / "encoder", [*settings, config.seed], make, like)
 
 
@@ -274,3 +269,9 @@ def _workers(processes: int | None) -> int:
 def _training_scenes(config: BenchConfig, count: int) -> tuple[np.ndarray, list[Scene]]:
     scenes = DigitScenes(config.training_scene, "train", config.seed, "seen")
     return scenes.pictures(0, count)
+
+
+def _identity(config: BenchConfig) -> dict[str, Any]:
+    """What the training scenes of codec and encoder are, how they are drawn and told included."""
+    scenes = DigitScenes(config.training_scene, "train", config.seed, "seen")
+    return ScenePictures(scenes, config.codec_pictures).identity()
