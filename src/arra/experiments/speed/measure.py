@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from arra.errors import InputError
@@ -204,10 +204,10 @@ def measure(
         _timing(contender, floors, *measured)
         for contender, *measured in zip(case.contenders, times, first, strict=True)
     ]
-    return CaseResult(
-        case.name, case.unit, case.units, tuple(timings), case.peers, dict(case.targets),
-        case.series, case.at, case.note,
-    )  # fmt: skip
+    told = {
+        one.name: getattr(case, one.name) for one in fields(CaseResult) if one.name != "timings"
+    }
+    return CaseResult(**{**told, "targets": dict(case.targets)}, timings=tuple(timings))
 
 
 def _turn(count: int, repeat: int) -> list[int]:

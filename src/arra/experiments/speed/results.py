@@ -87,9 +87,7 @@ class BenchResult:
 
 
 def _curves(series: str, name: str, points: list[CaseResult]) -> list[Curve]:
-    timings = [
-        timing for case in points for timing in case.timings if timing.name == name
-    ]
+    timings = [timing for case in points for timing in case.timings if timing.name == name]
     if len(timings) < len(points):
         return []
     x = tuple(case.at for case in points)
