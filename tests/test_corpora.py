@@ -223,7 +223,10 @@ def test_found_is_the_rank_of_the_own_caption(moved):
     for caption, picture in zip(judgement.prompts[:4], once, strict=True):
         scores = [judgement._found(np.stack(picture), [c], 1)[0] for c in judgement.choices]
         assert sum(scores) == 1.0
-        see, read = bench.judge.see(np.stack(picture)), bench.judge.read(judgement.choices)
+        see, read = (
+            bench.judge.picture_features(np.stack(picture)),
+            bench.judge.text_features(judgement.choices),
+        )
         cosine = (read @ see[0]) / np.linalg.norm(read, axis=1)
         own = judgement.choices.index(caption)
         assert scores[own] == float(cosine.argmax() == own)
