@@ -37,7 +37,7 @@ SHARED = {
 KNOWS = {
     "orders": set(),
     "networks": {"orders"},
-    "codecs": {"networks"},
+    "codecs": {"orders", "networks"},
     "encoders": {"networks"},
     "data": {"networks", "codecs", "encoders"},
     "adapters": {"networks"},

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from arra.codecs.base import Codec
+from arra.codecs.multiscale import MultiScaleCodec
 from arra.data import crew
 from arra.data.blocks import ArrayPictures, ScenePictures
 from arra.data.make import Maker
@@ -72,6 +73,19 @@ def make(source: Any, folder: Path, tokenizer: Any, **options: Any) -> PreparedS
 # --- what a store holds ---------------------------------------------------------------------------
 
 
+def test_codes_of_any_shape_are_stored(tmp_path, words):
+    """A pyramid's codes come back as they are; what needs a grid says so."""
+    codec = MultiScaleCodec.tiny().eval()
+    store = make(NoiseSource(5), tmp_path / "s", words, codec=codec, encoder=None)
+    pictures = np.stack([NoiseSource(5).picture(i) for i in range(5)])
+    again = PreparedStore.open(tmp_path / "s")
+    assert again.codes_shape == store.codes_shape == (codec.pyramid.length,)
+    assert torch.equal(again.rows(range(5)).codes, codec.encode(to_unit(pictures)))
+    assert again.codec().fingerprint() == codec.fingerprint()
+    with pytest.raises(InputError, match=r"multiscale.*expected a grid"):
+        again.grid  # noqa: B018
+
+
 def test_round_trip_is_exact_and_features_agree_with_fresh_ones(tmp_path, words):
     source = NoiseSource(100)
     store = make(source, tmp_path / "s", words, aggregations=("patches", "cls", "mean"))
@@ -79,7 +93,7 @@ def test_round_trip_is_exact_and_features_agree_with_fresh_ones(tmp_path, words)
     captions = [source.caption(i) for i in range(100)]
     got = store.rows(range(100))
     assert len(store) == 100
-    assert store.codes_shape == (2, 2)
+    assert store.codes_shape == store.grid == (2, 2)
     assert got.codes.dtype == torch.int64
     assert torch.equal(got.codes, CODEC.encode(to_unit(pictures)))
     assert got.codes.max() > 255  # wider than a byte

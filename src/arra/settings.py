@@ -75,6 +75,36 @@ class LlamaSize:
 
 
 @dataclass(frozen=True)
+class ScaleSize:
+    """Size of a next-scale transformer (VAR, arXiv 2404.02905)."""
+
+    width: int = 256
+    """Hidden size D."""
+    depth: int = 4
+    """Number of blocks."""
+    heads: int = 4
+    """Attention heads."""
+    feed_forward: int = 1024
+    """Width of the feed-forward layer."""
+    normalised: bool = True
+    """Whether queries and keys are scaled to unit length before they are compared."""
+    gate: float = 1e-2
+    """Factor of the initial weights that set the blocks' gates; deep models need small ones."""
+    drop_path: float = 0.0
+    """Largest probability that training leaves out a block's branch; it grows with the depth."""
+    positions: int = 64
+    """Longest caption, in tokens."""
+
+    @classmethod
+    def of_depth(cls, depth: int) -> ScaleSize:
+        """The paper's model of this depth (16, 20, 24, 30): width 64 d, d heads, 73728 d^3 or so
+        parameters."""
+        gate = 1e-3 if depth < 24 else 1e-4 if depth < 30 else 1e-5
+        width = 64 * depth
+        return cls(width, depth, depth, 4 * width, gate=gate, drop_path=0.1 * depth / 24)
+
+
+@dataclass(frozen=True)
 class AdapterConfig:
     """How a pretrained language model is adapted without training all of its weights."""
 

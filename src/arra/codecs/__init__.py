@@ -2,6 +2,7 @@
 
 # imported so that they register: a saved codec is found by its name
 from arra.codecs.lfq import LFQCodec, LFQConfig
+from arra.codecs.multiscale import MultiScaleCodec, MultiScaleConfig
 from arra.codecs.native import ChameleonCodec, Emu3Codec, JanusCodec, NativeConfig
 from arra.codecs.vq import VQCodec, VQConfig
 
@@ -11,6 +12,8 @@ __all__ = [
     "JanusCodec",
     "LFQCodec",
     "LFQConfig",
+    "MultiScaleCodec",
+    "MultiScaleConfig",
     "NativeConfig",
     "VQCodec",
     "VQConfig",

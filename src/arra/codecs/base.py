@@ -1,4 +1,4 @@
-"""What a codec is: pictures to a grid of codes and back."""
+"""What a codec is: pictures to codes and back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CodecOutput:
     reconstruction: Tensor
     """(B, channels, H, W), about [-1, 1]."""
     codes: Tensor
-    """(B, h, w) int64."""
+    """(B, ...) int64, as `Codec.encode` gives them."""
     losses: dict[str, Tensor]
     """Named scalars, already weighted: their sum is the codec's own loss (its quantiser's, say).
     The error of the reconstruction is not among them: training weighs that."""
@@ -30,16 +30,24 @@ class CodecOutput:
 
 
 class Codec(Part):
-    """Pictures (B, 3, H, W) float in [-1, 1] to codes (B, h, w) int64 < `vocabulary`, and back."""
+    """Pictures (B, 3, H, W) float in [-1, 1] to codes (B, ...) int64 < `vocabulary`, and back.
+
+    Most codecs give a grid (B, h, w), one code for each square of pixels; `codes_axes` names the
+    axes of others.
+    """
 
     registry: ClassVar[Registry] = codecs
 
     vocabulary: int
     """Number of different codes."""
     downsample: int
-    """Pixels per code along each side: h = H / downsample."""
+    """Pixels per row and column of the (finest) grid: h = H / downsample."""
     channels: int = 3
     """Channels of a picture."""
+    codes_axes: tuple[str, ...] = ("h", "w")
+    """Axes of a picture's codes, by the names they have in messages."""
+    grid: tuple[int, int] | None = None
+    """The (h, w) of the only pictures that the codec takes; None: pictures of any size."""
 
     @abstractmethod
     def encode(self, pictures: Tensor) -> Tensor:
@@ -83,11 +91,19 @@ class Codec(Part):
                 f"pictures: {shape[2]} x {shape[3]} pixels, expected multiples of {side}: "
                 "resize or crop them"
             )
+        if self.grid is not None and (shape[2] // side, shape[3] // side) != self.grid:
+            rows, columns = (side * cells for cells in self.grid)
+            raise InputError(
+                f"pictures: {shape[2]} x {shape[3]} pixels, expected {rows} x {columns}: this "
+                "codec is made for one size"
+            )
 
     def _check_codes(self, codes: Tensor) -> None:
-        if codes.ndim != 3 or codes.dtype != torch.int64:
+        axes = self.codes_axes
+        if codes.ndim != 1 + len(axes) or codes.dtype != torch.int64:
             raise InputError(
-                f"codes: {tuple(codes.shape)} {codes.dtype}, expected int64 of shape (B, h, w)"
+                f"codes: {tuple(codes.shape)} {codes.dtype}, expected int64 of shape "
+                f"({', '.join(('B', *axes))})"
             )
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.vocabulary:
             raise InputError(

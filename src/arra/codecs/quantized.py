@@ -12,7 +12,7 @@ from arra.codecs.autoencoder import AutoencoderConfig, Decoder, Encoder
 from arra.codecs.base import Codec, CodecOutput
 
 
-class QuantizedCodec(Codec):
+class AutoencodedCodec(Codec):
     """Encoder, quantiser, decoder. A subclass says how latents (B, D, h, w) become codes and back.
 
     A configuration of a subclass has a field `autoencoder: AutoencoderConfig`.
@@ -32,30 +32,15 @@ class QuantizedCodec(Codec):
 
     @abstractmethod
     def nearest(self, latents: Tensor) -> Tensor:
-        """Codes (B, h, w) int64 of latents (B, D, h, w)."""
+        """Codes (B, ...) int64 of latents (B, D, h, w)."""
 
     @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
-        """Latents (B, D, h, w) of codes (B, h, w); `nearest(lookup(codes))` is `codes`."""
+        """Latents (B, D, h, w) of codes (B, ...), those that the decoder reads."""
 
     @abstractmethod
     def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantised latents with straight-through gradient, codes, and weighted losses."""
-
-    @abstractmethod
-    def distances(self, latents: Tensor) -> Tensor:
-        """(B, n, K) float32, with gradient: how far each of n = h w latents is from each code.
-
-        Latents (B, D, h, w) in raster order; the code of a latent is the nearest one.
-        """
-
-    def soft_assignment(self, latents: Tensor, temperature: float) -> Tensor:
-        """(B, n, K) float32, with gradient: softmax(-distances / temperature) over the codes.
-
-        The differentiable reading of what `nearest` decides (GEAR, arXiv 2606.32039). It holds
-        B n K numbers: 0.5 GB for 32 pictures of 256 codes among 16384.
-        """
-        return torch.softmax(-self.distances(latents) / temperature, dim=-1)
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
@@ -75,6 +60,26 @@ class QuantizedCodec(Codec):
             latents = latents.float()
             quantized, codes, losses = self.quantize(latents)
         return CodecOutput(self.decoder(quantized), codes, losses, latents)
+
+
+class QuantizedCodec(AutoencodedCodec):
+    """A codec with one code for each latent: codes are (B, h, w), and `nearest(lookup(codes))` is
+    `codes`."""
+
+    @abstractmethod
+    def distances(self, latents: Tensor) -> Tensor:
+        """(B, n, K) float32, with gradient: how far each of n = h w latents is from each code.
+
+        Latents (B, D, h, w) in raster order; the code of a latent is the nearest one.
+        """
+
+    def soft_assignment(self, latents: Tensor, temperature: float) -> Tensor:
+        """(B, n, K) float32, with gradient: softmax(-distances / temperature) over the codes.
+
+        The differentiable reading of what `nearest` decides (GEAR, arXiv 2606.32039). It holds
+        B n K numbers: 0.5 GB for 32 pictures of 256 codes among 16384.
+        """
+        return torch.softmax(-self.distances(latents) / temperature, dim=-1)
 
 
 def in_raster_order(latents: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.quantized import QuantizedCodec, entropy, in_raster_order
+from arra.codecs.reviving import badly_served
 from arra.errors import InputError
 from arra.registry import codecs
 
@@ -132,8 +133,6 @@ class VQCodec(QuantizedCodec):
     def _revive(self, unit: Tensor) -> None:
         """Move codes that are hardly used onto latents that are badly served.
 
-        Latents are drawn with probability proportional to their squared distance from the nearest
-        code (as k-means++ seeds its centres), so that a code never lands on a copy of a good one.
         The draw depends only on `config.seed` and the step count, which is saved, so resumed
         training revives the same codes.
         """
@@ -143,13 +142,8 @@ class VQCodec(QuantizedCodec):
         flat = unit.permute(0, 2, 3, 1).flatten(0, 2)
         cosine = (flat @ F.normalize(self.codebook, dim=1).T).amax(dim=-1)
         distance = (1.0 - cosine).clamp_min(0.0).double().cpu()
-        dead = dead[: int((distance > 1e-6).sum())]
-        if len(dead) == 0:
-            return
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + int(self.step))
-        chosen = torch.multinomial(distance.clamp_min(1e-30), len(dead), generator=generator)
-        # equal patches give equal latents: a little noise keeps two revived codes apart
-        noise = 0.02 * torch.randn(len(dead), flat.shape[1], generator=generator)
-        moved = flat[chosen.to(flat.device)] + noise.to(flat)
+        moved = badly_served(flat, distance, len(dead), generator)
+        dead = dead[: len(moved)]
         self.codebook[dead] = F.normalize(moved, dim=1).to(self.codebook.dtype)
         self.usage[dead] = 1.0 / self.vocabulary

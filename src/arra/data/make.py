@@ -255,7 +255,7 @@ class Maker:
             codes = self.codec.encode(pixels).cpu().numpy()
         if codes.shape != (len(keys), *form.codes_shape):
             raise InputError(
-                f"the codec gave codes {codes.shape}, expected grids {form.codes_shape}"
+                f"the codec gave codes {codes.shape}, expected {form.codes_shape} each"
             )
         if codes.min() < 0 or codes.max() >= form.vocabulary:
             raise InputError(

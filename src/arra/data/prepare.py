@@ -214,12 +214,11 @@ def _probe(codec: Codec, encoders: Mapping[str, Encoder], settings: Settings) ->
     black = np.zeros((1, size, size, 3), dtype=np.uint8)
     with torch.inference_mode():
         codes = codec.encode(to_unit(black).to(codec.device))
-    if codes.ndim != 3:
-        raise InputError(f"the codec gave codes {tuple(codes.shape)}, expected (B, h, w)")
+    if codes.ndim < 2 or len(codes) != 1:
+        raise InputError(f"the codec gave codes {tuple(codes.shape)} for a single picture")
     found = features_of(encoders, [Image.fromarray(black[0])], settings.aggregations)
     shapes = {name: tuple(feature.shape[1:]) for name, feature in found.items()}
-    h, w = codes.shape[1:]
-    return ShardForm((h, w), codec.vocabulary, shapes, settings.feature_dtype)
+    return ShardForm(tuple(codes.shape[1:]), codec.vocabulary, shapes, settings.feature_dtype)
 
 
 def _parts_there(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """One shard of a prepared store: an Arrow IPC file whose columns are read as views of the disk.
 
-Columns: `key`, `caption` (strings), `text_ids` (list of int32), `codes` (fixed-size list, the grid
-in raster order) and one fixed-size list for every feature. Nothing is compressed: a row is
+Columns: `key`, `caption` (strings), `text_ids` (list of int32), `codes` (fixed-size list, a
+grid in raster order) and one fixed-size list for every feature. Nothing is compressed: a row is
 found by arithmetic and read without a copy, and the operating system keeps what is used often.
 """
 
@@ -29,8 +29,8 @@ _RECORD_BYTES = 64 << 20
 class ShardForm:
     """Shapes and types of the columns, the same in all shards of a store."""
 
-    codes_shape: tuple[int, int]
-    """(h, w) of the grid of codes."""
+    codes_shape: tuple[int, ...]
+    """Of a picture's codes: (h, w) of a grid."""
     vocabulary: int
     """Codes are below this; up to 65 536 they are stored in two bytes."""
     feature_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class RowBlock:
     captions: Sequence[str]
     text_ids: Sequence[Sequence[int]]
     codes: np.ndarray
-    """(n, h, w) integer."""
+    """(n, *codes_shape) integer."""
     features: dict[str, np.ndarray]
     """Kind -> (n, ...) floating, finite."""
 

@@ -87,8 +87,8 @@ class Provenance:
     arra: str
     """Version of arra that made it."""
     settings: Settings
-    codes_shape: tuple[int, int]
-    """(h, w)."""
+    codes_shape: tuple[int, ...]
+    """(h, w), or whatever axes the codec's codes have."""
     feature_shapes: dict[str, tuple[int, ...]]
     """Feature -> (D,), or (N, D) for patches; `arra.settings.feature_name` says how they are
     called."""
@@ -119,17 +119,17 @@ class Provenance:
         try:
             settings = settings_from_plain(plain["settings"])
             shapes = {k: tuple(map(int, v)) for k, v in plain["feature_shapes"].items()}
-            h, w = map(int, plain["codes_shape"])
+            codes = tuple(map(int, plain["codes_shape"]))
             entries = tuple(_entry(shard) for shard in plain["shards"])
             values = {**plain, "settings": settings, "feature_shapes": shapes, "shards": entries}
-            made = cls(**{**values, "codes_shape": (h, w)})
+            made = cls(**{**values, "codes_shape": codes})
             made.form()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: not the provenance of a store ({error!r})") from error
-        positive = all(size > 0 for shape in [*shapes.values(), (h, w)] for size in shape)
+        positive = all(size > 0 for shape in [*shapes.values(), codes] for size in shape)
         kinds = {name.rpartition("/")[2] for name in shapes}
-        if not positive or not kinds <= set(FEATURE_KINDS):
-            raise InputError(f"{path}: impossible shapes, {(h, w)} and {shapes}")
+        if not positive or not codes or not kinds <= set(FEATURE_KINDS):
+            raise InputError(f"{path}: impossible shapes, {codes} and {shapes}")
         if settings.feature_dtype not in FEATURE_DTYPES:
             raise InputError(f"{path}: feature_dtype {settings.feature_dtype!r}")
         if sum(entry.rows for entry in entries) != made.rows:
@@ -196,7 +196,7 @@ class StoredRows:
     text_ids: list[list[int]]
     """B lists of ids, without control tokens."""
     codes: Tensor
-    """(B, h, w) int64."""
+    """(B, *codes_shape) int64."""
     features: dict[str, Tensor]
     """Feature -> (B, D) float32, or (B, N, D) for patches."""
 
@@ -233,6 +233,18 @@ class PreparedStore:
                 )
             raise InputError(f"{folder}: no prepared store here (expected {MANIFEST})")
         return cls(folder, Provenance.read(folder / MANIFEST))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of codes; `InputError` where a picture's codes are no grid."""
+        if len(self.codes_shape) != 2:
+            name = self.provenance.settings.codec["name"]
+            raise InputError(
+                f"{self.folder}: codes of shape {self.codes_shape} ({name}), expected a grid (h, "
+                "w): prepare it with a codec that gives one code for each square of pixels"
+            )
+        rows, columns = self.codes_shape
+        return rows, columns
 
     def __reduce__(self) -> Any:
         return PreparedStore.open, (self.folder,)

@@ -123,7 +123,7 @@ def arm_parts(
         generator = RasterGenerator.from_scratch(
             store.tokenizer(),
             bench.codec.vocabulary,
-            store.codes_shape,
+            store.grid,
             plan.size,
             seed=seed,
             codec=bench.codec.fingerprint(),
@@ -135,7 +135,7 @@ def arm_parts(
     objectives: list[Objective] = [NextToken(), ZLoss(plan.z_loss)]
     terms = () if arm.alignment is None else (arm.alignment, *arm.also)
     shapes = store.provenance.feature_shapes
-    objectives += alignments(terms, shapes, generator.width, store.codes_shape, seed=seed)
+    objectives += alignments(terms, shapes, generator.width, store.grid, seed=seed)
     features = features_of(objectives)
     batches = RasterBatches(store, generator.config.vocabulary, batch, features)
     return generator, objectives, batches
@@ -145,9 +145,9 @@ def _continued(bench: Ground, start: Path) -> RasterGenerator:
     """The model in `start`, to be trained on; `InputError` where it draws other grids or codes."""
     generator = RasterGenerator.from_pretrained(start)
     codes, grid = generator.config.vocabulary.codes, generator.config.grid
-    if (codes, tuple(grid)) != (bench.codec.vocabulary, tuple(bench.store.codes_shape)):
+    if (codes, tuple(grid)) != (bench.codec.vocabulary, bench.store.grid):
         raise InputError(
-            f"{start}: draws {grid} of {codes} codes, expected {bench.store.codes_shape} of "
+            f"{start}: draws {grid} of {codes} codes, expected {bench.store.grid} of "
             f"{bench.codec.vocabulary}"
         )
     generator.config = replace(generator.config, codec=bench.codec.fingerprint())

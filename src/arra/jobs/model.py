@@ -62,10 +62,10 @@ def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> Ra
     codec = str(store.provenance.settings.codec["fingerprint"])
     lm, longest = start.lm, int(store.text_lengths().max())
     if lm is None:
-        h, w = store.codes_shape
+        h, w = store.grid
         size = replace(start.llama, positions=max(start.llama.positions, longest + h * w + 2))
         return RasterGenerator.from_scratch(
-            tokenizer, store.vocabulary, store.codes_shape, size, seed=seed, codec=codec
+            tokenizer, store.vocabulary, store.grid, size, seed=seed, codec=codec
         )
     if (Path(lm) / ADAPTER_FILE).is_file():
         raise InputError(f"{lm}: holds an adapter only; `arra export` makes a language model of it")
@@ -81,7 +81,7 @@ def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> Ra
         model,
         tokenizer,
         store.vocabulary,
-        store.codes_shape,
+        store.grid,
         seed=seed,
         codec=codec,
         rows=start.rows,
@@ -130,7 +130,7 @@ def build_objectives(
         found.append(ZLoss(z_loss))
     shapes = store.provenance.feature_shapes
     try:
-        found += alignments(align, shapes, generator.width, store.codes_shape, seed=seed)
+        found += alignments(align, shapes, generator.width, store.grid, seed=seed)
     except InputError as error:
         raise InputError(
             f"{store.folder}: {error}. Prepare it with --encoder or --train-encoder (and "

@@ -1,0 +1,171 @@
+"""Transformer blocks whose norms and branches a condition sets (AdaLN), with a KV cache.
+
+As in VAR (arXiv 2404.02905, appendix; DiT, arXiv 2212.09748, before it). R rows of T positions,
+width D, H heads; a condition is (R, D) for whole rows or (R, T, D) for every position.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from arra.errors import InputError
+
+_SHARPEST = math.log(100.0)
+
+
+@dataclass
+class Memory:
+    """Keys and values of one block, (R, H, T, D / H) each; empty before the first positions."""
+
+    stored: list[Tensor] = field(default_factory=list)
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values, these behind those from before."""
+        new = [keys, values]
+        if self.stored:
+            new = [torch.cat(pair, dim=2) for pair in zip(self.stored, new, strict=True)]
+        self.stored = new
+        return new[0], new[1]
+
+    def gather(self, rows: Tensor) -> None:
+        """Keep the given rows (n,) int64, in this order; rows may repeat."""
+        self.stored = [tensor[rows] for tensor in self.stored]
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` positions."""
+        self.stored = [tensor[:, :, :length] for tensor in self.stored]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; query and value have a bias, the key has none.
+
+    `normalised`: queries and keys are of unit length, and every head learns how sharp it is (it
+    begins at 4, at most 100). Otherwise logits are a quarter of the usual, as in the released code.
+    """
+
+    def __init__(self, width: int, heads: int, normalised: bool):
+        super().__init__()
+        if width % heads:
+            raise InputError(f"Attention: width {width} is no multiple of {heads} heads")
+        self.heads, self.normalised = heads, normalised
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.query_bias = nn.Parameter(torch.zeros(width))
+        self.value_bias = nn.Parameter(torch.zeros(width))
+        self.out = nn.Linear(width, width)
+        if normalised:
+            self.log_sharpness = nn.Parameter(torch.full((heads, 1, 1), math.log(4.0)))
+
+    def forward(self, x: Tensor, mask: Tensor | None, memory: Memory | None = None) -> Tensor:
+        """(R, T, D); `mask` (R or 1, 1, T or 1, keys) bool, None lets all see all."""
+        rows, length, width = x.shape
+        bias = torch.cat((self.query_bias, torch.zeros_like(self.query_bias), self.value_bias))
+        mixed = F.linear(x, self.qkv.weight, bias).view(rows, length, 3, self.heads, -1)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
+        scale = 0.25 / query.shape[-1] ** 0.5
+        if self.normalised:
+            sharpness = self.log_sharpness.clamp(max=_SHARPEST).exp()
+            query, key, scale = F.normalize(query, dim=-1) * sharpness, F.normalize(key, dim=-1), 1.0
+            query, key = query.to(value.dtype), key.to(value.dtype)
+        if memory is not None:
+            key, value = memory.extend(key, value)
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        return self.out(seen.transpose(1, 2).reshape(rows, length, width))
+
+
+class DropPath(nn.Module):
+    """In training a branch is left out with this probability, row by row, and scaled up else."""
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0.0:
+            return x
+        keep = 1.0 - self.probability
+        chosen = torch.empty(len(x), *(1,) * (x.ndim - 1), device=x.device).bernoulli_(keep)
+        return x * (chosen / keep).to(x.dtype)
+
+
+class Modulated(nn.Module):
+    """A norm without weights of its own: LN(x) (1 + scale) + shift, set by the condition."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.set = nn.Linear(width, 2 * width)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = spread(self.set(F.silu(condition)), x).chunk(2, dim=-1)
+        return modulate(x, scale, shift)
+
+
+class Block(nn.Module):
+    """x + gate Attention(norm x), then x + gate FeedForward(norm x); gates and norms are set by the
+    condition."""
+
+    def __init__(
+        self, width: int, heads: int, feed_forward: int, normalised: bool, drop_path: float = 0.0
+    ):
+        super().__init__()
+        self.set = nn.Linear(width, 6 * width)
+        self.attention = Attention(width, heads, normalised)
+        self.inside = nn.Linear(width, feed_forward)
+        self.outside = nn.Linear(feed_forward, width)
+        self.drop = DropPath(drop_path)
+
+    def forward(
+        self, x: Tensor, condition: Tensor, mask: Tensor | None, memory: Memory | None = None
+    ) -> Tensor:
+        """(R, T, D) of states (R, T, D)."""
+        parts = spread(self.set(F.silu(condition)), x).chunk(6, dim=-1)
+        gate1, gate2, scale1, scale2, shift1, shift2 = parts
+        seen = self.attention(modulate(x, scale1, shift1), mask, memory)
+        x = x + self.drop(gate1 * seen)
+        hidden = F.gelu(self.inside(modulate(x, scale2, shift2)), approximate="tanh")
+        return x + self.drop(gate2 * self.outside(hidden))
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """LN(x) (1 + scale) + shift, the norm without weights."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1.0 + scale) + shift
+
+
+def spread(values: Tensor, x: Tensor) -> Tensor:
+    """Values of whole rows (R, n) or of positions (R, T, n), so that they fit x (R, T, D)."""
+    return values if values.ndim == x.ndim else values[:, None]
+
+
+def initialise(module: nn.Module, width: int, depth: int, gate: float) -> None:
+    """Set the weights of `module` as VAR's are (released code), in place, from torch's generator.
+
+    Linear layers, embeddings and the parameters of `module` itself come from a normal law of
+    deviation sqrt(1 / 3 D), cut at two deviations; biases are 0; what adds to the stream of states
+    is divided by sqrt(2 depth), what sets norms is halved, what sets gates multiplied by `gate`.
+    """
+    deviation = (1.0 / (3.0 * width)) ** 0.5
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            _normal(part.weight, deviation)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+    for parameter in module.parameters(recurse=False):
+        _normal(parameter, deviation)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, Block):
+                part.attention.out.weight /= (2.0 * depth) ** 0.5
+                part.outside.weight /= (2.0 * depth) ** 0.5
+                gates = 2 * part.set.weight.shape[1]
+                part.set.weight[:gates] *= gate
+                part.set.weight[gates:] *= 0.5
+            elif isinstance(part, Modulated):
+                part.set.weight *= 0.5
+
+
+def _normal(weight: Tensor, deviation: float) -> None:
+    nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)
