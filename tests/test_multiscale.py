@@ -154,7 +154,7 @@ def test_gradients_of_the_quantiser() -> None:
 
 
 def test_the_first_codes_come_from_all_scales_alike() -> None:
-    """Of 33 vectors a picture one is of the first scale; it gets a quarter of the codes, not 1/33."""
+    """Of 37 vectors a picture one is of the first scale: a quarter of the codes, not 1/37."""
     made = codec(sizes=((1, 1), (2, 2), (4, 4), (4, 4)), residual=ResidualConfig(64, 4, phi=0))
     latents = noise(64, 4, 4, 4)
     made.train()._revive(latents)

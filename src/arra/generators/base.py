@@ -5,13 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from arra.networks.part import Part
 from arra.registry import Registry, generators
+from arra.settings import BatchConfig
+
+if TYPE_CHECKING:
+    from arra.generators.batches import Store, StoreBatches
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Batch:
     image: Tensor
     """(R, T) bool: the output here predicts image content (these are ARRA's HYBNEXT positions)."""
     place: Tensor
-    """(R, T) int64: which place of the picture, in raster order, is predicted here; -1 is none."""
+    """(R, T) int64: which of the picture's codes, in the order of the codec, is predicted here; -1
+    is none. In raster order that is the place on the grid."""
     read: Tensor | None = None
     """(R, T) int64: which place of the picture is the input here, -1 is none; None: not told."""
     features: dict[str, Tensor] = field(default_factory=dict)
@@ -74,6 +79,12 @@ class Generator(Part):
     """D, the width of the hidden states."""
     depth: int
     """Number of decoder blocks."""
+
+    @abstractmethod
+    def batches(
+        self, store: Store, config: BatchConfig, features: Sequence[str] | None = None
+    ) -> StoreBatches:
+        """Training batches of a prepared store, with those of its `features`, None: all."""
 
     def decoder_blocks(self) -> Sequence[nn.Module]:
         """The blocks that run one after the other; sharded training gathers their weights one by

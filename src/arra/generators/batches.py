@@ -1,7 +1,8 @@
-"""Training batches of a raster generator: pure functions of the step, so resuming is exact."""
+"""Training batches of a store: pure functions of the step, so resuming is exact."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -161,26 +162,23 @@ def _rows(samples: Sequence[Sample], length: int) -> list[list[int]]:
     return rows
 
 
-class RasterBatches:
-    """Batches of a prepared store: `batch(step, part, parts)` depends on nothing else."""
+class StoreBatches(ABC):
+    """Batches of a prepared store: `batch(step, part, parts)` depends on nothing else.
+
+    A subclass says what a row of the store is as a sequence.
+    """
+
+    pad: int = 0
+    """The token at unused positions."""
 
     def __init__(
         self,
         store: Store,
-        vocabulary: ImageVocabulary,
         config: BatchConfig | None = None,
         features: Sequence[str] | None = None,
-        replay: Sequence[Sequence[int]] = (),
     ):
-        """`features`: which of the store's a batch holds (patches are large); None: all. `replay`
-        are pieces of plain text as ids, of which `config.replay` asks for some."""
-        self.store, self.vocabulary, self.config = store, vocabulary, config or BatchConfig()
-        self.features, self.replay = features, replay
-        if self.config.replay and not replay:
-            raise InputError(
-                f"BatchConfig.replay: {self.config.replay}, but there is no text to replay; name "
-                "files with --replay-text"
-            )
+        """`features`: which of the store's a batch holds (patches are large); None: all."""
+        self.store, self.config, self.features = store, config or BatchConfig(), features
         if len(store) < self.config.size:
             raise InputError(
                 f"BatchConfig.size: {self.config.size}, but the store has {len(store)} rows"
@@ -189,6 +187,14 @@ class RasterBatches:
         rng = np.random.default_rng([self.config.seed, 1])
         self._other = derangement(len(store), rng)
         self._epoch: tuple[int, np.ndarray] | None = None
+
+    @abstractmethod
+    def _sample(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
+        """A row of the store as a sequence."""
+
+    def _others(self, rng: np.random.Generator) -> list[Sample]:
+        """Samples without a picture, which stand behind those that have one."""
+        return []
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Part `part` of the `parts` of one step: those of all its micro-batches and processes."""
@@ -200,7 +206,7 @@ class RasterBatches:
         dropped = rng.random(len(indices)) < self.config.drop_caption
         codes = stored.codes.flatten(1).tolist()
         samples = [
-            sequence([] if drop else text, code, self.vocabulary, self.config.supervise_text)
+            self._sample([] if drop else text, code)
             for text, code, drop in zip(stored.text_ids, codes, dropped, strict=True)
         ]
         features = stored.features
@@ -208,12 +214,8 @@ class RasterBatches:
             others = self._other[np.asarray(indices)].tolist()
             features = self.store.rows(others, self.features).features
         c = self.config
-        # behind the pictures, whose features stay numbered as they are
-        chosen = rng.integers(len(self.replay), size=c.replayed) if c.replayed else ()
-        samples += [text_sample(self.replay[i], self.vocabulary) for i in chosen]
-        return collate(
-            samples, features, self.vocabulary.pad, c.layout, c.packed_length, c.multiple
-        )
+        samples += self._others(rng)  # behind the pictures: features stay numbered as they are
+        return collate(samples, features, self.pad, c.layout, c.packed_length, c.multiple)
 
     def _indices(self, number: int) -> list[int]:
         """Rows of batch `number`; an epoch is a permutation, bucketed by caption length."""
@@ -235,3 +237,32 @@ class RasterBatches:
             mine = mine[np.argsort(self._lengths[mine], kind="stable")].reshape(-1, size)
             batches.append(mine[rng.permutation(len(mine))])
         return np.concatenate(batches)
+
+
+class RasterBatches(StoreBatches):
+    """Batches of a raster generator, and of plain text beside the pictures."""
+
+    def __init__(
+        self,
+        store: Store,
+        vocabulary: ImageVocabulary,
+        config: BatchConfig | None = None,
+        features: Sequence[str] | None = None,
+        replay: Sequence[Sequence[int]] = (),
+    ):
+        """`replay` are pieces of plain text as ids, of which `config.replay` asks for some."""
+        super().__init__(store, config, features)
+        self.vocabulary, self.replay, self.pad = vocabulary, replay, vocabulary.pad
+        if self.config.replay and not replay:
+            raise InputError(
+                f"BatchConfig.replay: {self.config.replay}, but there is no text to replay; name "
+                "files with --replay-text"
+            )
+
+    def _sample(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
+        return sequence(text, codes, self.vocabulary, self.config.supervise_text)
+
+    def _others(self, rng: np.random.Generator) -> list[Sample]:
+        replayed = self.config.replayed
+        chosen = rng.integers(len(self.replay), size=replayed) if replayed else ()
+        return [text_sample(self.replay[i], self.vocabulary) for i in chosen]

@@ -30,6 +30,7 @@ from arra.errors import InputError
 from arra.files import read_json, to_plain, write_json
 from arra.generators.adapted import Adapted, load_base, read_adapter, write_adapter
 from arra.generators.base import Batch, Generator, Output
+from arra.generators.batches import RasterBatches, Store
 from arra.generators.native import own_vocabulary
 from arra.generators.vocabulary import ImageVocabulary, add_image_tokens, as_chat
 from arra.networks.cache import KVCache
@@ -52,7 +53,7 @@ from arra.orders.layout import visible
 from arra.progress import without_library_bars
 from arra.randomness import seeded
 from arra.registry import generators
-from arra.settings import AdapterConfig, LlamaSize, RowInit
+from arra.settings import AdapterConfig, BatchConfig, LlamaSize, RowInit
 
 SIDE_FILE = "arra.json"
 
@@ -265,6 +266,11 @@ class RasterGenerator(Generator):
 
     def decoder_blocks(self) -> Sequence[nn.Module]:
         return list(decoder_blocks(self.lm))
+
+    def batches(
+        self, store: Store, config: BatchConfig, features: Sequence[str] | None = None
+    ) -> RasterBatches:
+        return RasterBatches(store, self.config.vocabulary, config, features)
 
     def compile_blocks(self) -> None:
         """Compile the decoder blocks in place (`torch.compile`)."""

@@ -69,8 +69,8 @@ class Attention(nn.Module):
         scale = 0.25 / query.shape[-1] ** 0.5
         if self.normalised:
             sharpness = self.log_sharpness.clamp(max=_SHARPEST).exp()
-            query, key, scale = F.normalize(query, dim=-1) * sharpness, F.normalize(key, dim=-1), 1.0
-            query, key = query.to(value.dtype), key.to(value.dtype)
+            query = (F.normalize(query, dim=-1) * sharpness).to(value.dtype)
+            key, scale = F.normalize(key, dim=-1).to(value.dtype), 1.0
         if memory is not None:
             key, value = memory.extend(key, value)
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
@@ -144,17 +144,17 @@ def initialise(module: nn.Module, width: int, depth: int, gate: float) -> None:
     """Set the weights of `module` as VAR's are (released code), in place, from torch's generator.
 
     Linear layers, embeddings and the parameters of `module` itself come from a normal law of
-    deviation sqrt(1 / 3 D), cut at two deviations; biases are 0; what adds to the stream of states
+    deviation sqrt(1 / 3 D); biases are 0; what adds to the stream of states
     is divided by sqrt(2 depth), what sets norms is halved, what sets gates multiplied by `gate`.
     """
     deviation = (1.0 / (3.0 * width)) ** 0.5
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
-            _normal(part.weight, deviation)
+            nn.init.trunc_normal_(part.weight, std=deviation)
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
     for parameter in module.parameters(recurse=False):
-        _normal(parameter, deviation)
+        nn.init.trunc_normal_(parameter, std=deviation)
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, Block):
@@ -165,7 +165,3 @@ def initialise(module: nn.Module, width: int, depth: int, gate: float) -> None:
                 part.set.weight[gates:] *= 0.5
             elif isinstance(part, Modulated):
                 part.set.weight *= 0.5
-
-
-def _normal(weight: Tensor, deviation: float) -> None:
-    nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)

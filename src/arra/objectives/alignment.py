@@ -8,7 +8,7 @@ the whole target picture. The loss and its projector exist in training only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,13 @@ from arra.errors import InputError
 from arra.files import to_plain
 from arra.generators.base import Batch, Output
 from arra.objectives.base import Objective
-from arra.objectives.targets import AttentionPool, on_grid, spatially_normalised
+from arra.objectives.targets import AttentionPool, on_grids, spatially_normalised
 from arra.randomness import seeded
 from arra.registry import objectives
 from arra.settings import AlignmentConfig
+
+Grid = tuple[int, int] | Sequence[tuple[int, int]]
+"""Rows and columns of codes; of several scales those of each, coarse to fine."""
 
 
 @objectives.register("alignment")
@@ -36,18 +39,20 @@ class Alignment(Objective):
         config: AlignmentConfig,
         width: int,
         features: int,
-        grid: tuple[int, int] | None = None,
+        grid: Grid | None = None,
         *,
         seed: int = 0,
         name: str = "alignment",
     ):
         """`width` D of the states, `features` D_F of the target (both: twice the encoder's width),
-        `grid` rows and columns of codes (needed by the targets patch and attention); `seed` of the
-        projector and of the attention; `name` under which the loss is logged."""
+        `grid` rows and columns of codes, or those of every scale (needed by the targets patch and
+        attention); `seed` of the projector and of the attention; `name` under which the loss is
+        logged."""
         super().__init__()
         if config.target in ("patch", "attention") and grid is None:
             raise InputError(f"Alignment.grid: the target {config.target} needs the grid of codes")
         self.config, self.grid, self.layers, self.name = config, grid, config.layers, name
+        self.grids = _grids(grid)
         self.features = config.feature_names
         with seeded(seed):
             self.projectors = nn.ModuleDict(
@@ -55,8 +60,7 @@ class Alignment(Objective):
             )
             self.attention: AttentionPool | None = None
             if config.target == "attention":
-                assert grid is not None
-                self.attention = AttentionPool(features, grid)
+                self.attention = AttentionPool(features, self.grids[-1])
 
     @classmethod
     def tiny(cls, width: int, features: int) -> Self:
@@ -119,8 +123,7 @@ class Alignment(Objective):
             )
         parts = [batch.features[name].detach().float() for name in self.config.feature_names]
         if self.config.target == "patch":
-            assert self.grid is not None
-            patches = on_grid(parts[0], self.grid)
+            patches = on_grids(parts[0], self.grids)
             if self.config.spatial_norm is not None:
                 patches = spatially_normalised(patches, self.config.spatial_norm)
             row = sample * patches.shape[1] + place
@@ -138,7 +141,7 @@ def alignments(
     terms: Sequence[AlignmentConfig],
     shapes: Mapping[str, Sequence[int]],
     width: int,
-    grid: tuple[int, int],
+    grid: Grid,
     *,
     seed: int,
 ) -> list[Objective]:
@@ -160,6 +163,14 @@ def alignments(
         name = f"alignment_{number + 1}" if number else "alignment"
         found.append(Alignment(term, width, features, grid, seed=seed + number, name=name))
     return found
+
+
+def _grids(grid: Grid | None) -> tuple[tuple[int, int], ...]:
+    """All grids: none, one, or one a scale."""
+    if grid is None:
+        return ()
+    several = (grid,) if isinstance(grid[0], int) else grid
+    return cast(tuple[tuple[int, int], ...], tuple(several))
 
 
 class _Pool(nn.Module):

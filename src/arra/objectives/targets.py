@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +25,19 @@ def on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     square = patches.transpose(1, 2).reshape(len(patches), width, side, side)
     fitted = F.interpolate(square, size=grid, mode="bilinear", antialias=True, align_corners=False)
     return fitted.flatten(2).transpose(1, 2)
+
+
+def on_grids(patches: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
+    """Patch vectors (B, N, D) on each of several grids, one after another: (B, n, D).
+
+    They are resampled to the last grid; a cell of another one has the mean of what it covers there.
+    """
+    last = on_grid(patches, grids[-1])
+    if len(grids) == 1:
+        return last
+    square = last.transpose(1, 2).unflatten(2, grids[-1])
+    means = [F.adaptive_avg_pool2d(square, grid).flatten(2).transpose(1, 2) for grid in grids]
+    return torch.cat(means, dim=1)
 
 
 def spatially_normalised(patches: Tensor, share: float) -> Tensor:

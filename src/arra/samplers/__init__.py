@@ -1,3 +1,4 @@
 """Decoding: from a step function to codes."""
 
 from arra.samplers import ancestral as ancestral  # registers
+from arra.samplers import scales as scales

@@ -9,7 +9,7 @@ as the demo trains its own, to see what the recipe comes to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from arra.files import to_plain
 from arra.metrics.bootstrap import PairedDifference, paired_difference
 from arra.systems.arra.recipe import ALIGNED, BASELINE, CLAIM_STEPS, RECIPES, SHUFFLED, Recipe
 from arra.systems.base import ClaimRun
+from arra.systems.estimates import estimate_of, over_seeds
 from arra.systems.results import Better, ClaimResult, Estimate, Measure, Verdict
 
 ARMS = (BASELINE, ALIGNED, SHUFFLED)
@@ -59,7 +60,9 @@ def claim(run: ClaimRun) -> ClaimResult:
             control = _paired(read, results, "shuffled", "baseline")
             differences[name] = helped
             measures.append(
-                Measure(f"paired difference, {name}", _interval(helped), None, _interval(control))
+                Measure(
+                    f"paired difference, {name}", estimate_of(helped), None, estimate_of(control)
+                )
             )
     measures.append(_cost(bench, recipe, 100 if run.budget == "full" else 3))
     verdict, statement = _verdict(results, differences)
@@ -95,27 +98,14 @@ def _run_all(
 
 
 def _measure(name: str, better: Better, read: Reading, results: dict[str, list[Result]]) -> Measure:
-    values = {arm: _over_seeds([read(r) for r in found]) for arm, found in results.items()}
+    values = {arm: over_seeds([read(r) for r in found]) for arm, found in results.items()}
     return Measure(name, values["aligned"], values["baseline"], values["shuffled"], better)
-
-
-def _over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean over seeds with its t interval."""
-    if len(values) < 2:
-        return Estimate(values[0], per_seed=tuple(values))
-    gap = paired_difference(values, [0.0] * len(values)).interval
-    return Estimate(gap.value, gap.low, gap.high, tuple(values))
 
 
 def _paired(
     read: Reading, results: dict[str, list[Result]], one: str, other: str
 ) -> PairedDifference:
     return paired_difference([read(r) for r in results[one]], [read(r) for r in results[other]])
-
-
-def _interval(difference: PairedDifference) -> Estimate:
-    i = difference.interval
-    return Estimate(i.value, i.low, i.high, difference.differences)
 
 
 def _cost(bench: Bench, recipe: Recipe, repeats: int) -> Measure:

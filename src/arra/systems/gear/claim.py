@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from arra.experiments.digits import Judge, digits, train_judge
 from arra.experiments.parallel import Job, run_jobs
 from arra.files import to_plain
 from arra.metrics.bootstrap import PairedDifference, paired_difference
 from arra.systems.base import ClaimRun
-from arra.systems.gear.digits import Judge, digits, train_judge
+from arra.systems.estimates import estimate_of, over_seeds
 from arra.systems.gear.recipe import (
     ARMS,
     COLLAPSING,
@@ -143,7 +144,7 @@ def _measures(results: Results) -> list[Measure]:
     ]
     if len(codecs[0]) > 1:
         for name, read, _ in FRESH_MEASURES:
-            gap = _interval(_paired(read, fresh[0], fresh[2]))
+            gap = estimate_of(_paired(read, fresh[0], fresh[2]))
             rows.append(Measure(f"paired difference, GEAR - control: {name}", gap))
     return rows + _collapse(results) + _rivals(results)
 
@@ -174,7 +175,7 @@ def _rivals(results: Results) -> list[Measure]:
             value = _estimate(read, results[arm])
             rows.append(Measure(f"{label} against none: {name}", value, none, None, better))
             if len(results[arm]) > 1:
-                gap = _interval(_paired(read, results[arm], results[CONTROL, PLAIN]))
+                gap = estimate_of(_paired(read, results[arm], results[CONTROL, PLAIN]))
                 rows.append(Measure(f"paired difference, {label} - none: {name}", gap))
     return rows
 
@@ -212,20 +213,11 @@ def _verdict(results: Results) -> tuple[Verdict, str]:
 
 def _estimate(read: Reading, results: Sequence[Result]) -> Estimate:
     """Mean over seeds with its t interval."""
-    values = tuple(read(result) for result in results)
-    if len(values) < 2:
-        return Estimate(values[0], per_seed=values)
-    i = paired_difference(values, [0.0] * len(values)).interval
-    return Estimate(i.value, i.low, i.high, values)
+    return over_seeds([read(result) for result in results])
 
 
 def _paired(read: Reading, one: Sequence[Result], other: Sequence[Result]) -> PairedDifference:
     return paired_difference([read(r) for r in one], [read(r) for r in other])
-
-
-def _interval(difference: PairedDifference) -> Estimate:
-    i = difference.interval
-    return Estimate(i.value, i.low, i.high, difference.differences)
 
 
 def _scale(recipe: Recipe, results: Results, floor: float, right: float) -> str:

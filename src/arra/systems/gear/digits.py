@@ -1,15 +1,9 @@
-"""The bench of GEAR's claim: scikit-learn's handwritten digits, their crops, and a judge.
-
-The judge is a perceptron over pixels, by another library, with another objective, architecture and
-seed than the alignment's teacher. It is trained on the training pictures only.
-"""
+"""The store of GEAR's claim: crops of digits with the codes and features of that very crop."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,98 +11,9 @@ from torch import Tensor
 
 from arra.codecs.base import Codec
 from arra.encoders.base import Encoder
-from arra.metrics.frechet import frechet_distance
+from arra.experiments.digits import Digits
 from arra.pixels import to_unit
 from arra.systems.gear.views import picture_features
-
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-"""The captions."""
-TRAINING = 1200
-"""Pictures to train on; the other 597 are held out."""
-
-
-@dataclass(frozen=True)
-class Digits:
-    """Digits of 8 x 8 pixels."""
-
-    pictures: np.ndarray
-    """(N, 8, 8, 3) uint8."""
-    labels: np.ndarray
-    """(N,) int64."""
-
-    @property
-    def captions(self) -> list[str]:
-        """What each shows, in a word."""
-        return [WORDS[label] for label in self.labels]
-
-    def cropped(self, most: int) -> Digits:
-        """Every picture moved by every number of pixels up to `most`: (2 most + 1) ** 2 as many."""
-        size, span = self.pictures.shape[1], range(2 * most + 1)
-        padded = np.pad(self.pictures, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
-        moved = [padded[:, top : top + size, left : left + size] for top in span for left in span]
-        return Digits(np.concatenate(moved), np.tile(self.labels, len(moved)))
-
-
-def digits() -> tuple[Digits, Digits]:
-    """Training digits and held-out ones, a fixed random split."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    grey = np.round(found.images * (255 / 16)).astype(np.uint8)
-    pictures = np.repeat(grey[..., None], 3, axis=-1)
-    order = np.random.default_rng(0).permutation(len(pictures))
-    parts = order[:TRAINING], order[TRAINING:]
-    train, held_out = (Digits(pictures[rows], found.target[rows]) for rows in parts)
-    return train, held_out
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Says which digit a picture shows, and how far a set of pictures is from real ones."""
-
-    weights: tuple[np.ndarray, ...]
-    """Of the perceptron's layers."""
-    biases: tuple[np.ndarray, ...]
-    reference: np.ndarray
-    """(R, 8, 8, 3) uint8 real, held-out pictures in all crops."""
-
-    name = "a perceptron over the pixels of digits"
-
-    def features(self, pictures: np.ndarray) -> np.ndarray:
-        """(N, 32) the last hidden layer."""
-        x = _pixels(pictures)
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = np.maximum(x @ weight + bias, 0.0)
-        return x
-
-    def classes(self, pictures: np.ndarray) -> np.ndarray:
-        """(N,) the digit that each picture shows."""
-        return (self.features(pictures) @ self.weights[-1] + self.biases[-1]).argmax(axis=1)
-
-    @cached_property
-    def _real(self) -> np.ndarray:
-        return self.features(self.reference)
-
-    def distance(self, pictures: np.ndarray) -> float:
-        """Fréchet distance to the reference, features standardised by the reference."""
-        found = frechet_distance(self._real, self.features(pictures), encoder=self.name)
-        return found.value
-
-
-def train_judge(train: Digits, held_out: Digits, crop: int, seed: int = 1_000_003) -> Judge:
-    """A judge that knows the crops of `train`; its reference are those of `held_out`."""
-    from sklearn.neural_network import MLPClassifier
-
-    known = train.cropped(crop)
-    network = MLPClassifier((128, 32), batch_size=128, max_iter=15, random_state=seed, tol=0.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the number of epochs is a choice, not a failure
-        network.fit(_pixels(known.pictures), known.labels)
-    return Judge(tuple(network.coefs_), tuple(network.intercepts_), held_out.cropped(crop).pictures)
-
-
-def _pixels(pictures: np.ndarray) -> np.ndarray:
-    return pictures[..., 0].reshape(len(pictures), -1) / 127.5 - 1.0
 
 
 @dataclass(frozen=True)

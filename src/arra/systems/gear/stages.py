@@ -22,6 +22,7 @@ from arra.codecs.vq import VQCodec
 from arra.data.tokenizer import CaptionEncoder, train_text_tokenizer
 from arra.encoders.base import Encoder
 from arra.encoders.training import train_encoder
+from arra.experiments.digits import WORDS, Digits, Judge, digits
 from arra.experiments.once import once
 from arra.files import read_json
 from arra.generators.base import Generator
@@ -33,7 +34,7 @@ from arra.objectives.cross_entropy import NextToken
 from arra.pixels import to_uint8, to_unit
 from arra.samplers.ancestral import AncestralSampler
 from arra.settings import SamplingConfig
-from arra.systems.gear.digits import WORDS, CropStore, Digits, Judge, digits
+from arra.systems.gear.digits import CropStore
 from arra.systems.gear.recipe import CONTROL, TOKENIZERS, WARM_UP, Recipe
 from arra.systems.gear.routing import Guide
 from arra.systems.gear.tuning import tune_codec

@@ -1,0 +1,124 @@
+"""Sampling scale by scale: one pass gives the laws of all cells of a scale, drawn independently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from arra.errors import InputError
+from arra.registry import samplers
+from arra.samplers.logits import SamplingConfig, guide, law
+from arra.samplers.noise import PictureNoise, draw
+
+
+class ScaleStepper(Protocol):
+    """What the sampler needs of a generator whose units are several codes each."""
+
+    @property
+    def units(self) -> int: ...
+
+    def prompt_ids(self, caption: str | None) -> list[int]: ...
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]: ...
+
+    def step(self, codes: Tensor, cache: Any) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """Codes that are not drawn: those of a picture that is painted on, or edited."""
+
+    codes: Tensor
+    """(B, L) int64."""
+    kept: Tensor
+    """(B, L) bool: which of them stand; the others are drawn (`Pyramid.kept` makes this of a mask
+    over the picture)."""
+
+    def __post_init__(self) -> None:
+        if self.codes.shape != self.kept.shape or self.kept.dtype != torch.bool:
+            raise InputError(
+                f"Given.kept: {tuple(self.kept.shape)} {self.kept.dtype}, expected bool of the "
+                f"shape of codes, {tuple(self.codes.shape)}"
+            )
+
+    def __getitem__(self, rows: slice) -> Self:
+        return type(self)(self.codes[rows], self.kept[rows])
+
+
+@samplers.register("scales")
+class ScaleSampler:
+    """Draws pictures scale by scale with a KV cache and guidance in one batch.
+
+    VAR's schedule of guidance, t = cfg k / (K - 1) in (1 + t) c - t u, is the schedule "linear"
+    with `guidance` = 1 + cfg: none at the first scale.
+    """
+
+    def __init__(self, config: SamplingConfig | None = None):
+        self.config = config or SamplingConfig()
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        stepper: ScaleStepper,
+        captions: Sequence[str | None],
+        seeds: Sequence[int],
+        *,
+        batch: int = 64,
+        given: Given | None = None,
+        on_unit: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Codes (B, L) int64 of all scales, one picture per caption and seed.
+
+        Picture i depends on caption i, seed i, what is given of it and the settings only, not on
+        the batch it is drawn in. `on_unit` is called with the number of pictures after each scale.
+        """
+        if len(captions) != len(seeds):
+            raise InputError(f"{len(captions)} captions and {len(seeds)} seeds: expected as many")
+        if batch < 1:
+            raise InputError(f"batch: {batch}, expected at least 1")
+        if given is not None and len(given.codes) != len(captions):
+            raise InputError(f"given: {len(given.codes)} pictures, expected {len(captions)}")
+        drawn = []
+        for start in range(0, len(captions), batch):
+            here = slice(start, start + batch)
+            part = None if given is None else given[here]
+            drawn.append(self._batch(stepper, captions[here], seeds[here], part, on_unit))
+        return torch.cat(drawn) if drawn else torch.empty(0, 0, dtype=torch.int64)
+
+    def _batch(
+        self,
+        stepper: ScaleStepper,
+        captions: Sequence[str | None],
+        seeds: Sequence[int],
+        given: Given | None,
+        on_unit: Callable[[int], None] | None,
+    ) -> Tensor:
+        prompts = [stepper.prompt_ids(caption) for caption in captions]
+        guided = self.config.guided
+        if guided:  # the pair of a picture shares one batch: rows i and B + i
+            prompts += [stepper.prompt_ids(None)] * len(captions)
+        logits, cache = stepper.prefill(prompts)
+        noise = PictureNoise(seeds)
+        scales: list[Tensor] = []
+        for unit in range(stepper.units):
+            if unit > 0:
+                last = scales[-1]
+                logits = stepper.step(torch.cat((last, last)) if guided else last, cache)
+            if guided:
+                conditional, unconditional = logits.float().chunk(2)
+                scale = self.config.scale(unit, stepper.units)
+                logits = guide(conditional, unconditional, scale) if scale != 1.0 else conditional
+            race = noise.exponential(logits.shape[1] * logits.shape[2], logits.device)
+            codes = draw(law(logits, self.config), race.view(logits.shape))
+            if given is not None:
+                here = slice(start := sum(s.shape[1] for s in scales), start + codes.shape[1])
+                kept = given.kept[:, here].to(codes.device)
+                codes = torch.where(kept, given.codes[:, here].to(codes.device), codes)
+            scales.append(codes)
+            if on_unit is not None:
+                on_unit(len(captions))
+        return torch.cat(scales, dim=1)
