@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from arra.errors import InputError
+from arra.experiments.layout_plot import mask_colours, plot_layout
 from arra.orders.builders import causal
 from arra.orders.layout import NO_TARGET
 from arra.orders.pyramid import Pyramid
@@ -93,3 +96,14 @@ def test_what_a_mask_keeps():
 def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(InputError, match=r"Pyramid\.sizes"):
         Pyramid(sizes)
+
+
+def test_the_picture_of_a_layout_shows_its_mask(tmp_path):
+    layout = Pyramid(((1, 1), (1, 2), (2, 2))).layout(prefix=2)
+    colours = mask_colours(layout)
+    assert ((colours == 1.0).all(axis=2) == ~layout.sees().numpy()).all()
+    last = colours[-1]  # sees everything: two of text, then three scales
+    assert len(np.unique(last, axis=0)) == 4
+    assert (last[0] == last[1]).all()
+    plot_layout(layout, tmp_path / "mask.png", "three scales")
+    assert Image.open(tmp_path / "mask.png").size[0] > 100

@@ -339,7 +339,7 @@ def test_a_block_against_its_formula():
     hidden = F.gelu(block.inside(norm(y) * (1 + s2) + b2), approximate="tanh")
     torch.testing.assert_close(block(x, condition, None), y + g2 * block.outside(hidden))
     positions = condition[:, None].expand(-1, 5, -1)
-    assert torch.equal(block(x, positions, None), block(x, condition, None))
+    torch.testing.assert_close(block(x, positions, None), block(x, condition, None))
 
 
 def test_sharpness_is_bounded_and_plain_attention_is_a_quarter():
