@@ -29,6 +29,8 @@ Target = Literal["cls", "mean", "both", "attention", "patch"]
 Projector = Literal["mlp", "mlp3", "linear", "pool"]
 Similarity = Literal["cosine", "mse"]
 Schedule = Literal["constant", "stop", "anneal"]
+Precision = Literal["fp32", "bf16", "int8"]
+Decoder = Literal["auto", "plain", "fast"]
 _CHOICES = {
     "positions": get_args(Positions),
     "target": get_args(Target),
@@ -242,6 +244,11 @@ class SamplingConfig:
     def guided(self) -> bool:
         """Whether any unit needs the unconditional branch."""
         return self.guidance != 1.0 and self.guidance_from < self.guidance_until
+
+    @property
+    def filtered(self) -> bool:
+        """Whether units that are unlikely are never drawn."""
+        return self.top_k > 0 or self.top_p < 1.0
 
     def scale(self, unit: int, units: int) -> float:
         """Guidance scale for unit `unit` of `units`."""

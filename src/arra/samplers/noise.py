@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+_MOST_AHEAD = 1 << 24  # numbers, 64 MiB
 
 
 class PictureNoise:
@@ -17,8 +19,18 @@ class PictureNoise:
 
     def exponential(self, width: int, device: torch.device) -> Tensor:
         """(B, width) float32 exponential variables: the next ones of each picture's stream."""
-        rows = [torch.empty(width).exponential_(generator=stream) for stream in self._streams]
-        return torch.stack(rows).to(device, non_blocking=True)
+        return next(self.ahead(1, width, device))
+
+    def ahead(self, units: int, width: int, device: torch.device) -> Iterator[Tensor]:
+        """`exponential` for so many units, made for many units at once: before a picture is drawn,
+        or, of large ones, a few times while it is."""
+        block = max(_MOST_AHEAD // max(len(self._streams) * width, 1), 1)
+        for start in range(0, units, block):
+            made = torch.empty(min(block, units - start), len(self._streams), width)
+            for unit_rows in made:
+                for row, stream in zip(unit_rows, self._streams, strict=True):
+                    row.exponential_(generator=stream)
+            yield from made.to(device, non_blocking=True)
 
 
 def draw(probabilities: Tensor, noise: Tensor) -> Tensor:
