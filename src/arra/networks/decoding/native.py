@@ -19,7 +19,7 @@ _CHUNK = 256  # tokens of prompts that are read at once: bounds the room for wha
 
 
 class _Linear(Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("weight", c_void_p),
         ("scale", c_void_p),
         ("bias", c_void_p),
@@ -29,14 +29,14 @@ class _Linear(Structure):
 
 
 class _Layer(Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, _Linear) for name in ("qkv", "out", "gate_up", "down")),
         *((name, c_void_p) for name in ("norm", "norm_mlp", "norm_q", "norm_k")),
     ]
 
 
 class _Model(Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("layers", POINTER(_Layer)),
         ("head", _Linear),
         *((name, c_void_p) for name in ("embedding", "norm", "cosine", "sine")),
@@ -47,7 +47,7 @@ class _Model(Structure):
 
 
 class _Cache(Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, c_void_p) for name in ("keys", "values")),
         *((name, c_int32) for name in ("slots", "capacity")),
     ]
