@@ -88,7 +88,7 @@ def decoding(
         return Decoding(generator, "plain", reason)
     pays = decoder == "fast" or precision != "fp32"
     saved = steps * generator.depth * SAVED_SECONDS
-    if generator.device.type != "cpu":
+    if generator.lm.device.type != "cpu":
         kind = "compiled" if pays or saved > COMPILE_SECONDS else "eager"
         why = "" if kind == "compiled" else f"{steps} steps do not pay for compiling"
         return Decoding(FastStepper(generator, _kept(generator, precision, kind)), kind, why)

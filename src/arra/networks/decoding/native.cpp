@@ -71,6 +71,12 @@ inline f32 exponential(f32 x) {  // exp for x <= 0: 2^n times a polynomial on [-
   p = p * r * r + r + 1.0f;
   return p * (f32)((n + 127) << 23);
 }
+inline f32 larger(f32 a, f32 b) { return a > b ? a : b; }
+inline float largest(f32 v) {
+  float most = v[0];
+  for (int i = 1; i < LANES; i++) most = std::max(most, v[i]);
+  return most;
+}
 inline float sum(f32 v) {
   float total = 0;
   for (int i = 0; i < LANES; i++) total += v[i];
@@ -103,9 +109,9 @@ struct Model {
   float epsilon, embedding_scale;
 };
 
-struct Cache {  // [layer][slot][kv head]: keys [head size][capacity], values [capacity][head size]
-  void *keys, *values;
-  int32_t slots, capacity;  // a multiple of LANES
+struct Cache {  // [layer][slot][kv head], then values [position][head size] and keys in the order
+  void *keys, *values;      // in which they are read, [position / LANES][head size][LANES]
+  int32_t slots, capacity;  // positions, a multiple of LANES
 };
 
 }  // extern "C"
@@ -234,12 +240,12 @@ void product(const Linear& linear, int panel, int precision, Rows rows, int coun
     panel_rows<Bf16>((const uint16_t*)linear.weight + at, linear.inputs, rows, count, out);
   else
     panel_rows<Int8>((const int8_t*)linear.weight + at, linear.inputs, rows, count, out);
-  const float *scale = linear.scale, *bias = linear.bias;
-  for (int m = 0; m < count; m++)
-    for (int j = 0; j < PANEL; j++) {
-      float& y = out[m * PANEL + j];
-      if (scale) y *= scale[panel * PANEL + j];
-      if (bias) y += bias[panel * PANEL + j];
+  for (int m = 0; m < count * PANEL; m += PANEL)
+    for (int j = 0; j < PANEL; j += LANES) {
+      f32 y = load<f32>(out + m + j);
+      if (linear.scale) y *= load<f32>(linear.scale + panel * PANEL + j);
+      if (linear.bias) y += load<f32>(linear.bias + panel * PANEL + j);
+      store(out + m + j, y);
     }
 }
 
@@ -321,9 +327,10 @@ struct Attention {
     if (weights.norm_k) normalise(key, weights.norm_k, size, model.epsilon, key);
     rotate(key, cosine, sine, size / 2);
     const float* value = qkv + (model.heads + model.kv_heads + head) * size;
-    T *k = keys(slot, head), *v = values(slot, head) + (int64_t)position * size;
+    T* k = keys(slot, head) + (int64_t)(position / LANES) * LANES * size + position % LANES;
+    T* v = values(slot, head) + (int64_t)position * size;
     for (int i = 0; i < size; i++) {
-      write(k + (int64_t)i * cache.capacity + position, key[i]);
+      write(k + i * LANES, key[i]);
       write(v + i, value[i]);
     }
   }
@@ -332,40 +339,37 @@ struct Attention {
   void attend(const float* query, int head, int slot, int position, float* score, float* to) const {
     int size = model.head_size, count = position + 1;
     const T *k = keys(slot, head), *v = values(slot, head);
-    float scale = 1.0f / sqrtf((float)size), most = -INFINITY;
-    for (int t = 0; t < count; t += LANES) {
-      f32 dot = {}, other = {};
-      for (int i = 0; i < size; i += 2) {
-        dot += read(k + (int64_t)i * cache.capacity + t) * query[i];
-        other += read(k + (int64_t)(i + 1) * cache.capacity + t) * query[i + 1];
-      }
-      store(score + t, (dot + other) * scale);
-      for (int j = t; j < std::min(t + LANES, count); j++) most = std::max(most, score[j]);
+    float scale = 1.0f / sqrtf((float)size);
+    f32 most = all(-INFINITY);
+    for (int t = 0; t < count; t += LANES, k += LANES * size) {
+      f32 dot[4] = {};  // head sizes are multiples of LANES
+      for (int i = 0; i < size; i += 4)
+        for (int j = 0; j < 4; j++) dot[j] += read(k + (i + j) * LANES) * query[i + j];
+      f32 here = (dot[0] + dot[1] + (dot[2] + dot[3])) * scale;
+      for (int j = count; j < t + LANES; j++) here[j - t] = -INFINITY;
+      store(score + t, here);
+      most = larger(most, here);
     }
-    for (int t = count; t < padded(count, LANES); t++) score[t] = -INFINITY;
+    float top = largest(most);
     f32 total = {};
     for (int t = 0; t < count; t += LANES) {
-      f32 p = exponential(load<f32>(score + t) - most);
+      f32 p = exponential(load<f32>(score + t) - top);
       for (int j = count; j < t + LANES; j++) p[j - t] = 0.0f;
       store(score + t, p);
       total += p;
     }
     float factor = 1.0f / sum(total);
     int i = 0;
-    for (; i + 2 * LANES <= size; i += 2 * LANES) {
-      f32 left = {}, right = {};
-      for (int t = 0; t < count; t++) {
-        left += read(v + (int64_t)t * size + i) * score[t];
-        right += read(v + (int64_t)t * size + i + LANES) * score[t];
-      }
-      store(to + i, left * factor);
-      store(to + i + LANES, right * factor);
-    }
-    for (; i < size; i += LANES) {  // head sizes are multiples of LANES
-      f32 left = {};
-      for (int t = 0; t < count; t++) left += read(v + (int64_t)t * size + i) * score[t];
-      store(to + i, left * factor);
-    }
+    for (; i + 4 * LANES <= size; i += 4 * LANES) mix<4>(v + i, score, count, factor, to + i);
+    for (; i < size; i += LANES) mix<1>(v + i, score, count, factor, to + i);
+  }
+
+  template <int N>  // N * LANES of the values, weighed
+  void mix(const T* v, const float* score, int count, float factor, float* to) const {
+    f32 mixed[N] = {};
+    for (int t = 0; t < count; t++, v += model.head_size)
+      for (int j = 0; j < N; j++) mixed[j] += read(v + j * LANES) * score[t];
+    for (int j = 0; j < N; j++) store(to + j * LANES, mixed[j] * factor);
   }
 };
 
@@ -520,29 +524,27 @@ void arra_forward(const Model* model, const Cache* cache, int rows, const int64_
 void arra_choose(const float* logits, int rows, int codes, int guided, float scale,
                  float temperature, const float* race, int64_t* drawn, int threads) {
   together(std::min(threads, rows), [&](Team team) {
-    std::vector<float> law(codes);
+    std::vector<float> law(padded(codes, LANES), -INFINITY);
     team.share(rows, [&](int m) {
       const float *c = logits + (size_t)m * codes, *u = c + (size_t)rows * codes;
       bool both = guided && scale != 1.0f;
-      float most = -INFINITY;
-      for (int i = 0; i < codes; i++) {
-        law[i] = both ? u[i] + scale * (c[i] - u[i]) : c[i];
-        most = law[i] > most ? law[i] : most;
-      }
-      const float* noise = race + (size_t)m * codes;
-      int best = 0;
-      float value = -INFINITY;
-      for (int i = 0; i < codes; i += LANES) {
-        int here = std::min(LANES, codes - i);
-        f32 weight = {};
-        memcpy(&weight, law.data() + i, here * sizeof(float));
-        if (temperature != 0.0f) weight = exponential((weight - most) / temperature);
-        for (int j = 0; j < here; j++) {
-          float x = temperature == 0.0f ? weight[j] : weight[j] / std::max(noise[i + j], 1.17549435e-38f);
-          if (x > value) value = x, best = i + j;
+      for (int i = 0; i < codes; i++) law[i] = both ? u[i] + scale * (c[i] - u[i]) : c[i];
+      f32 most = all(-INFINITY);
+      for (int i = 0; i < codes; i += LANES) most = larger(most, load<f32>(law.data() + i));
+      if (temperature != 0.0f) {
+        const float* noise = race + (size_t)m * codes;
+        float top = largest(most);
+        most = all(-INFINITY);
+        for (int i = 0; i < codes; i += LANES) {
+          f32 weight = exponential((load<f32>(law.data() + i) - top) / temperature), e = all(1.0f);
+          memcpy(&e, noise + i, std::min(LANES, codes - i) * sizeof(float));
+          f32 ratio = weight / larger(e, all(1.17549435e-38f));
+          for (int j = codes; j < i + LANES; j++) ratio[j - i] = -INFINITY;
+          store(law.data() + i, ratio);
+          most = larger(most, ratio);
         }
       }
-      drawn[m] = best;
+      drawn[m] = std::find(law.begin(), law.begin() + codes - 1, largest(most)) - law.begin();
     });
   });
 }

@@ -59,7 +59,7 @@ class NativeCache:
     def __init__(self, llama: Llama, slots: int, capacity: int, dtype: torch.dtype):
         capacity = -(-capacity // LANES) * LANES
         shape = len(llama.blocks), slots, llama.kv_heads
-        self.keys = torch.zeros(*shape, llama.head_size, capacity, dtype=dtype)
+        self.keys = torch.zeros(*shape, capacity // LANES, llama.head_size, LANES, dtype=dtype)
         self.values = torch.zeros(*shape, capacity, llama.head_size, dtype=dtype)
         self.position = torch.zeros(slots, dtype=torch.int32)
         """(slots,) int32: how many positions of each slot are filled."""
@@ -73,10 +73,11 @@ class NativeCache:
     def copy(self, source: Tensor) -> None:
         """Slot i becomes what slot `source[i]` is; a slot that others copy stays itself."""
         target = (source != torch.arange(len(source))).nonzero()[:, 0]
-        longest = int(self.position.max())
-        self.position = self.position[source].clone()
-        self.keys[:, target, :, :, :longest] = self.keys[:, source[target], :, :, :longest]
-        self.values[:, target, :, :longest] = self.values[:, source[target], :, :longest]
+        longest, source = int(self.position.max()), source[target]
+        blocks = -(-longest // LANES)
+        self.position[target] = self.position[source]
+        self.keys[:, target, :, :blocks] = self.keys[:, source, :, :blocks]
+        self.values[:, target, :, :longest] = self.values[:, source, :, :longest]
 
 
 class NativeDecoder:
