@@ -182,15 +182,19 @@ def test_a_draw_in_one_call_is_the_sampler_s(generators):
     decoder = NativeDecoder(llama(generators["llama"]), "fp32", 64)
     decoder.codes = 1003
     rng = torch.Generator().manual_seed(0)
-    for temperature, scale in ((1.0, 2.0), (0.3, 1.0), (0.0, 4.0)):
-        logits = torch.randn(200, 1003, generator=rng) * 4
-        race = PictureNoise(range(100)).exponential(1003, torch.device("cpu"))
-        mixed = guide(logits[:100], logits[100:], scale) if scale != 1.0 else logits[:100]
-        expected = draw(law(mixed, SamplingConfig(temperature=temperature)), race)
-        assert torch.equal(decoder.choose(logits, True, scale, temperature, race), expected)
-        unguided = draw(law(logits[:100], SamplingConfig(temperature=temperature)), race)
-        got = decoder.choose(logits[:100], False, scale, temperature, race)
-        assert torch.equal(got, unguided)
+    for config in (
+        SamplingConfig(guidance=2.0),
+        SamplingConfig(guidance=4.0, temperature=0.0),
+        SamplingConfig(guidance=1.0, temperature=0.3),
+        SamplingConfig(guidance=2.0, top_k=40),
+        SamplingConfig(guidance=1.0, top_p=0.8),
+        SamplingConfig(guidance=3.0, top_p=0.95, top_k=200, temperature=1.7),
+    ):
+        logits = torch.randn(400 if config.guided else 200, 1003, generator=rng) * 2
+        race = PictureNoise(range(200)).exponential(1003, torch.device("cpu"))
+        mixed = guide(*logits.chunk(2), config.guidance) if config.guided else logits
+        expected = draw(law(mixed, config), race)
+        assert torch.equal(decoder.choose(logits, config.guidance, config, race), expected)
 
 
 def test_a_compiled_step_gives_the_same_tokens():

@@ -245,11 +245,6 @@ class SamplingConfig:
         """Whether any unit needs the unconditional branch."""
         return self.guidance != 1.0 and self.guidance_from < self.guidance_until
 
-    @property
-    def filtered(self) -> bool:
-        """Whether units that are unlikely are never drawn."""
-        return self.top_k > 0 or self.top_p < 1.0
-
     def scale(self, unit: int, units: int) -> float:
         """Guidance scale for unit `unit` of `units`."""
         share = unit / max(units - 1, 1)

@@ -49,8 +49,8 @@ def command(
         seed: Seed of the first picture of each prompt.
         batch: Pictures drawn at once.
         device: Where to draw: auto, cpu, cuda, cuda:1, mps.
-        decoder: Auto draws the fastest way that gives the pictures of the language model's own forward
-            (plain); fast insists on the decoder of ours, and says why where there is none.
+        decoder: Auto draws the fastest way that gives the pictures of the language model's own
+            forward (plain); fast insists on our own decoder, and says why where there is none.
         precision: Of the decoder's weights. bf16 and int8 are faster for large models (100 M
             parameters and more), and draw other, slightly worse pictures.
         overwrite: Replace pictures in DIR that were drawn with other settings.

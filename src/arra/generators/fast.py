@@ -16,7 +16,7 @@ from arra.networks.decoding import building
 from arra.networks.decoding.eager import EagerDecoder
 from arra.networks.decoding.llama import Unsupported, llama_of, unsupported
 from arra.networks.decoding.native import NativeDecoder
-from arra.settings import Decoder, Precision
+from arra.settings import Decoder, Precision, SamplingConfig
 
 SAVED_SECONDS = 3e-4
 """What the kernels, or a compiled graph, save of a step for each block: the calls from Python."""
@@ -56,13 +56,13 @@ class FastStepper:
 
 
 class NativeStepper(FastStepper):
-    """One that draws from a law without filters in one call."""
+    """One that guides, filters and draws in one call."""
 
     decoder: NativeDecoder
 
-    def choose(self, logits: Tensor, *law: Any) -> Tensor:
+    def choose(self, logits: Tensor, scale: float, config: SamplingConfig, race: Tensor) -> Tensor:
         """See `NativeDecoder.choose`."""
-        return self.decoder.choose(logits, *law)
+        return self.decoder.choose(logits, scale, config, race)
 
 
 def decoding(

@@ -17,8 +17,8 @@ from arra.samplers.noise import PictureNoise, draw
 class Stepper(Protocol):
     """What the sampler needs of a generator: prompts are read once, then unit follows unit.
 
-    One that also has `choose(logits, guided, scale, temperature, race)`, which gives the codes that
-    `draw` would, is asked for it where the law has no filters.
+    One that also has `choose(logits, scale, config, race)`, which guides, filters and draws at
+    once, is asked for the codes.
     """
 
     @property
@@ -97,8 +97,8 @@ class AncestralSampler:
         """(B,) int64 drawn from the logits of B pictures, or of their pairs."""
         guided, scale = self.config.guided, self.config.scale(unit, stepper.units)
         choose = getattr(stepper, "choose", None)
-        if choose is not None and not self.config.filtered:
-            return choose(logits, guided, scale, self.config.temperature, race)
+        if choose is not None:
+            return choose(logits, scale, self.config, race)
         if guided:
             conditional, unconditional = logits.float().chunk(2)
             logits = guide(conditional, unconditional, scale) if scale != 1.0 else conditional

@@ -12,6 +12,8 @@
 #include <string.h>
 
 #include <algorithm>
+#include <functional>
+#include <type_traits>
 #include <vector>
 
 #ifdef _OPENMP
@@ -473,6 +475,33 @@ void head_of(const Model& model, Scratch& s, Team team, const int32_t* wanted, i
   });
 }
 
+// Of codes with these weights keep the `k` largest (0: all), and of those the fewest that have the
+// share `p` of what is kept; the weights of the others become 0.
+void filter(std::vector<float>& weight, int codes, int k, float p, std::vector<int>& heap) {
+  if (k > 0 && k < codes) {
+    std::vector<float> ordered(weight.begin(), weight.begin() + codes);
+    std::nth_element(ordered.begin(), ordered.begin() + k - 1, ordered.end(), std::greater<>());
+    for (int i = 0; i < codes; i++)
+      if (weight[i] < ordered[k - 1]) weight[i] = 0.0f;
+  }
+  if (p >= 1.0f) return;
+  auto less = [&](int a, int b) { return weight[a] < weight[b]; };
+  heap.clear();
+  float total = 0.0f;
+  for (int i = 0; i < codes; i++) {
+    if (weight[i] > 0.0f) heap.push_back(i);
+    total += weight[i];
+  }
+  std::make_heap(heap.begin(), heap.end(), less);
+  float before = 0.0f;
+  auto end = heap.end();
+  for (; end != heap.begin() && before < p * total; end--) {
+    std::pop_heap(heap.begin(), end, less);
+    before += weight[*(end - 1)];
+  }
+  for (auto left = heap.begin(); left != end; left++) weight[*left] = 0.0f;
+}
+
 template <class F>
 void together(int threads, F work) {
 #ifdef _OPENMP
@@ -519,12 +548,15 @@ void arra_forward(const Model* model, const Cache* cache, int rows, const int64_
   });
 }
 
-// Guidance and one draw for each of `rows` pictures: argmax of softmax(logits / temperature) / race.
-// Guided logits are those of 2 * rows rows, the conditional ones first. Temperature 0 takes the best.
+// Guidance and one draw for each of `rows` pictures: argmax of softmax(logits / temperature) / race,
+// among the codes that top-k and top-p keep. Guided logits are those of 2 * rows rows, the
+// conditional ones first. Temperature 0 takes the best.
 void arra_choose(const float* logits, int rows, int codes, int guided, float scale,
-                 float temperature, const float* race, int64_t* drawn, int threads) {
+                 float temperature, int top_k, float top_p, const float* race, int64_t* drawn,
+                 int threads) {
   together(std::min(threads, rows), [&](Team team) {
     std::vector<float> law(padded(codes, LANES), -INFINITY);
+    std::vector<int> heap;
     team.share(rows, [&](int m) {
       const float *c = logits + (size_t)m * codes, *u = c + (size_t)rows * codes;
       bool both = guided && scale != 1.0f;
@@ -535,8 +567,11 @@ void arra_choose(const float* logits, int rows, int codes, int guided, float sca
         const float* noise = race + (size_t)m * codes;
         float top = largest(most);
         most = all(-INFINITY);
+        for (int i = 0; i < codes; i += LANES)
+          store(law.data() + i, exponential((load<f32>(law.data() + i) - top) / temperature));
+        filter(law, codes, top_k, top_p, heap);
         for (int i = 0; i < codes; i += LANES) {
-          f32 weight = exponential((load<f32>(law.data() + i) - top) / temperature), e = all(1.0f);
+          f32 weight = load<f32>(law.data() + i), e = all(1.0f);
           memcpy(&e, noise + i, std::min(LANES, codes - i) * sizeof(float));
           f32 ratio = weight / larger(e, all(1.17549435e-38f));
           for (int j = codes; j < i + LANES; j++) ratio[j - i] = -INFINITY;

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arra.networks.decoding.building import library
 from arra.networks.decoding.llama import Llama, Unsupported, Weights, quantised
-from arra.settings import Precision
+from arra.settings import Precision, SamplingConfig
 
 LANES, PANEL = 16, 32
 _PRECISIONS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "int8": 2}
@@ -65,10 +65,6 @@ class NativeCache:
         """(slots,) int32: how many positions of each slot are filled."""
         self.slot = torch.arange(slots, dtype=torch.int32)
         self.plain = _Cache(self.keys.data_ptr(), self.values.data_ptr(), slots, capacity)
-
-    @property
-    def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
 
     def copy(self, source: Tensor) -> None:
         """Slot i becomes what slot `source[i]` is; a slot that others copy stays itself."""
@@ -210,10 +206,9 @@ class NativeDecoder:
             torch.get_num_threads(),
         )
 
-    def choose(
-        self, logits: Tensor, guided: bool, scale: float, temperature: float, race: Tensor
-    ) -> Tensor:
-        """(B,) int64: guidance, softmax and one draw by an exponential race (B, codes).
+    def choose(self, logits: Tensor, scale: float, config: SamplingConfig, race: Tensor) -> Tensor:
+        """(B,) int64: guidance of this scale, the law of `config`, and one draw from it by an
+        exponential race (B, codes).
 
         `logits` are (2 B, codes) where guided, else (B, codes), contiguous float32.
         """
@@ -222,20 +217,16 @@ class NativeDecoder:
             c_void_p(logits.data_ptr()),
             len(race),
             self.codes,
-            int(guided),
+            int(config.guided),
             c_float(scale),
-            c_float(temperature),
+            c_float(config.temperature),
+            config.top_k,
+            c_float(config.top_p),
             c_void_p(race.data_ptr()),
             c_void_p(drawn.data_ptr()),
             torch.get_num_threads(),
         )
         return drawn
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of weights that are read for every token."""
-        tables = self.llama.embedding.nbytes
-        return sum(x.nbytes for x in self._kept if isinstance(x, Tensor)) - tables
 
 
 def _norms(block: Any) -> tuple[Tensor | None, ...]:
