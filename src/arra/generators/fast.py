@@ -122,13 +122,12 @@ _decoders: WeakKeyDictionary[RasterGenerator, dict[tuple, tuple]] = WeakKeyDicti
 
 def _kept(generator: RasterGenerator, precision: Precision, kind: str) -> Any:
     """The decoder of the generator's present weights, made anew when these have changed."""
-    kept = _decoders.setdefault(generator, {})
     weights = list(generator.lm.parameters())
     # training writes in place or puts other tensors; some write behind the version counter's back
     norms = torch.stack(torch._foreach_norm([x.detach() for x in weights])).tolist()
     state = [(x.data_ptr(), x._version) for x in weights], norms
-    found = kept.get((kind, precision))
-    if found is None or found[0] != state:
+    kept = {k: v for k, v in _decoders.get(generator, {}).items() if v[0] == state}
+    if (kind, precision) not in kept:
         vocabulary = generator.config.vocabulary
         llama = llama_of(generator.lm, vocabulary.offset, vocabulary.codes)
         longest = LONGEST_PROMPT + generator.units
@@ -136,7 +135,6 @@ def _kept(generator: RasterGenerator, precision: Precision, kind: str) -> Any:
             made: Any = NativeDecoder(llama, precision, longest)
         else:
             made = EagerDecoder(llama, precision, longest, compile=kind == "compiled")
-        # one of a kind at a time: they hold copies of the weights
-        kept.clear()
-        kept[kind, precision] = found = state, made
-    return found[1]
+        kept[kind, precision] = state, made
+    _decoders[generator] = kept
+    return kept[kind, precision][1]
