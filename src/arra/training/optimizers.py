@@ -16,12 +16,14 @@ from arra.training.muon import Muon
 _HEADS = frozenset({"head", "heads", "lm_head", "output_head", "unembedding"})
 
 
-def build_optimizers(joint: nn.Module, config: TrainConfig) -> list[Optimizer]:
+def build_optimizers(joint: nn.Module, config: TrainConfig, bf16: bool = False) -> list[Optimizer]:
     """Optimisers over the trainable parameters of `joint`, whose child `generator` is the network.
 
     AdamW [Loshchilov and Hutter, 2019] for everything, or, with optimizer="muon", Muon [Jordan et
     al., 2024] for the generator's hidden matrices and AdamW for the rest. Muon's updates are scaled
     to the size of AdamW's [Liu et al., 2025, section 2.2], so that one learning rate serves both.
+    With `bf16` Muon's products of matrices are in bfloat16, as its authors' are; weights, momentum
+    and AdamW stay in float32.
     """
     decayed, plain, hidden = [], [], []
     head, tables = _head_parameters(joint), _embeddings(joint)
@@ -43,6 +45,7 @@ def build_optimizers(joint: nn.Module, config: TrainConfig) -> list[Optimizer]:
                 lr=config.learning_rate,
                 weight_decay=config.weight_decay,
                 scale=config.muon_scale,
+                dtype=torch.bfloat16 if bf16 else torch.float32,
             )
         )
     elif config.optimizer == "muon":
