@@ -178,9 +178,7 @@ class _Run:
             self.compiled = try_compile(trained, None if self.sharded else self._attempt)
             self.joint.zero_grad()
         self.model: Any = self.joint
-        self.optimizers: list[Any] = build_optimizers(
-            self.joint, config, bf16=self.precision == "bf16"
-        )
+        self.optimizers: list[Any] = build_optimizers(self.joint, config)
         if not self.sharded:
             self.model, *self.optimizers = self.accelerator.prepare(self.model, *self.optimizers)
         self.ema = Ema(trained, config.ema) if config.ema is not None else None

@@ -1,8 +1,8 @@
 """Muon: momentum whose matrix is made orthogonal before it is applied (Jordan et al., 2024).
 
 torch has a Muon too, which computes in bfloat16 always and one matrix at a time. On a CPU without
-bfloat16 units that costs more than the training step, so this one computes in the precision that
-it is told, and takes all matrices of one shape together.
+bfloat16 units that costs more than the training step, so this one computes in float32 there, and
+takes all matrices of one shape together.
 """
 
 from __future__ import annotations
@@ -51,10 +51,7 @@ class Muon(Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.1,
         scale: float = 1.0,
-        dtype: torch.dtype = torch.float32,
     ):
-        """`dtype`: of the products of matrices; on CUDA it is bfloat16 always."""
-        self.dtype = dtype
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "scale": scale}
         super().__init__(params, defaults)
 
@@ -89,8 +86,9 @@ class Muon(Optimizer):
             buffer.lerp_(parameter.grad, 1 - momentum)
             directions.append(whole(parameter.grad.lerp(buffer, momentum)))
         cuda = parameters[0].device.type == "cuda"
-        dtype = torch.bfloat16 if cuda else self.dtype
-        updates = orthogonalize(torch.stack(directions), dtype=dtype)
+        updates = orthogonalize(
+            torch.stack(directions), dtype=torch.bfloat16 if cuda else torch.float32
+        )
         size = group["lr"] * group["scale"] * 0.2 * max(parameters[0].shape) ** 0.5
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])

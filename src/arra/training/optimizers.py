@@ -22,8 +22,6 @@ def build_optimizers(joint: nn.Module, config: TrainConfig, bf16: bool = False) 
     AdamW [Loshchilov and Hutter, 2019] for everything, or, with optimizer="muon", Muon [Jordan et
     al., 2024] for the generator's hidden matrices and AdamW for the rest. Muon's updates are scaled
     to the size of AdamW's [Liu et al., 2025, section 2.2], so that one learning rate serves both.
-    With `bf16` Muon's products of matrices are in bfloat16, as its authors' are; weights, momentum
-    and AdamW stay in float32.
     """
     decayed, plain, hidden = [], [], []
     head, tables = _head_parameters(joint), _embeddings(joint)
@@ -45,7 +43,6 @@ def build_optimizers(joint: nn.Module, config: TrainConfig, bf16: bool = False) 
                 lr=config.learning_rate,
                 weight_decay=config.weight_decay,
                 scale=config.muon_scale,
-                dtype=torch.bfloat16 if bf16 else torch.float32,
             )
         )
     elif config.optimizer == "muon":
