@@ -16,7 +16,7 @@ from arra.training.muon import Muon
 _HEADS = frozenset({"head", "heads", "lm_head", "output_head", "unembedding"})
 
 
-def build_optimizers(joint: nn.Module, config: TrainConfig, bf16: bool = False) -> list[Optimizer]:
+def build_optimizers(joint: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """Optimisers over the trainable parameters of `joint`, whose child `generator` is the network.
 
     AdamW [Loshchilov and Hutter, 2019] for everything, or, with optimizer="muon", Muon [Jordan et

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,8 +46,12 @@ class _Plan:
         from arra.training.config import TrainConfig
 
         return TrainConfig(
-            steps=10**6, learning_rate=1e-3, precision=precision, compile=compiled, log_every=10**6
-        )  # type: ignore[arg-type]
+            steps=10**6,
+            learning_rate=1e-3,
+            precision=precision,  # type: ignore[arg-type]
+            compile=compiled,
+            log_every=10**6,
+        )
 
 
 _DEMO = _Plan(
@@ -251,9 +254,14 @@ def _trainer(
         callbacks=[Told()],
     )
 
+    failed: list[BaseException] = []
+
     def work() -> None:
-        with suppress(SystemExit):
+        try:
             trainer.train()
+        except BaseException as error:  # raised where somebody waits for the step
+            failed.append(error)
+            done.release()
 
     threading.Thread(target=work, daemon=True, name="trainer").start()
 
@@ -261,6 +269,8 @@ def _trainer(
         for _ in range(plan.steps):
             go.release()
             done.acquire()
+            if failed:
+                raise failed[0]
 
     told = "fused AdamW, sdpa" + (", torch_compile" if compiled else "")
     facts = {"padding computed": _padding(batches, plan)}
