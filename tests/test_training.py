@@ -168,7 +168,7 @@ def close(a, b, tolerance=1e-5):
 
 
 def without_time(entries):
-    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in entries]
+    return [{k: v for k, v in entry.items() if not k.endswith("seconds")} for entry in entries]
 
 
 class Stop(Exception):

@@ -175,10 +175,11 @@ class _ShortAttention(torch.autograd.Function):
         query, key, value = rows.unbind(0)
         drawn = _returned_back(gradient, ctx.heads).flatten(0, 1)
         found = torch.empty_like(rows)
-        torch.bmm(weights.mT, drawn, out=found[2])
-        scores = torch.bmm(drawn, value.mT)
-        scores = torch.ops.aten._softmax_backward_data(scores, weights, -1, weights.dtype)
-        scores *= rows.shape[-1] ** -0.5
-        torch.bmm(scores, key, out=found[0])
-        torch.bmm(scores.mT, query, out=found[1])
+        with torch.autocast(rows.device.type, enabled=False):  # the caller's may be on
+            torch.bmm(weights.mT, drawn, out=found[2])
+            scores = torch.bmm(drawn, value.mT)
+            scores = torch.ops.aten._softmax_backward_data(scores, weights, -1, weights.dtype)
+            scores *= rows.shape[-1] ** -0.5
+            torch.bmm(scores, key, out=found[0])
+            torch.bmm(scores.mT, query, out=found[1])
         return _gathered_back(found, ctx.heads), None
