@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,10 +46,10 @@ def generate_run(
     vocabulary = generator.config.vocabulary
     texts = [PROMPT] * pictures + [None] * pictures
     ids, real = _padded([generator.prompt_ids(text) for text in texts], vocabulary.pad)
-    options = {}
+    options: dict[str, Any] = {}
     if compiled:
         compile_config = CompileConfig(mode="default", dynamic=False)
-        compile_config._compile_all_devices = True
+        compile_config._compile_all_devices = True  # type: ignore[assignment]
         options = {"cache_implementation": "static", "compile_config": compile_config}
 
     def run() -> Tensor:
@@ -88,7 +89,7 @@ def gpt_fast_run(
     @torch.inference_mode()
     def run() -> Tensor:
         logits, cache = decoder.prefill(prompts, length)
-        codes = []
+        codes: list[Tensor] = []
         for unit in range(generator.units):
             if unit:
                 logits = decoder.step(codes[-1].repeat(2) + vocabulary.offset, cache)

@@ -89,7 +89,8 @@ def unsupported(lm: PreTrainedModel, length: int) -> str | None:
     kind = config.model_type
     if kind not in FAMILIES:
         return f"{kind} models are decoded by their own forward"
-    slides = kind == "mistral" or "sliding_attention" in (getattr(config, "layer_types", 0) or ())
+    kinds = getattr(config, "layer_types", None) or ()
+    slides = kind == "mistral" or "sliding_attention" in kinds
     window = getattr(config, "sliding_window", None) if slides else None
     if window is not None and window < length:
         return f"its attention sees {window} positions back, of {length}"

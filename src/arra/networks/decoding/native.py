@@ -159,7 +159,10 @@ class NativeDecoder:
         first: dict[tuple[int, ...], int] = {}
         source = [first.setdefault(tuple(prompt), row) for row, prompt in enumerate(prompts)]
         logits = torch.empty(len(prompts), self.codes)
-        tokens, slots, positions, last = [], [], [], []
+        tokens: list[int] = []
+        slots: list[int] = []
+        positions: list[int] = []
+        last: list[bool] = []
         for prompt, row in first.items():
             tokens += prompt
             slots += [row] * len(prompt)
