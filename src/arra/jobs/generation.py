@@ -27,6 +27,7 @@ from arra.files import atomic_file, read_json, sha256_of_file, sha256_of_json, t
 from arra.jobs.console import resumable
 from arra.jobs.validation import write_grid
 from arra.progress import Task, track
+from arra.samplers.noise import NOISE
 from arra.settings import Decoder, Precision, SamplingConfig
 from arra.text_to_image import TextToImage
 
@@ -112,6 +113,7 @@ def generate(model: TextToImage, job: Generation) -> Generated:
         "checkpoint": fingerprint,
         "size": list(model.size),
         "sampling": to_plain(job.sampling),
+        "noise": NOISE,
     }
     if job.precision != "fp32":  # at fp32 all decoders draw the same
         settings["precision"] = job.precision

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+NOISE = 2
+"""Raised when a seed comes to other noise than before, and so to another picture."""
 _MOST_AHEAD = 1 << 21  # numbers: 8 MiB
 
 

@@ -62,7 +62,7 @@ def cases(budget: str, folder: Path) -> Iterator[Callable[[], Case]]:
     yield partial(_case, DEMO, 32, peers, {"arra": 3.0}, judged=True)
     targets = {"arra, bf16": 2.0, "arra, int8 weights": 3.5}
     for pictures in (1, 8):
-        peers = [GENERATE_BF16, GENERATE, f"{GPT_FAST}, bf16"]
+        peers = [GENERATE_BF16, COMPILED_BF16, GENERATE, f"{GPT_FAST}, bf16"]
         yield partial(_case, BASE, pictures, peers, targets)
 
 
