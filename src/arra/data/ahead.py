@@ -31,7 +31,9 @@ def ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
             iterator.close()
 
 
-def spread(pool: Executor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+def spread(
+    pool: Executor, function: Callable[[T], R], items: Iterable[T], count: int
+) -> Iterator[R]:
     """`function` of every item, in order, by the threads of `pool`, `count` of them at a time."""
     waiting: deque[Future[R]] = deque()
     try:

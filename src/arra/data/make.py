@@ -283,9 +283,7 @@ class Maker:
             image = fit(image, picture["size"], picture["fit"], filter_)
         return np.asarray(image)
 
-    def _encoded(
-        self, batch: tuple[int, list[str], np.ndarray, list[str]]
-    ) -> tuple[int, RowBlock]:
+    def _encoded(self, batch: tuple[int, list[str], np.ndarray, list[str]]) -> tuple[int, RowBlock]:
         last, keys, pictures, captions = batch
         return last, self._encode(keys, pictures, captions)
 
