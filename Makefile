@@ -77,6 +77,7 @@ docs: $(DOCS)  ## write the site of the documentation to site/
 docs-table: $(BASE)  ## write the tables of docs/ from the committed results
 	$(BIN)/python -m arra.systems.table --write docs/systems.md
 	$(BIN)/python -m arra.experiments.corpora.page docs/corpora.md
+	$(BIN)/python -m arra.experiments.speed.page docs/speed.md
 	$(BIN)/python -m arra.systems.arra.ablation
 
 clean:  ## remove the environment, caches and builds; runs/ stays

@@ -16,6 +16,7 @@ from arra.errors import InputError, ProvenanceError
 from arra.files import read_json
 from arra.generators.adapted import ADAPTER_FILE
 from arra.generators.raster import RasterGenerator
+from arra.jobs.evaluation import Evaluation, evaluate
 from arra.jobs.exporting import export
 from arra.jobs.model import StartingPoint, build_generator
 from arra.jobs.parts import load_codec
@@ -37,6 +38,8 @@ PAIRS = [
 ]
 STEPS = TrainConfig(steps=4, learning_rate=0.02, precision="fp32", checkpoint_every=2, ema=0.9)
 
+FEW = {"count": 2, "diversity_prompts": 0, "device": "cpu"}
+
 
 def adapted(lm, kind: str, **settings) -> StartingPoint:
     settings = {"rank": 4, "save": "adapter", **settings}
@@ -53,6 +56,11 @@ def test_an_adapter_trains_beside_frozen_weights(work, tmp_path, kind, name):  #
     trained = run_training(asked)
     text = trained.text
     assert text["adapter_off"] == text["before"] != text["after"]
+    if kind == "lora":
+        looked = Evaluation(tmp_path / "looked", tmp_path / "run", text=(work.text,), **FEW)
+        found = {one["name"]: one["value"] for one in evaluate(looked)["measures"]}
+        assert found["text perplexity"] == pytest.approx(text["after"], rel=1e-9)
+        assert found["text perplexity, adapter off"] == pytest.approx(text["before"], rel=1e-9)
     pretrained = load_causal_lm(lm)
     generator = RasterGenerator.from_pretrained(tmp_path / "run" / "model")
     state = generator.lm.state_dict()

@@ -18,10 +18,11 @@ from arra.codecs.training import train_codec
 from arra.codecs.vq import VQCodec
 from arra.errors import InputError
 from arra.experiments.corpora.judging import Judgement
-from arra.experiments.corpora.page import MOST_BYTES, filled, record
+from arra.experiments.corpora.page import MOST_BYTES, block, record
 from arra.experiments.corpora.results import difference, markdown, over_seeds
 from arra.experiments.corpora.running import BASELINE, arm_folder, bench_for, run_corpus
 from arra.experiments.corpora.workbench import Workbench
+from arra.experiments.pages import filled
 from arra.generators.raster import RasterGenerator
 from arra.pixels import to_uint8, to_unit
 from arra.systems.arra.corpora import ARMS
@@ -222,7 +223,10 @@ def test_found_is_the_rank_of_the_own_caption(moved):
     for caption, picture in zip(judgement.prompts[:4], once, strict=True):
         scores = [judgement._found(np.stack(picture), [c], 1)[0] for c in judgement.choices]
         assert sum(scores) == 1.0
-        see, read = bench.judge.see(np.stack(picture)), bench.judge.read(judgement.choices)
+        see, read = (
+            bench.judge.picture_features(np.stack(picture)),
+            bench.judge.text_features(judgement.choices),
+        )
         cosine = (read @ see[0]) / np.linalg.norm(read, axis=1)
         own = judgement.choices.index(caption)
         assert scores[own] == float(cosine.argmax() == own)
@@ -250,13 +254,13 @@ def test_tables_of_a_page_are_the_results(moved, tmp_path):
     page = (
         "a\n<!-- results: xray -->\nold\n<!-- end -->\nb\n<!-- results: emoji -->\n<!-- end -->\n"
     )
-    text = filled(page, results, "page")
+    text = filled(page, block, results, "page")
     assert "old" not in text
     assert markdown(report) in text
     assert "(page/xray.png)" in text
     assert "Not measured yet." in text.split("emoji")[-1]
     assert text.startswith("a\n")
-    assert filled(text, results, "page") == text
+    assert filled(text, block, results, "page") == text
     (bench.folder / "drawn.png").write_bytes(bytes(MOST_BYTES + 1))
     with pytest.raises(InputError, match="bytes"):
         record(bench.out, results)
@@ -265,6 +269,6 @@ def test_tables_of_a_page_are_the_results(moved, tmp_path):
 def test_the_documentation_shows_the_committed_results():
     page = Path(__file__).parents[1] / "docs" / "corpora.md"
     text = page.read_text(encoding="utf-8")
-    assert filled(text, page.with_suffix(""), "corpora") == text
+    assert filled(text, block, page.with_suffix(""), "corpora") == text
     for picture in page.with_suffix("").glob("*.png"):
         assert picture.stat().st_size <= MOST_BYTES

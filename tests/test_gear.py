@@ -16,6 +16,7 @@ from arra.codecs import LFQCodec, VQCodec
 from arra.codecs.base import Codec
 from arra.encoders import SmallEncoder
 from arra.errors import InputError, TrainingDiverged
+from arra.experiments import digits
 from arra.generators.batches import collate, sequence, with_codes
 from arra.generators.raster import RasterGenerator
 from arra.networks.language_model import decoder_blocks
@@ -24,7 +25,7 @@ from arra.objectives.alignment import Alignment
 from arra.objectives.cross_entropy import NextToken
 from arra.pixels import to_unit
 from arra.settings import AlignmentConfig, LlamaSize
-from arra.systems.gear import claim, digits, recipe, stages
+from arra.systems.gear import claim, recipe, stages
 from arra.systems.gear.routing import Guide, Routing, mixed_cross_entropy, read_softly
 from arra.systems.gear.settings import GearConfig
 from arra.systems.gear.tuning import tune_codec
@@ -549,7 +550,7 @@ def test_a_store_of_crops_holds_the_codes_and_features_of_each_crop():
     known = digits.Digits(toy_pictures(4), np.array([3, 1, 4, 1])).cropped(1)
     codec, encoder = toy_codec().eval(), toy_encoder()
     texts = {word: [number] for number, word in enumerate(digits.WORDS)}
-    store = digits.CropStore(known, codec, encoder, texts)
+    store = stages._crops(known, codec, encoder, texts)
     assert len(store) == 36
     assert store.text_lengths(range(36)).tolist() == [1] * 36
     chosen = rng.permutation(36)[:5].tolist()

@@ -37,11 +37,12 @@ from arra.metrics.frechet import (
     normalised,
     sample_distance,
 )
-from arra.metrics.image_text import ClipTowers, image_text_score
+from arra.metrics.image_text import image_text_score
 from arra.metrics.likelihood import held_out_bits, picture_bits
 from arra.metrics.manifold import manifold_scores
 from arra.metrics.memorisation import memorisation
 from arra.metrics.neighbours import nearest
+from arra.metrics.towers import HubTowers
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -461,7 +462,7 @@ def test_clip_towers_equal_the_transformers_model(tmp_path) -> None:  # type: ig
     CLIPImageProcessor(
         size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
     ).save_pretrained(tmp_path)
-    towers = ClipTowers(tmp_path, batch=2)
+    towers = HubTowers(tmp_path, batch=2)
     pictures = _rng(20).integers(0, 256, size=(3, 24, 24, 3)).astype(np.uint8)
     captions = ["a red one", "a seal", "a blue hat on another late train"]
     a, b = towers.picture_features(pictures), towers.text_features(captions)
@@ -485,4 +486,54 @@ def test_clip_towers_equal_the_transformers_model(tmp_path) -> None:  # type: ig
         assert teacher.identity()["weights"] in towers.identities
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"config\.json"):
-        ClipTowers(tmp_path / "empty")
+        HubTowers(tmp_path / "empty")
+
+
+def test_siglip_towers_read_captions_padded_to_their_full_length(tmp_path):  # type: ignore[no-untyped-def]
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        PreTrainedTokenizerFast,
+        SiglipConfig,
+        SiglipImageProcessor,
+        SiglipModel,
+        ViTConfig,
+        ViTModel,
+    )
+
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    small["num_attention_heads"] = 2
+    words = ["<pad>", "</s>", "<unk>", "a", "red", "one", "seal", "on", "another", "train"]
+    text = {"vocab_size": len(words), "max_position_embeddings": 6, "projection_size": 16}
+    vision = {"image_size": 16, "patch_size": 8}
+    config = SiglipConfig(text_config={**small, **text}, vision_config={**small, **vision})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        SiglipModel(config).save_pretrained(tmp_path)
+    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(tmp_path)
+    SiglipImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    towers = HubTowers(tmp_path, batch=2)
+    pictures = _rng(20).integers(0, 256, size=(3, 24, 24, 3)).astype(np.uint8)
+    captions = ["a red one", "a seal", "a red one on another train"]
+    a, b = towers.picture_features(pictures), towers.text_features(captions)
+    assert (towers.longest, towers.published) == (6, False)
+    model = SiglipModel.from_pretrained(tmp_path).eval()
+    pixels = SiglipImageProcessor.from_pretrained(tmp_path)(list(pictures), return_tensors="pt")
+    ids = tokenizer(captions, padding="max_length", max_length=6, return_tensors="pt")["input_ids"]
+    assert ids.shape == (3, 6)
+    with torch.no_grad():
+        full = model(input_ids=ids, pixel_values=pixels["pixel_values"])
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b)]
+    assert unit[0] == pytest.approx(full.image_embeds.numpy(), abs=1e-5)
+    assert unit[1] == pytest.approx(full.text_embeds.numpy(), abs=1e-5)
+    alone = towers.text_features(captions[1:2])  # the company of longer captions changes nothing
+    assert alone[0] == pytest.approx(b[1], abs=1e-6)
+    teacher = PretrainedEncoder(PretrainedConfig(str(tmp_path)))
+    assert teacher.identity()["weights"] in towers.identities
+    ViTModel(ViTConfig(**small, image_size=16, patch_size=8)).save_pretrained(tmp_path / "vit")
+    with pytest.raises(InputError, match="'vit', expected clip or siglip"):
+        HubTowers(tmp_path / "vit")

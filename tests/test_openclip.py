@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from arra.encoders import Encoder, OpenClipConfig, OpenClipEncoder, Preprocessing
 from arra.errors import InputError, ProvenanceError
+from arra.jobs.evaluation_parts import load_towers
 from arra.jobs.options import EncoderOptions
 from arra.jobs.parts import load_encoder
 
@@ -91,6 +92,49 @@ def test_the_projected_vector_is_open_clips_image_embedding(saved):
         assert not torch.allclose(pooled.cls[:, :20], found.cls)
         torch.testing.assert_close(project(pooled.cls), found.cls)
     torch.testing.assert_close(pooled.patches, found.patches)
+
+
+@torch.no_grad()
+def test_towers_equal_open_clips_own_embeddings(saved, monkeypatch):
+    import open_clip
+
+    name, model, folder = saved
+    if name == "biomedclip":  # its tokenizer is the hub's
+        read = {"a red one": [2, 5, 7, 3], "a seal": [2, 9, 3]}
+
+        def tokenize(captions):
+            rows = [torch.tensor(read[c] + [0] * (8 - len(read[c]))) for c in captions]
+            return torch.stack(rows)
+
+        tokenize.context_length = 8
+        tokenize.tokenizer = lambda caption: {"input_ids": read[caption]}
+        monkeypatch.setattr(open_clip, "get_tokenizer", lambda source: tokenize)
+    else:  # a vocabulary of 40: numbers that are too large are folded back
+
+        def get_tokenizer(source, own=open_clip.get_tokenizer):
+            given = own(source)
+
+            def tokenize(captions):
+                ids = given(captions)
+                return torch.where(ids == given.eot_token_id, 39, ids % 39)
+
+            tokenize.context_length, tokenize.encode = given.context_length, given.encode
+            return tokenize
+
+        monkeypatch.setattr(open_clip, "get_tokenizer", get_tokenizer)
+    towers = load_towers(f"open_clip:{folder}", "cpu")
+    assert towers.longest == 8
+    assert towers.length("a seal") == (3 if name == "biomedclip" else 4)
+    captions = ["a red one", "a seal"]
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(captions)
+    found = torch.from_numpy(towers.text_features(captions)).float()
+    torch.testing.assert_close(found, model.encode_text(tokens))
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), dtype=np.uint8)
+    pixels = load(folder, cls="projected").preprocess([Image.fromarray(p) for p in pictures])
+    found = torch.from_numpy(towers.picture_features(pictures)).float()
+    torch.testing.assert_close(found, model.encode_image(pixels))
+    for cls in ("projected",) if name == "resnet" else ("projected", "pooled"):
+        assert load(folder, cls=cls).identity()["weights"] in towers.identities
 
 
 @torch.no_grad()

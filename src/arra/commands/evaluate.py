@@ -32,6 +32,7 @@ def command(
     encoders: Annotated[tuple[str, ...], arg(metavar="NAME|PATH")] = (),
     classifier: Annotated[str | None, arg(metavar="NAME|PATH")] = None,
     towers: Annotated[str | None, arg(metavar="NAME|PATH")] = None,
+    text: Annotated[tuple[Path, ...], arg(metavar="FILE")] = (),
     scenes: bool = False,
     reader: Annotated[Path | None, arg(metavar="PATH")] = None,
     reader_seconds: float = 40.0,
@@ -77,8 +78,12 @@ def command(
             floor, precision and recall, copies): folders saved by arra, or vision models of
             transformers by folder or hub name.
         classifier: An image classifier of transformers for a classifier score.
-        towers: A CLIP model by folder or hub name, or an encoder that `arra prepare --train-encoder
-            contrastive` trained (STORE.parts/encoder), for the image-text score.
+        towers: A CLIP or SigLIP model of transformers by folder or hub name, one of open_clip
+            (open_clip:owner/name, open_clip:ViT-B-16@weights), or an encoder that `arra prepare
+            --train-encoder contrastive` trained (STORE.parts/encoder), for the image-text score.
+        text: Files of plain text whose perplexity is measured: what the model could say before it
+            learned to draw (`arra train --text` tells before and after). With an adapter also with
+            the adapter off.
         scenes: The checkpoint draws digit scenes: draw held-out combinations and read the pictures.
         reader: A saved reader of digit scenes. Default: one is trained, and kept in DIR/parts.
         reader_seconds: How long that takes.
@@ -115,6 +120,7 @@ def command(
         encoder_options=encoder_options,
         classifier=classifier,
         towers=towers,
+        text=text,
         scenes=scenes,
         reader=reader,
         reader_seconds=reader_seconds,

@@ -76,7 +76,7 @@ class OpenClipEncoder(ReferencedEncoder):
         super().__init__(config)
         if config.cls == "projected" and config.layer is not None:
             raise InputError("OpenClipConfig.cls: only the final output is projected; drop `layer`")
-        found = _find(config)
+        found = find_model(config)
         self.preprocessing = config.preprocessing or _own_preprocessing(found, config.model)
         self.architecture = dict(found.vision)
         self.visual = _vision_tower(found, self.preprocessing.size, config.model)
@@ -96,7 +96,7 @@ class OpenClipEncoder(ReferencedEncoder):
     @classmethod
     def tiny(cls) -> Self:
         """A random two-block ViT in a temporary folder that is deleted with the encoder."""
-        open_clip = _library()
+        open_clip = library()
         folder = Path(tempfile.mkdtemp(prefix="arra-tiny-"))
         vision = {"image_size": 16, "patch_size": 8, "layers": 2, "width": 16, "head_width": 8}
         with seeded(0):
@@ -149,16 +149,19 @@ class OpenClipEncoder(ReferencedEncoder):
 
 
 @dataclass(frozen=True)
-class _Found:
+class OpenClipModel:
     """A model before it is made."""
 
     vision: dict[str, Any]
     """embed_dim, quick_gelu, and the fields of open_clip's CLIPVisionCfg."""
     preprocess: Mapping[str, Any]
     weights: Path
+    source: str
+    """How open_clip itself names it: local-dir:FOLDER, hf-hub:OWNER/NAME, or an architecture."""
 
 
-def _library() -> Any:
+def library() -> Any:
+    """open_clip itself; `InputError` where it is missing."""
     try:
         import open_clip
     except ImportError as error:
@@ -168,7 +171,7 @@ def _library() -> Any:
     return open_clip
 
 
-def _find(config: OpenClipConfig) -> _Found:
+def find_model(config: OpenClipConfig) -> OpenClipModel:
     """Configuration and file of weights, from a folder, the hub, or open_clip's own lists."""
     if config.dtype not in ("float32", "bfloat16", "float16"):
         raise InputError(
@@ -176,13 +179,13 @@ def _find(config: OpenClipConfig) -> _Found:
         )
     if config.cls not in ("pooled", "projected"):
         raise InputError(f"OpenClipConfig.cls: {config.cls!r}, expected pooled or projected")
-    open_clip, folder = _library(), Path(config.model)
+    open_clip, folder = library(), Path(config.model)
     if folder.is_dir():
         plain = read_json(folder / CONFIG)
         weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
         if weights is None:
             raise InputError(f"{folder}: no {WEIGHTS[0]}; if it holds a .bin or .pt, {_CONVERT}")
-        return _described(plain, weights, config.model)
+        return _described(plain, weights, f"local-dir:{config.model}")
     if config.model in open_clip.list_models():
         return _builtin(open_clip, config)
     if not HUB_NAME.fullmatch(config.model):
@@ -191,15 +194,18 @@ def _find(config: OpenClipConfig) -> _Found:
             "open_clip (open_clip.list_models())"
         )
     plain = read_json(_download(config.model, (CONFIG,), config.revision))
-    return _described(plain, _download(config.model, WEIGHTS, config.revision), config.model)
+    weights = _download(config.model, WEIGHTS, config.revision)
+    return _described(plain, weights, f"hf-hub:{config.model}")
 
 
-def _described(plain: Any, weights: Path, name: str) -> _Found:
+def _described(plain: Any, weights: Path, source: str) -> OpenClipModel:
     model = plain.get("model_cfg") if isinstance(plain, dict) else None
     model = model if isinstance(model, dict) else {}
     if not (isinstance(model.get("vision_cfg"), dict) and isinstance(model.get("embed_dim"), int)):
+        name = source.partition(":")[2]
         raise InputError(f"{name}: its {CONFIG} has no model_cfg with embed_dim and vision_cfg")
-    return _Found(_vision_settings(model), plain.get("preprocess_cfg") or {}, weights)
+    preprocess = plain.get("preprocess_cfg") or {}
+    return OpenClipModel(_vision_settings(model), preprocess, weights, source)
 
 
 def _vision_settings(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,7 +216,7 @@ def _vision_settings(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _builtin(open_clip: Any, config: OpenClipConfig) -> _Found:
+def _builtin(open_clip: Any, config: OpenClipConfig) -> OpenClipModel:
     """An architecture that open_clip knows, with weights by its name for them or from a file."""
     name, tag = config.model, config.pretrained
     vision = _vision_settings(open_clip.get_model_config(name))
@@ -218,7 +224,7 @@ def _builtin(open_clip: Any, config: OpenClipConfig) -> _Found:
     if tag is not None and tag.endswith(".safetensors"):
         if not Path(tag).is_file():
             raise InputError(f"OpenClipConfig.pretrained: {tag}: no such file")
-        return _Found(vision, {}, Path(tag))
+        return OpenClipModel(vision, {}, Path(tag), name)
     if tag is None or tag not in known:
         raise InputError(
             f"OpenClipConfig.pretrained: {tag!r} for {name}, expected a file of safetensors or one "
@@ -232,7 +238,7 @@ def _builtin(open_clip: Any, config: OpenClipConfig) -> _Found:
         raise InputError(f"{name}: the weights {tag!r} are a pickle. {_CONVERT}")
     repository, _, file = about["hf_hub"].rpartition("/")
     own = (Path(file).with_suffix(".safetensors").name,) if file else ()
-    return _Found(vision, about, _download(repository, (*own, *WEIGHTS), None))
+    return OpenClipModel(vision, about, _download(repository, (*own, *WEIGHTS), None), name)
 
 
 def _download(repository: str, names: tuple[str, ...], revision: str | None) -> Path:
@@ -255,7 +261,7 @@ def _download(repository: str, names: tuple[str, ...], revision: str | None) -> 
     raise InputError(f"{repository}: none of {', '.join(names)}. If it has a .bin, {_CONVERT}")
 
 
-def _own_preprocessing(found: _Found, name: str) -> Preprocessing:
+def _own_preprocessing(found: OpenClipModel, name: str) -> Preprocessing:
     """What the model's configuration says, else open_clip's defaults.
 
     PIL resizes as open_clip's own transform does, since that works on PIL pictures.
@@ -283,11 +289,11 @@ def _own_preprocessing(found: _Found, name: str) -> Preprocessing:
     )
 
 
-def _vision_tower(found: _Found, size: int, name: str) -> Any:
+def _vision_tower(found: OpenClipModel, size: int, name: str) -> Any:
     """The tower with its weights, for pictures of `size` pixels."""
     from safetensors import SafetensorError, safe_open
 
-    open_clip = _library()
+    open_clip = library()
     settings = dict(found.vision)
     trained_at, is_timm = settings.get("image_size", 224), bool(settings.get("timm_model_name"))
     if is_timm:

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from arra.errors import InputError
+from arra.experiments.plotting import COLOURS, GRID, INK, PALE, canvas, save
 from arra.experiments.study_results import Row, StudyResult
-from arra.files import atomic_file
-
-_INK, _PALE, _GRID = "#1f2328", "#8b949e", "#d8dee4"
-_COLOURS = ("#1f2328", "#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989", "#9a6700")
-_RULES: Any = {
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _PALE,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
 
 
 def plot_differences(result: StudyResult, path: str | Path) -> None:
@@ -33,27 +20,27 @@ def plot_differences(result: StudyResult, path: str | Path) -> None:
     rows = result.compared()
     if not rows or len(result.seeds) < 2:
         raise InputError(f"{result.study}: differences need two seeds and a row to compare with")
-    figure, axes = _canvas(6.4, 1.1 + 0.42 * len(rows))
+    figure, axes = canvas(6.4, 1.1 + 0.42 * len(rows))
     for place, row in enumerate(rows):
         paired, pooled = result.difference(row), result.pooled(row)
         assert paired is not None
         assert pooled is not None
         thin = paired.interval
-        axes.plot([thin.low, thin.high], [place] * 2, color=_PALE, lw=1, solid_capstyle="butt")
-        axes.plot([pooled.low, pooled.high], [place] * 2, color=_COLOURS[1], lw=3.5, alpha=0.55)
-        axes.plot(paired.differences, [place] * len(paired.differences), "o", ms=4, color=_INK)
-        axes.plot(thin.value, place, "D", ms=6.5, mfc="white", mec=_COLOURS[1], mew=1.5, zorder=3)
+        axes.plot([thin.low, thin.high], [place] * 2, color=PALE, lw=1, solid_capstyle="butt")
+        axes.plot([pooled.low, pooled.high], [place] * 2, color=COLOURS[1], lw=3.5, alpha=0.55)
+        axes.plot(paired.differences, [place] * len(paired.differences), "o", ms=4, color=INK)
+        axes.plot(thin.value, place, "D", ms=6.5, mfc="white", mec=COLOURS[1], mew=1.5, zorder=3)
     axes.set_xlim(*_limits(result, rows))
-    axes.axvline(0, color=_INK, lw=0.8)
+    axes.axvline(0, color=INK, lw=0.8)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     better = "left" if result.measures[0].better == "lower" else "right"
     baselines = ", ".join(dict.fromkeys(row.baseline for row in rows))
     axes.set_xlabel(f"{result.measures[0].name}: difference to {baselines} ({better}: better)")
     axes.set_title(f"{result.study}: {len(result.seeds)} paired seeds", loc="left", fontsize=10)
-    axes.grid(axis="x", color=_GRID, lw=0.6)
+    axes.grid(axis="x", color=GRID, lw=0.6)
     axes.set_axisbelow(True)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_convergence(result: StudyResult, path: str | Path) -> None:
@@ -62,9 +49,9 @@ def plot_convergence(result: StudyResult, path: str | Path) -> None:
     rows = [row for row in result.rows if row.course]
     if not rows:
         raise InputError(f"{result.study}: nothing was evaluated during training")
-    figure, axes = _canvas(6.4, 3.6)
+    figure, axes = canvas(6.4, 3.6)
     for number, row in enumerate(rows):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         for values in row.course:
             axes.plot(row.steps, values, color=colour, lw=0.6, alpha=0.35)
         mean = np.mean(np.asarray(row.course), axis=0)
@@ -75,12 +62,12 @@ def plot_convergence(result: StudyResult, path: str | Path) -> None:
     axes.minorticks_off()
     axes.set_xlabel("step (logarithmic)")
     axes.set_ylabel(result.measures[0].name.split(",")[0])
-    axes.grid(color=_GRID, lw=0.6)
+    axes.grid(color=GRID, lw=0.6)
     axes.set_title(
         f"{result.study}: {len(result.seeds)} seeds thin, mean thick", loc="left", fontsize=10
     )
     axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _few(steps: tuple[int, ...]) -> set[int]:
@@ -103,18 +90,3 @@ def _limits(result: StudyResult, rows: list[Row]) -> tuple[float, float]:
     low, high = min(seen), max(seen)
     room = 0.08 * (high - low or 1.0)
     return low - room, high + room
-
-
-def _canvas(width: float, height: float) -> tuple[Any, Any]:
-    # the figure is made without pyplot, which would keep it and choose a window system
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_RULES):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.add_subplot()
-
-
-def _save(figure: Any, path: str | Path) -> None:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})

@@ -47,6 +47,8 @@ class Evaluation:
     """An image classifier (folder or hub name) whose classes give a classifier score."""
     towers: str | None = None
     """A CLIP model, or an encoder that was trained with captions, for the image-text score."""
+    text: tuple[Path, ...] = ()
+    """Files of plain text (UTF-8) whose perplexity tells whether the model can still write."""
     scenes: bool = False
     """Draw prompts of held-out digit scenes and read the pictures."""
     reader: Path | None = None
@@ -72,7 +74,7 @@ class Evaluation:
                 "pictures alone: name real ones with --source, or statistics of them with "
                 "--statistics"
             )
-        if self.checkpoint is None and (self.store or self.scenes):
-            raise InputError("--store and --scenes need a checkpoint")
+        if self.checkpoint is None and (self.store or self.scenes or self.text):
+            raise InputError("--store, --scenes and --text need a checkpoint")
         if self.statistics is not None and self.inception is None:
             raise InputError("--statistics are of Inception features: give --inception as well")

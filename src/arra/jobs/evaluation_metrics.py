@@ -6,15 +6,18 @@ its function and its row in `METRICS`; nothing else knows the measures one by on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from arra.adapters.lora import adapters_off
 from arra.files import to_plain
 from arra.jobs.evaluation_distances import distances, published_statistics
 from arra.jobs.evaluation_parts import teachers
 from arra.jobs.evidence import Drawn, Evidence
+from arra.jobs.plain_text import pieces
 from arra.jobs.validation import plain_batches
 from arra.metrics.bootstrap import mean_measured
 from arra.metrics.classifier_score import classifier_score
@@ -30,6 +33,7 @@ from arra.metrics.prompts import (
     reader_error,
     shuffled_control,
 )
+from arra.metrics.text import text_likelihood
 
 Need = Callable[[Evidence], str | None]
 """Why a measure cannot be taken, or None."""
@@ -118,6 +122,13 @@ def _towers(e: Evidence) -> str | None:
     if captions is None:
         return "the pictures have no captions"
     return "fewer than two pictures" if len(captions) < 2 else None
+
+
+def _plain_text(e: Evidence) -> str | None:
+    if not e.job.text:
+        return "no plain text (--text)"
+    assert e.model is not None
+    return "the checkpoint has no tokenizer" if e.model.generator.tokenizer is None else None
 
 
 def _both_splits(e: Evidence) -> str | None:
@@ -245,8 +256,8 @@ def _image_text(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
         score = image_text_score(
             arm.pictures,
             arm.captions,
-            picture_features=towers.see,
-            text_features=lambda texts: towers.read(list(texts)),
+            picture_features=towers.picture_features,
+            text_features=towers.text_features,
             encoder=towers.name,
             rng=rng,
         )
@@ -256,7 +267,7 @@ def _image_text(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
                 f"{towers.name}: {cut} of {len(arm.captions)} captions{arm.label} are longer than "
                 f"the {towers.longest} tokens it reads; the rest of them was not scored"
             )
-        for found in _image_text_rows(score, towers.clip, cut, towers.longest):
+        for found in _image_text_rows(score, towers.published, cut, towers.longest):
             yield replace(found, name=found.name + arm.label)
     if towers.identities & teachers(e.ground, e.job.checkpoint):
         e.warnings.append(
@@ -266,13 +277,13 @@ def _image_text(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
 
 
 def _image_text_rows(
-    score: ImageTextScore, clip: bool, cut: int, longest: int
+    score: ImageTextScore, published: bool, cut: int, longest: int
 ) -> Iterator[Measured]:
     facts: dict[str, float | int | str] = {"truncated": cut, "longest": longest}
     matched = replace(score.matched, details={**facts, "scale": "raw cosine"})
     yield matched
     yield score.shuffled
-    if clip:
+    if published:
         value = float(100 * np.clip(score.cosines, 0, None).mean())
         details = {**facts, "scale": "x 100, clipped at 0 (as torchmetrics)"}
         yield replace(matched, name="CLIP-score", value=value, interval=None, details=details)
@@ -297,6 +308,29 @@ def _copies(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
     e.extra["closest_pairs"] = pairs
 
 
+def _perplexity(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
+    """How well the model predicts plain text; with an adapter also without it."""
+    assert e.model is not None
+    generator = e.model.generator
+    found = pieces(generator, e.job.text)
+    yield from _text_rows(text_likelihood(generator, found).measured(rng), "")
+    if generator.config.adapted is not None:
+        with adapters_off(generator.lm):
+            without = text_likelihood(generator, found).measured(rng)
+        yield from _text_rows(without, ", adapter off")
+
+
+def _text_rows(nats: Measured, what: str) -> Iterator[Measured]:
+    """Nats per token, and the perplexity that people know, with the interval carried over."""
+    yield replace(nats, name=nats.name + what)
+    interval = nats.interval
+    if interval is not None:
+        low, value, high = map(math.exp, (interval.low, interval.value, interval.high))
+        interval = replace(interval, value=value, low=low, high=high)
+    name = f"text perplexity{what}"
+    yield replace(nats, name=name, value=math.exp(nats.value), interval=interval, details={})
+
+
 METRICS = (
     Metric("bits per image token", (_held_out_rows,), _bits),
     Metric("prompt accuracy", (_scenes,), _prompt_reading),
@@ -307,4 +341,5 @@ METRICS = (
     Metric("MS-SSIM against real", (_large_enough, _shared_captions), _likeness),
     Metric("image-text score", (_towers,), _image_text),
     Metric("copies of training pictures", (_both_splits,), _copies),
+    Metric("text perplexity", (_plain_text,), _perplexity),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,18 @@ from arra.data.scenes import SceneConfig
 from arra.data.store import PreparedStore
 from arra.data.subset import Subset, split_rows
 from arra.encoders import Encoder, SmallTextEncoder
-from arra.encoders.text import words_of
 from arra.errors import InputError, ProvenanceError
 from arra.files import read_json
 from arra.jobs.options import EncoderOptions
-from arra.jobs.parts import PartsFolder, load_encoder
+from arra.jobs.parts import PartsFolder, load_encoder, open_clip_config
 from arra.jobs.training import RUN
 from arra.jobs.validation import Rows
 from arra.metrics.frechet import Normalisation
+from arra.metrics.image_text import PictureFeatures
 from arra.metrics.reader import SceneReader
+from arra.metrics.towers import HubTowers, OpenClipTowers, SmallTowers, Towers
 from arra.networks.part import config_from_plain
 from arra.text_to_image import TextToImage, quiet_transformers
-
-See = Callable[[np.ndarray], np.ndarray]
-"""Pictures (N, H, W, 3) uint8 to features (N, d)."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Eye:
     """With the first digits of its digest."""
     identities: frozenset[str]
     """Digests, and the hub name if it has one, by which an alignment teacher is recognised."""
-    see: See
+    see: PictureFeatures
     resizing: str
     """How pictures come to the size that it reads."""
     normalise: Normalisation = "standardise"
@@ -176,56 +174,18 @@ def _run_of(checkpoint: Path) -> Path | None:
     return next((p for p in (checkpoint, checkpoint.parent) if (p / RUN).is_file()), None)
 
 
-@dataclass(frozen=True)
-class Towers:
-    """A picture tower and a caption tower that were trained together."""
-
-    name: str
-    identities: frozenset[str]
-    """As those of an eye."""
-    see: See
-    read: Callable[[list[str]], np.ndarray]
-    """N captions to features (N, d)."""
-    clip: bool
-    """Whether it is a CLIP model, whose score others publish times 100."""
-    longest: int
-    """Tokens (CLIP) or words that it reads of a caption; the rest is cut off."""
-    length: Callable[[str], int]
-    """How many a caption has."""
-
-
 def load_towers(name: str, device: str) -> Towers:
-    """A CLIP model of transformers (folder or hub name), or an encoder that arra trained with
-    captions."""
+    """An encoder that arra trained with captions, a CLIP or SigLIP model of transformers, or one of
+    open_clip; by folder or hub name, of open_clip as `load_encoder` names them."""
     folder = Path(name)
     if (folder / "text" / "config.json").is_file():
         eye = seen_by(load_encoder(name, EncoderOptions(), device))
         text = SmallTextEncoder.from_pretrained(folder / "text").to(device)
-
-        def read(captions: list[str]) -> np.ndarray:
-            with torch.no_grad():
-                return text(captions).double().cpu().numpy()
-
-        longest = text.config.longest
-        return Towers(
-            eye.name, eye.identities, eye.see, read, False, longest, lambda c: len(words_of(c))
-        )
-    from arra.metrics.image_text import ClipTowers
-
+        return SmallTowers(eye.name, eye.identities, eye.see, text)
+    if (open_clip := open_clip_config(name)) is not None:
+        return OpenClipTowers(open_clip, device=device)
     with quiet_transformers():
-        try:
-            clip = ClipTowers(name, device=device)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{name}: no CLIP model that transformers can load") from error
-    return Towers(
-        clip.name,
-        clip.identities,
-        clip.picture_features,
-        lambda texts: clip.text_features(texts),
-        True,
-        clip.longest,
-        clip.length,
-    )
+        return HubTowers(name, device=device)
 
 
 def scene_config(ground: Ground, model: TextToImage) -> SceneConfig:

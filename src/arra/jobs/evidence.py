@@ -16,7 +16,6 @@ from arra.jobs.evaluation_config import Evaluation
 from arra.jobs.evaluation_parts import (
     Eye,
     Ground,
-    Towers,
     find_ground,
     find_reader,
     load_towers,
@@ -34,6 +33,7 @@ from arra.metrics.classifier_score import Classifier
 from arra.metrics.frechet import Gaussian
 from arra.metrics.inception import RESIZING, Inception, find_inception
 from arra.metrics.reader import SceneReader
+from arra.metrics.towers import Towers
 from arra.settings import SamplingConfig
 from arra.text_to_image import TextToImage
 

@@ -188,14 +188,20 @@ def load_encoder(name: str, options: EncoderOptions, device: str) -> Encoder:
     folder = Path(name)
     if (folder / "config.json").is_file() and "kind" in read_json(folder / "config.json"):
         return Encoder.from_pretrained(folder).to(device)
-    if name.startswith(_OPEN_CLIP) or (folder / openclip.CONFIG).is_file():
-        model, _, weights = name.removeprefix(_OPEN_CLIP).partition("@")
-        return OpenClipEncoder(
-            OpenClipConfig(model, weights or None, layer=options.layer, cls=options.cls)
-        ).to(device)
-    config = PretrainedConfig(name, layer=options.layer, cls=options.cls)
+    if (named := open_clip_config(name)) is not None:
+        config = replace(named, layer=options.layer, cls=options.cls)
+        return OpenClipEncoder(config).to(device)
+    pretrained = PretrainedConfig(name, layer=options.layer, cls=options.cls)
     with quiet_transformers():
-        return PretrainedEncoder(config).to(device)
+        return PretrainedEncoder(pretrained).to(device)
+
+
+def open_clip_config(name: str) -> OpenClipConfig | None:
+    """What `name` asks of open_clip, None if it asks for something else."""
+    if not (name.startswith(_OPEN_CLIP) or (Path(name) / openclip.CONFIG).is_file()):
+        return None
+    model, _, weights = name.removeprefix(_OPEN_CLIP).partition("@")
+    return OpenClipConfig(model, weights or None)
 
 
 def small_encoder(size: int, options: EncoderOptions) -> SmallConfig:

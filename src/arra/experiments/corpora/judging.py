@@ -57,7 +57,7 @@ class Judgement:
 
     @cached_property
     def _training_features(self) -> np.ndarray:
-        return self.bench.judge.see(self.bench.train.pictures)
+        return self.bench.judge.picture_features(self.bench.train.pictures)
 
     @cached_property
     def _axes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +69,7 @@ class Judgement:
 
     def features(self, pictures: np.ndarray) -> np.ndarray:
         """(N, d) what sets of pictures are compared by."""
-        return self._projected(self.bench.judge.see(pictures))
+        return self._projected(self.bench.judge.picture_features(pictures))
 
     def _projected(self, features: np.ndarray) -> np.ndarray:
         mean, axes = self._axes
@@ -115,8 +115,8 @@ class Judgement:
         score = image_text_score(
             pictures,
             captions,
-            picture_features=judge.see,
-            text_features=lambda texts: judge.read(list(texts)),
+            picture_features=judge.picture_features,
+            text_features=judge.text_features,
             encoder=judge.name,
             rng=rng,
         )
@@ -140,7 +140,10 @@ class Judgement:
 
     def _found(self, pictures: np.ndarray, captions: Sequence[str], top: int) -> np.ndarray:
         """(N,) 1 where the picture's caption is among the `top` that fit it best, else 0."""
-        see, read = self.bench.judge.see(pictures), self.bench.judge.read(self.choices)
+        see, read = (
+            self.bench.judge.picture_features(pictures),
+            self.bench.judge.text_features(self.choices),
+        )
         see, read = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (see, read))
         place = {caption: i for i, caption in enumerate(self.choices)}
         own = np.asarray([place[caption] for caption in captions])

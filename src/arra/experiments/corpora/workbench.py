@@ -25,9 +25,10 @@ from arra.data.store import PreparedStore
 from arra.data.tokenizer import load_text_tokenizer, train_text_tokenizer
 from arra.encoders import Encoder, EncoderTraining, SmallConfig, train_encoder
 from arra.experiments.corpora.corpus import Corpus
-from arra.jobs.evaluation_parts import Towers, load_towers
+from arra.jobs.evaluation_parts import load_towers
 from arra.jobs.parts import PartsFolder
 from arra.jobs.sources import Sample
+from arra.metrics.towers import Towers
 from arra.pixels import to_uint8, to_unit
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""The bench of GEAR's claim: scikit-learn's handwritten digits, their crops, and a judge.
+"""A bench of minutes: scikit-learn's handwritten digits, their crops, a judge, a store in memory.
 
 The judge is a perceptron over pixels, by another library, with another objective, architecture and
-seed than the alignment's teacher. It is trained on the training pictures only.
+seed than any encoder that trains a model. It is trained on the training pictures only.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 
 from arra.codecs.base import Codec
-from arra.encoders.base import Encoder
 from arra.metrics.frechet import frechet_distance
 from arra.pixels import to_unit
-from arra.systems.gear.views import picture_features
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 """The captions."""
@@ -118,20 +116,17 @@ class _Rows:
     features: Mapping[str, Tensor]
 
 
-class CropStore:
-    """All crops of digits with the codes and features of each: a store in memory.
+class MemoryStore:
+    """Text ids, codes and features of some pictures: a prepared store that lies in memory."""
 
-    Features are those of the very crop that was encoded.
-    """
-
-    def __init__(self, known: Digits, codec: Codec, encoder: Encoder, texts: dict[str, list[int]]):
-        """`texts` gives the ids of each caption."""
-        self._texts = [texts[caption] for caption in known.captions]
-        with torch.no_grad():
-            chunks = np.array_split(known.pictures, -(-len(known.pictures) // 512))
-            self._codes = torch.cat([codec.encode(to_unit(chunk)) for chunk in chunks])
-            found = [picture_features(encoder, chunk) for chunk in chunks]
-        self._features = {name: torch.cat([f[name] for f in found]) for name in found[0]}
+    def __init__(
+        self,
+        text_ids: Sequence[Sequence[int]],
+        codes: Tensor,
+        features: Mapping[str, Tensor] | None = None,
+    ):
+        """N lists of ids, codes (N, ...) int64, features (N, ...) by name."""
+        self._texts, self._codes, self._features = text_ids, codes, features or {}
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -146,3 +141,10 @@ class CropStore:
     def text_lengths(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """(n,) how many text ids each of these rows has."""
         return np.array([len(self._texts[i]) for i in indices])
+
+
+def encoded(codec: Codec, pictures: np.ndarray, batch: int = 512) -> Tensor:
+    """Codes (N, ...) int64 of pictures (N, H, W, 3) uint8."""
+    with torch.no_grad():
+        chunks = range(0, len(pictures), batch)
+        return torch.cat([codec.encode(to_unit(pictures[i : i + batch])) for i in chunks])
