@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from arra.codecs.vq import VQCodec
+    from arra.data.rows import Limits
     from arra.data.tokenizer import CaptionEncoder
     from arra.encoders.small import SmallEncoder
 
@@ -32,8 +33,8 @@ def cases(budget: str, folder: Path) -> Iterator[Callable[[], Case]]:
     """Large JPEGs (decoding counts), small PNGs (networks count), and memory over many rows."""
     tiny = budget == "tiny"
     shapes = [
-        _Pictures("JPEG", (512, 384), 64, 4 if tiny else 512),
-        _Pictures("PNG", (64, 64), 64, 4 if tiny else 1024),
+        _Pictures("JPEG", (512, 384), 64, 4 if tiny else 768),
+        _Pictures("PNG", (64, 64), 64, 4 if tiny else 1536),
     ]
     for pictures in shapes:
         yield partial(_throughput, pictures, folder)
@@ -135,12 +136,12 @@ class _Parts:
         return Work(operations=encoded)
 
 
-def _fitted(data: bytes | Path, side: int) -> Image.Image:
+def _fitted(path: Path, side: int) -> Image.Image:
     from PIL import Image
 
     from arra.data.decode import fit
 
-    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+    with Image.open(path) as image:
         return fit(image.convert("RGB"), side)
 
 
@@ -191,6 +192,8 @@ def _throughput(pictures: _Pictures, folder: Path) -> Case:
             work=work,
         ),
     )
+    if pictures.format == "JPEG":
+        contenders += (_reduced(root, paths, parts, folder, work),)
     return Case(
         f"{pictures.name} to {pictures.side} pixels",
         "picture",
@@ -202,6 +205,35 @@ def _throughput(pictures: _Pictures, folder: Path) -> Case:
         "The peers use the same networks and get the same codes; arra also checks every file, "
         "names bad ones, hashes its shards and could be killed at any time.",
     )
+
+
+def _reduced(root: Path, paths: list[Path], parts: _Parts, folder: Path, work: Work) -> Contender:
+    """Preparation that decodes JPEGs at a part of their size."""
+    from arra.data.rows import Limits
+
+    limits = Limits(reduced=2 * parts.side)
+
+    def facts() -> dict[str, float]:
+        return {"levels of 255 apart": _apart(paths[0], parts.side, limits)}
+
+    return Contender(
+        "arra prepare, reduced",
+        f"the same with --limits.reduced {limits.reduced}: slightly other pixels, so other codes",
+        partial(_prepared, root, parts, folder / "reduced", limits),
+        work=work,
+        facts=facts,
+    )
+
+
+def _apart(path: Path, side: int, limits: Limits) -> float:
+    """Mean difference of a picture that was decoded in part from the same decoded whole."""
+    import numpy as np
+
+    from arra.data.decode import decode, fit
+
+    image, _ = decode(path.read_bytes(), path.name, limits)
+    one, other = (np.asarray(i, dtype=float) for i in (fit(image, side), _fitted(path, side)))
+    return float(abs(one - other).mean())
 
 
 def _captions(count: int) -> list[str]:
@@ -266,13 +298,14 @@ def _only_fitted(paths: list[Path], side: int, threads: int) -> None:
             pass
 
 
-def _prepared(root: Path, parts: _Parts, out: Path) -> None:
+def _prepared(root: Path, parts: _Parts, out: Path, limits: Limits | None = None) -> None:
     from arra.data.pictures import open_pictures
     from arra.data.prepare import prepare
+    from arra.data.rows import Limits
 
     shutil.rmtree(out, ignore_errors=True)
     prepare(
-        open_pictures(root),
+        open_pictures(root, limits=limits or Limits()),
         out,
         codec=parts.codec,
         tokenizer=parts.tokenizer,
