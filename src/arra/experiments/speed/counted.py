@@ -31,7 +31,11 @@ def peak_memory(function: Callable[..., Any], *arguments: str) -> float:
 
 
 def added_memory(function: Callable[..., Callable[[], Any]], *arguments: str) -> float:
-    """MiB that the call which an importable function returns adds to a new process at most."""
+    """MiB that the call which an importable function returns adds to a new process at most.
+
+    Pages of mapped files that the call's result still holds do not count: they are the system's
+    cache, and go when somebody needs the room.
+    """
     return _in_own_process("_added_by", function, arguments)
 
 
@@ -60,9 +64,11 @@ def _peak_of(function: Callable[..., Any], *arguments: str) -> float:
 def _added_by(function: Callable[..., Callable[[], Any]], *arguments: str) -> float:
     call = function(*arguments)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here on
-    before = _status("VmRSS")
-    call()
-    return _status("VmHWM") - before
+    before = _status("VmRSS") - _status("RssFile")
+    result = call()
+    added = _status("VmHWM") - _status("RssFile") - before
+    del result  # what it maps had to stay until here
+    return max(0.0, added)
 
 
 def _status(name: str) -> float:

@@ -130,10 +130,11 @@ def opening(folder: str) -> Callable[[], Any]:
 
     vocabulary = add_image_tokens(train_text_tokenizer([_CAPTION]), _CODES)
 
-    def run() -> None:
+    def run() -> RasterBatches:
         batches = RasterBatches(PreparedStore.open(folder), vocabulary, BatchConfig(size=32))
         for step in range(32):
             batches.batch(step)
+        return batches
 
     return run
 
