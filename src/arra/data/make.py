@@ -197,20 +197,19 @@ class Maker:
         """
         done = start
         lanes, threads = self._lanes()
-        total = torch.get_num_threads()
+        before = torch.get_num_threads()
         batches = ahead(self._batches(start, stop, remarks), 1)
-        with ThreadPoolExecutor(
-            lanes, "encode", initializer=torch.set_num_threads, initargs=(threads,)
-        ) as pool:
-            try:
-                for last, block in spread(pool, self._encoded, batches, lanes + 1):
-                    yield block
-                    advance(last + 1 - done)
-                    done = last + 1
-                advance(stop - done)
-            finally:
-                batches.close()
-        torch.set_num_threads(total)  # of threads that others will start
+        pool = ThreadPoolExecutor(lanes, "encode", torch.set_num_threads, (threads,))
+        try:
+            for last, block in spread(pool, self._encoded, batches, lanes + 1):
+                yield block
+                advance(last + 1 - done)
+                done = last + 1
+            advance(stop - done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            batches.close()
+            torch.set_num_threads(before)  # the number that new threads begin with, too
 
     def _lanes(self) -> tuple[int, int]:
         """How many batches are encoded at a time, and the threads of torch for each."""
