@@ -138,9 +138,9 @@ class MemoryStore:
         found = {name: self._features[name][chosen] for name in names}
         return _Rows([self._texts[i] for i in indices], self._codes[chosen], found)
 
-    def text_lengths(self) -> np.ndarray:
-        """(N,) text ids of every row."""
-        return np.array([len(text) for text in self._texts])
+    def text_lengths(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(n,) how many text ids each of these rows has."""
+        return np.array([len(self._texts[i]) for i in indices])
 
 
 def encoded(codec: Codec, pictures: np.ndarray, batch: int = 512) -> Tensor:
