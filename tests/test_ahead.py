@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from arra.data.ahead import ahead, spread
+from arra.ahead import ahead, spread
 from arra.experiments.speed.counted import operations, peak_memory
 
 

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from arra.ahead import ahead, spread
 from arra.codecs.base import Codec
-from arra.data.ahead import ahead, spread
 from arra.data.blocks import BlockSource, Source
 from arra.data.decode import fit
 from arra.data.report import BadEntry, Remarks

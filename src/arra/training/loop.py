@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arra.ahead import ahead
 from arra.errors import InputError, TrainingDiverged
 from arra.files import read_json, to_plain
 from arra.generators.base import Batch, Generator
 from arra.objectives.base import Objective
 from arra.progress import Task, track
 from arra.training import checkpoint
-from arra.training.ahead import Ahead
 from arra.training.config import TrainConfig, learning_rate
 from arra.training.diverged import keep_batches
 from arra.training.ema import Ema
@@ -145,7 +145,7 @@ class _Run:
         self.history: History | None = None
         self.step_seconds: list[float] = []
         self.data_seconds: list[float] = []
-        self.ahead = Ahead(self._micros, range(self.start, config.steps))
+        self.ahead = ahead(map(self._micros, range(self.start, config.steps)), 1)
         self.compiled = False
         self.note = ""
 
@@ -259,8 +259,8 @@ class _Run:
         """One update; returns whether any process has been asked to stop."""
         began = time.perf_counter()
         weights = self.joint.weights(step)
-        micros = self.ahead.take(step)
-        self.data_seconds.append(self.ahead.waited)
+        micros = next(self.ahead)
+        self.data_seconds.append(time.perf_counter() - began)
         shares, stop = self._shares(micros, list(weights), request)
         lr = learning_rate(self.config, step)
         for optimizer in self.optimizers:

@@ -80,7 +80,7 @@ def _write(pictures: _Pictures, folder: Path) -> Path:
     lines = []
     for number, photo in zip(range(pictures.count), itertools.cycle(photos), strict=False):
         name = f"{number:05d}.{pictures.format.lower()}"
-        photo.save(root / name, **({"quality": 90} if pictures.format == "JPEG" else {}))
+        photo.save(root / name, quality=90)  # which a PNG does not have, and ignores
         lines.append(json.dumps({"image": name, "caption": f"picture number {number % 97}"}))
     (root / "captions.jsonl").write_text("\n".join(lines) + "\n")
     return root
@@ -155,7 +155,7 @@ def _throughput(pictures: _Pictures, folder: Path) -> Case:
     paths = sorted(root.glob(f"*.{pictures.format.lower()}"))
     work = replace(parts.work(), operations=parts.work().operations * len(paths))
     threads = torch.get_num_threads()
-    contenders = (
+    contenders: tuple[Contender, ...] = (
         Contender(
             "plain loop",
             f"Pillow one by one, networks on {_BATCH} at a time with all threads, np.savez",
@@ -251,7 +251,7 @@ def _loop(paths: list[Path], parts: _Parts, batch: int, out: Path) -> None:
         for name, values in parts.encode(images, captions[here]).items():
             columns.setdefault(name, []).extend(values)
     ids = columns.pop("text_ids")
-    arrays = {name: np.stack(values) for name, values in columns.items()}
+    arrays: Any = {name: np.stack(values) for name, values in columns.items()}
     lengths = np.array([len(row) for row in ids])
     np.savez(out, text_ids=np.concatenate([*map(np.array, ids)]), lengths=lengths, **arrays)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from arra.experiments.digits import MemoryStore
 from arra.experiments.speed.measure import Case, Contender, Precision, Work
 from arra.settings import AlignmentConfig, BatchConfig, LlamaSize
 
@@ -117,7 +118,7 @@ def _case(plan: _Plan, precision: Precision, folder: Path, compiled: bool) -> Ca
 def _ours(
     plan: _Plan,
     precision: Precision,
-    rows: _Rows,
+    rows: MemoryStore,
     folder: Path,
     compiled: bool,
     aligned: bool,
@@ -154,34 +155,11 @@ def _ours(
     return Contender(name, options, run, precision, work, facts)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """A store in memory: what is learnt does not change how long it takes."""
-
-    text_ids: list[list[int]]
-    codes: torch.Tensor
-    features: dict[str, torch.Tensor]
-
-    def __len__(self) -> int:
-        return len(self.text_ids)
-
-    def rows(self, indices: Sequence[int], features: Sequence[str] | None = None) -> _Rows:
-        chosen = self.features if features is None else features
-        return _Rows(
-            [self.text_ids[i] for i in indices],
-            self.codes[list(indices)],
-            {name: self.features[name][list(indices)] for name in chosen},
-        )
-
-    def text_lengths(self) -> np.ndarray:
-        return np.array([len(ids) for ids in self.text_ids])
-
-
-def _rows(plan: _Plan, count: int = 2048) -> _Rows:
+def _rows(plan: _Plan, count: int = 2048) -> MemoryStore:
     rng = np.random.default_rng(0)
     lengths = rng.integers(plan.captions[0], plan.captions[1] + 1, size=count)
     numbers = torch.Generator().manual_seed(0)
-    return _Rows(
+    return MemoryStore(
         [rng.integers(4, _WORDS, size=length).tolist() for length in lengths],
         torch.randint(plan.codes, (count, *plan.grid), generator=numbers),
         {name: torch.randn(count, _TARGET_WIDTH, generator=numbers) for name in ("cls", "mean")},
@@ -198,7 +176,7 @@ def _generator(plan: _Plan) -> RasterGenerator:
 
 
 def _batches(
-    plan: _Plan, generator: RasterGenerator, rows: _Rows, features: Sequence[str]
+    plan: _Plan, generator: RasterGenerator, rows: MemoryStore, features: Sequence[str]
 ) -> RasterBatches:
     from arra.generators.batches import RasterBatches
 
@@ -210,7 +188,7 @@ def _batches(
 
 
 def _trainer(
-    plan: _Plan, precision: Precision, rows: _Rows, folder: Path, name: str, compiled: bool
+    plan: _Plan, precision: Precision, rows: MemoryStore, folder: Path, name: str, compiled: bool
 ) -> Contender:
     """transformers' Trainer in a thread of its own, which takes a step when it is told to."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -315,14 +293,17 @@ def _padded(samples: Sequence[Mapping[str, torch.Tensor]], pad: int) -> dict[str
 # ---- what has to be done -----------------------------------------------------------------------
 
 
-def _lengths(plan: _Plan, rows: _Rows) -> np.ndarray:
+def _lengths(plan: _Plan, rows: MemoryStore) -> np.ndarray:
     """Positions of the store's samples: a start, a caption, <boi> and all codes but the last, which
     is read, too."""
-    return 2 + rows.text_lengths() + plan.grid[0] * plan.grid[1]
+    return 2 + rows.text_lengths(range(len(rows))) + plan.grid[0] * plan.grid[1]
 
 
 def _operations(
-    plan: _Plan, generator: RasterGenerator, rows: _Rows, objectives: Sequence[torch.nn.Module]
+    plan: _Plan,
+    generator: RasterGenerator,
+    rows: MemoryStore,
+    objectives: Sequence[torch.nn.Module],
 ) -> float:
     """Of a step's matrix products, forward (one third) and backward, without padding."""
     units, lengths = plan.grid[0] * plan.grid[1] + 1, _lengths(plan, rows)
