@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from arra.experiments.digits import MemoryStore
+from arra.experiments.speed.counted import peak_memory
 from arra.experiments.speed.measure import Case, Contender, Precision, Work
 from arra.settings import AlignmentConfig, BatchConfig, LlamaSize
 
@@ -91,25 +92,59 @@ def cases(budget: str, folder: Path) -> Iterator[Callable[[], Case]]:
             )
 
 
+_ARRA, _ALIGNED = "arra", "arra, with alignment"
+_TRAINER, _COMPILED = "transformers Trainer", "Trainer, torch_compile"
+
+
 def _case(plan: _Plan, precision: Precision, folder: Path, compiled: bool) -> Case:
     rows = _rows(plan)
-    how = "compiled blocks, fused AdamW, batches made ahead"
-    peers = {"transformers Trainer": False} | ({"Trainer, torch_compile": True} if compiled else {})
+    peers = (_TRAINER, _COMPILED) if compiled else (_TRAINER,)
     contenders = [
-        _ours(plan, precision, rows, folder, compiled, aligned, f"{how}{told}")
-        for aligned, told in ((True, "; with alignment"), (False, "; next token only"))
+        _contender(name, plan, precision, rows, folder, compiled)
+        for name in (_ALIGNED, _ARRA, *peers)
     ]
-    contenders += [_trainer(plan, precision, rows, folder, name, c) for name, c in peers.items()]
+    if compiled and precision == "fp32":
+        contenders = [_with_memory(one, plan, folder) for one in contenders]
     return Case(
         name=f"{plan.name}, {precision}",
         unit="training step",
         units=plan.steps,
         contenders=tuple(contenders),
-        peers=tuple(peers),
-        targets={"arra": plan.target},
+        peers=peers,
+        targets={_ARRA: plan.target},
         note=f"{plan.samples} samples of {plan.captions[0]} to {plan.captions[1]} caption ids and "
         f"{plan.grid[0] * plan.grid[1]} codes a step, AdamW.",
     )
+
+
+def _contender(
+    name: str, plan: _Plan, precision: Precision, rows: MemoryStore, folder: Path, compiled: bool
+) -> Contender:
+    if name in (_TRAINER, _COMPILED):
+        return _trainer(plan, precision, rows, folder, name, name == _COMPILED)
+    return _ours(plan, precision, rows, folder, compiled, name == _ALIGNED)
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+def _with_memory(contender: Contender, plan: _Plan, folder: Path) -> Contender:
+    """The same, which also tells what three steps take in a process of their own."""
+
+    def facts() -> Mapping[str, float]:
+        place = str(folder / "memory")
+        return {**told(), "peak memory (MiB)": peak_memory(steps_alone, plan.name, name, place)}
+
+    told, name = contender.facts or dict, contender.name
+    return replace(contender, facts=facts)
+
+
+def steps_alone(plan_name: str, name: str, folder: str) -> None:
+    """Three steps of the contender `name` in fp32, for who measures this process's memory."""
+    plan = next(plan for plan in (_DEMO, _LARGE, _TINY) if plan.name == plan_name)
+    contender = _contender(name, plan, "fp32", _rows(plan), Path(folder), plan != _TINY)
+    for _ in range(3):
+        contender.run()
 
 
 # ---- ours --------------------------------------------------------------------------------------
@@ -122,7 +157,6 @@ def _ours(
     folder: Path,
     compiled: bool,
     aligned: bool,
-    options: str,
 ) -> Contender:
     from arra.objectives.alignment import alignments
     from arra.objectives.base import Objective
@@ -136,7 +170,9 @@ def _ours(
         shapes = dict.fromkeys(("cls", "mean"), (_TARGET_WIDTH,))
         objectives += alignments(terms, shapes, generator.width, plan.grid, seed=0)
     batches = _batches(plan, generator, rows, () if not aligned else ("cls", "mean"))
-    name = "arra, with alignment" if aligned else "arra"
+    name = _ALIGNED if aligned else _ARRA
+    options = "compiled blocks, fused AdamW, batches made ahead"
+    options += "; with alignment" if aligned else "; next token only"
     step = stepper(generator, objectives, batches, plan.config(precision, compiled), folder / name)
     numbers, waited = itertools.count(), [0.0]
 
