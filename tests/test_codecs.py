@@ -28,7 +28,7 @@ from arra.codecs.losses import (
     perceptual_distance,
 )
 from arra.codecs.measuring import evaluate_codec
-from arra.codecs.quantized import AutoencodedCodec
+from arra.codecs.quantized import AutoencodedCodec, most_similar
 from arra.codecs.recipes import scene_codec, scene_codec_lookup_free, scene_training
 from arra.codecs.training import CodecTraining, bf16_is_faster, train_codec
 from arra.errors import InputError, TrainingDiverged
@@ -234,6 +234,27 @@ def test_largest_cosine_is_smallest_distance_of_unit_vectors() -> None:
     rows = F.normalize(codec.codebook.detach(), dim=1)
     naive = ((unit[:, None] - rows[None]) ** 2).sum(-1).argmin(dim=1)
     assert torch.equal(codec.nearest(latents).flatten(), naive)
+
+
+@pytest.mark.parametrize("limit", [1, 64, 70, 10**6])
+@pytest.mark.parametrize("biased", [False, True])
+def test_search_in_blocks_finds_the_same_codes(monkeypatch, limit: int, biased: bool) -> None:
+    """As one product and one search do; of equal rows the first wins."""
+    monkeypatch.setattr("arra.codecs.quantized._SCORES", limit)
+    vectors, table = noise(3, 5, 7, 4), noise(16, 4, seed=1)
+    table[9] = table[2]
+    bias = noise(16, seed=2) if biased else None
+    if bias is not None:
+        bias[9] = bias[2]
+    scores = vectors @ table.T
+    expected = (scores if bias is None else scores + bias).argmax(dim=-1)
+    found = most_similar(vectors, table, bias)
+    assert torch.equal(found, expected)
+    assert found.dtype == torch.int64
+    assert 9 not in found
+    assert most_similar(vectors[:0], table, bias).shape == (0, 5, 7)
+    rounded = most_similar(vectors.bfloat16(), table.bfloat16())
+    assert torch.equal(rounded, (vectors.bfloat16() @ table.bfloat16().T).argmax(dim=-1))
 
 
 def test_length_of_a_latent_does_not_matter() -> None:

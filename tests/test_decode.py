@@ -214,6 +214,25 @@ def test_pillow_is_left_as_it_was():
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
+def test_large_jpegs_may_be_decoded_at_a_part_of_their_size():
+    gradient = np.add.outer(np.arange(96), np.arange(128))[..., None].repeat(3, axis=2)
+    data = encoded(Image.fromarray(gradient.astype(np.uint8)), "JPEG", quality=95, exif=exif(6))
+    whole, _ = decode(data, "a.jpg")
+    assert whole.size == (96, 128)
+    for least, size in ((96, (96, 128)), (48, (48, 64)), (47, (48, 64)), (24, (24, 32))):
+        part, _ = decode(data, "a.jpg", Limits(reduced=least))
+        assert part.size == size  # turned upright, and never below what was asked for
+        apart = np.asarray(fit(part, 16), int) - np.asarray(fit(whole, 16), int)
+        assert abs(apart).max() <= 3
+    png = encoded(RGB, "PNG")
+    np.testing.assert_array_equal(np.asarray(decode(png, "a.png", Limits(reduced=1))[0]), RGB)
+    assert Limits().identity() == Limits(reduced=0).identity()
+    assert "reduced" not in Limits().identity()  # stores that were prepared before stay valid
+    assert Limits(reduced=48).identity()["reduced"] == 48
+    with pytest.raises(InputError, match="reduced"):
+        Limits(reduced=-1)
+
+
 SAMPLES = [PNG, JPEG, GIF, encoded(RGB, "TIFF", exif=exif(6)), encoded(RGB, "WEBP"),
            encoded(GREY16), encoded(RGB, "BMP"), encoded(RGB, "PPM")]  # fmt: skip
 

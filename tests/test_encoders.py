@@ -475,6 +475,20 @@ def test_every_mode_of_picture_is_read():
     assert Preprocessing(size=8)([]).shape == (0, 3, 8, 8)
 
 
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_pictures_together_become_the_pixels_of_each(fit):
+    preprocessing = Preprocessing(size=12, fit=fit, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1))
+    rng = np.random.default_rng(0)
+    shapes = [(12, 12, 3), (20, 9, 3), (5, 31, 3)]
+    images = [Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
+    together = preprocessing(images)
+    assert together.is_contiguous()
+    assert torch.equal(together, torch.cat([preprocessing([image]) for image in images]))
+    whole = torch.from_numpy(preprocessing.resize(images[0])).permute(2, 0, 1) / 255.0
+    mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
+    assert torch.equal(together[0], (whole - mean) / std)
+
+
 SETTINGS = ["size", "crop_size", "do_center_crop", "resample", "image_mean", "image_std"]
 SETTINGS += ["do_resize", "do_rescale", "do_normalize", "rescale_factor", "max_num_patches"]
 

@@ -26,7 +26,6 @@ from arra.objectives.cross_entropy import NextToken
 from arra.pixels import to_unit
 from arra.settings import AlignmentConfig, LlamaSize
 from arra.systems.gear import claim, recipe, stages
-from arra.systems.gear.digits import CropStore
 from arra.systems.gear.routing import Guide, Routing, mixed_cross_entropy, read_softly
 from arra.systems.gear.settings import GearConfig
 from arra.systems.gear.tuning import tune_codec
@@ -551,9 +550,9 @@ def test_a_store_of_crops_holds_the_codes_and_features_of_each_crop():
     known = digits.Digits(toy_pictures(4), np.array([3, 1, 4, 1])).cropped(1)
     codec, encoder = toy_codec().eval(), toy_encoder()
     texts = {word: [number] for number, word in enumerate(digits.WORDS)}
-    store = CropStore(known, codec, encoder, texts)
+    store = stages._crops(known, codec, encoder, texts)
     assert len(store) == 36
-    assert store.text_lengths().tolist() == [1] * 36
+    assert store.text_lengths(range(36)).tolist() == [1] * 36
     chosen = rng.permutation(36)[:5].tolist()
     rows = store.rows(chosen)
     assert rows.text_ids == [[known.labels[row]] for row in chosen]

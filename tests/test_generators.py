@@ -21,6 +21,7 @@ from arra.errors import InputError
 from arra.generators.batches import BatchConfig, RasterBatches, collate, sequence
 from arra.generators.raster import RasterGenerator, attention
 from arra.generators.vocabulary import add_image_tokens
+from arra.randomness import permuted
 from arra.registry import generators
 
 
@@ -45,8 +46,8 @@ class SomeStore:
     def __len__(self):
         return len(self.texts)
 
-    def text_lengths(self):
-        return np.array([len(text) for text in self.texts])
+    def text_lengths(self, indices):
+        return np.array([len(text) for text in (self.texts[i] for i in indices)])
 
     def rows(self, indices, features=None):
         return SimpleNamespace(
@@ -245,8 +246,8 @@ class FakeStore:
     def __len__(self):
         return 20
 
-    def text_lengths(self):
-        return np.arange(20) % 5
+    def text_lengths(self, indices):
+        return np.asarray(indices) % 5
 
     def rows(self, indices, features=None):
         return SimpleNamespace(
@@ -285,6 +286,48 @@ def test_batches_cover_an_epoch_once_and_depend_on_the_step_alone():
         )
     assert len(pairs) == 20
     assert all(mine != other for mine, other in pairs)
+
+
+@pytest.mark.parametrize(("size", "chapter"), [(4, 8), (3, 7), (1, 1), (4, 20)])
+def test_an_epoch_in_chapters_is_still_a_permutation(monkeypatch, size, chapter):
+    """Of a store too large to be held in order, no row comes twice, and epochs differ."""
+    monkeypatch.setattr("arra.generators.batches.CHAPTER", chapter)
+    vocabulary = add_image_tokens(train_text_tokenizer(["a red 3"]), 20)
+    config = BatchConfig(size=size, bucket=2, seed=3)
+    batches, per_epoch = RasterBatches(FakeStore(), vocabulary, config), 20 // size
+    epochs = []
+    for epoch in range(2):
+        steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
+        epochs.append([r for step in steps for r in rows_of(batches.batch(step), vocabulary)])
+        assert len(set(epochs[-1])) == len(epochs[-1]) == per_epoch * size
+    assert epochs[0] != epochs[1]
+    last = rows_of(
+        RasterBatches(FakeStore(), vocabulary, config).batch(2 * per_epoch - 1), vocabulary
+    )
+    assert last == epochs[1][-size:]
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**32))
+def test_a_permutation_without_memory_is_one(count, seed):
+    everything = permuted(np.arange(count), count, np.random.default_rng(seed))
+    assert np.array_equal(np.sort(everything), np.arange(count))
+    places = np.arange(count)[::-3]
+    some = permuted(places, count, np.random.default_rng(seed))
+    assert np.array_equal(some, everything[places])
+
+
+def test_a_permutation_without_memory_mixes_well():
+    """Over many keys every item comes to every place as often: chi-squared, 29 x 29 cells."""
+    table = np.zeros((29, 29))
+    for seed in range(4000):
+        table[np.arange(29), permuted(np.arange(29), 29, np.random.default_rng(seed))] += 1
+    expected = 4000 / 29
+    chi = ((table - expected) ** 2 / expected).sum()
+    freedom = 28**2
+    assert abs(chi - freedom) < 5 * (2 * freedom) ** 0.5
+    far = permuted(np.arange(10**5), 10**9, np.random.default_rng(0))
+    assert abs(np.corrcoef(far[:-1], far[1:])[0, 1]) < 0.02
+    assert abs(far.mean() / 10**9 - 0.5) < 0.01
 
 
 def test_processes_and_micro_batches_share_an_epoch():

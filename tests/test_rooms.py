@@ -21,6 +21,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Modules that every room may use; they know no room.
 SHARED = {
+    "ahead",
+    "allocation",
     "environment",
     "errors",
     "files",

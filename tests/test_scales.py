@@ -65,8 +65,8 @@ class SomeStore:
     def __len__(self):
         return len(self.texts)
 
-    def text_lengths(self):
-        return np.array([len(text) for text in self.texts])
+    def text_lengths(self, indices):
+        return np.array([len(text) for text in (self.texts[i] for i in indices)])
 
     def rows(self, indices, features=None):
         found = {name: x[indices] for name, x in self.features.items()}

@@ -18,8 +18,10 @@ from arra.data.captions import clean_caption
 from arra.data.tokenizer import CaptionEncoder
 from arra.errors import InputError, ProvenanceError
 from arra.generators.raster import RasterGenerator
+from arra.pixels import to_uint8
+from arra.registry import codecs
 from arra.settings import SamplingConfig
-from arra.text_to_image import TextToImage, checkpoint_folder, quiet_transformers
+from arra.text_to_image import TextToImage, checkpoint_folder, paint, quiet_transformers
 
 CAPTIONS = ["a red 3", "a green 7 above it", "a blue 5 left of a red 3", None, "it"]
 
@@ -88,6 +90,24 @@ def test_a_picture_does_not_depend_on_its_company(model, batch):
     assert together.dtype == np.uint8
     reverse = model.draw(CAPTIONS[::-1], seeds[::-1], batch=batch)[::-1]
     assert np.array_equal(reverse, together)
+
+
+@pytest.mark.parametrize("name", ["vq", "lfq", "janus"])
+@pytest.mark.parametrize("side", [3, 24])
+def test_a_painted_picture_does_not_depend_on_what_is_painted_with_it(name, side):
+    """In groups filled up to one size, whatever else is in the group and wherever in it."""
+    codec = codecs[name].tiny().eval()
+    rng = torch.Generator().manual_seed(0)
+    codes = torch.randint(codec.vocabulary, (19, side, side), generator=rng)
+    together = paint(codec, codes)
+    assert together.shape == (19, side * codec.downsample, side * codec.downsample, 3)
+    for i in (0, 7, 15, 16, 18):
+        assert np.array_equal(paint(codec, codes[i : i + 1])[0], together[i])
+    order = torch.randperm(19, generator=rng)
+    assert np.array_equal(paint(codec, codes[order]), together[order.numpy()])
+    near = to_uint8(codec.decode(codes)).astype(int) - together.astype(int)
+    assert abs(near).max() <= 1  # the last bit of a float may be that of another byte
+    assert paint(codec, codes[:0]).shape == (0, *together.shape[1:])
 
 
 def test_seed_and_caption_decide_the_picture(model):

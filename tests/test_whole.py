@@ -49,8 +49,8 @@ class MemoryStore:
     def __len__(self):
         return 24
 
-    def text_lengths(self):
-        return np.array([len(ids) for ids in self.ids])
+    def text_lengths(self, indices):
+        return np.array([len(self.ids[i]) for i in indices])
 
     def rows(self, indices, features=None):
         features = {name: values[indices] for name, values in self.features.items()}

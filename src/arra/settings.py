@@ -29,6 +29,8 @@ Target = Literal["cls", "mean", "both", "attention", "patch"]
 Projector = Literal["mlp", "mlp3", "linear", "pool"]
 Similarity = Literal["cosine", "mse"]
 Schedule = Literal["constant", "stop", "anneal"]
+Precision = Literal["fp32", "bf16", "int8"]
+Decoder = Literal["auto", "plain", "fast"]
 _CHOICES = {
     "positions": get_args(Positions),
     "target": get_args(Target),

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from arra.codecs.base import Codec, CodecOutput
+from arra.codecs.quantized import most_similar
 from arra.errors import InputError
 from arra.registry import codecs
 
@@ -85,11 +86,9 @@ class NativeCodec(Codec):
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Codes (B, h, w) of latents (B, width, h, w)."""
-        flat = latents.permute(0, 2, 3, 1)
         table = self.codebook
-        # |z - e|^2 without |z|^2, which is the same for all e
-        distance = table.square().sum(dim=1) - 2 * flat @ table.T
-        return distance.argmin(dim=-1)
+        # -|z - e|^2 without |z|^2, which is the same for all e
+        return most_similar(2 * latents.permute(0, 2, 3, 1), table, -table.square().sum(dim=1))
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Latents (B, width, h, w) of codes (B, h, w)."""

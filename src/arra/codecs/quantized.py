@@ -11,6 +11,10 @@ from torch import Tensor
 from arra.codecs.autoencoder import AutoencoderConfig, Decoder, Encoder
 from arra.codecs.base import Codec, CodecOutput
 
+# Scores that stay in a processor's cache between being computed and being read; on a GPU, where
+# they go to memory anyway, the bound only keeps the memory of a large codebook small.
+_SCORES, _SCORES_GPU = 1 << 20, 1 << 27
+
 
 class AutoencodedCodec(Codec):
     """Encoder, quantiser, decoder. A subclass says how latents (B, D, h, w) become codes and back.
@@ -80,6 +84,30 @@ class QuantizedCodec(AutoencodedCodec):
         B n K numbers: 0.5 GB for 32 pictures of 256 codes among 16384.
         """
         return torch.softmax(-self.distances(latents) / temperature, dim=-1)
+
+
+@torch.no_grad()
+def most_similar(vectors: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(...) int64: for vectors (..., D) the row k of `table` (K, D) of largest <v, row> + bias[k].
+
+    All scores at once would be K numbers a vector, most of the time of a codec with a narrow
+    encoder; in blocks the codes are the same (of equal scores the first wins, too).
+    """
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    limit = _SCORES if flat.device.type == "cpu" else _SCORES_GPU
+    rows = max(1, limit // len(table))
+    found = [_best(block @ table.T, bias) for block in flat.split(rows)]
+    codes = torch.cat(found) if found else flat.new_empty(0, dtype=torch.int64)
+    return codes.view(vectors.shape[:-1])
+
+
+def _best(scores: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is not None:
+        scores = scores + bias
+    if scores.device.type == "cpu" and scores.dtype == torch.float32:
+        # NumPy's search is vectorised where torch's is not: four times as fast
+        return torch.from_numpy(scores.numpy().argmax(axis=-1))
+    return scores.argmax(dim=-1)
 
 
 def in_raster_order(latents: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arra.codecs.autoencoder import AutoencoderConfig
-from arra.codecs.quantized import QuantizedCodec, entropy, in_raster_order
+from arra.codecs.quantized import QuantizedCodec, entropy, in_raster_order, most_similar
 from arra.codecs.reviving import badly_served
 from arra.errors import InputError
 from arra.registry import codecs
@@ -80,10 +80,9 @@ class VQCodec(QuantizedCodec):
         return cls.seeded(VQConfig(autoencoder, vocabulary=16, width=4), 0)
 
     def nearest(self, latents: Tensor) -> Tensor:
-        flat = latents.permute(0, 2, 3, 1)
         # argmax of cosine = argmin of distance on unit vectors; the length of a latent scales all
         # cosines alike, so it need not be removed
-        return (flat @ F.normalize(self.codebook, dim=1).T).argmax(dim=-1)
+        return most_similar(latents.permute(0, 2, 3, 1), F.normalize(self.codebook, dim=1))
 
     def lookup(self, codes: Tensor) -> Tensor:
         return F.embedding(codes, F.normalize(self.codebook, dim=1)).permute(0, 3, 1, 2)

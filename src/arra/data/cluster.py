@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from arra import errors
+from arra.allocation import keep_freed_memory
 from arra.data.crew import told
 from arra.data.make import WORK, Job, Maker, ShardResult
 from arra.errors import ArraError, InputError
@@ -141,6 +142,7 @@ class _Actor:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
             os.environ[QUIET] = "1"
             torch.set_num_threads(1)
+            keep_freed_memory()
             with without_library_bars():
                 self.maker = Maker.load(self.job)
         return self.maker

@@ -19,6 +19,7 @@ from pickle import PicklingError
 from typing import Any
 
 from arra import errors
+from arra.allocation import keep_freed_memory
 from arra.data.make import Job, Maker, ShardResult
 from arra.errors import ArraError, InputError
 from arra.progress import QUIET, without_library_bars
@@ -37,6 +38,7 @@ def _work(connection: Connection, job: Job) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ[QUIET] = "1"  # the parent shows the progress of all
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         with without_library_bars():
             maker = Maker.load(job)

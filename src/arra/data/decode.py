@@ -98,6 +98,8 @@ def decode(
         _check_format(image, name, notes)
         _check_frames(image, name, limits, notes)
         try:
+            if limits.reduced and image.format == "JPEG":
+                image.draft(None, (limits.reduced, limits.reduced))
             image.load()
         except _DECODER_ERRORS as error:
             reason = "the picture is cut off or damaged"

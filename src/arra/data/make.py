@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from arra.ahead import ahead, spread
 from arra.codecs.base import Codec
 from arra.data.blocks import BlockSource, Source
 from arra.data.decode import fit
@@ -187,23 +190,52 @@ class Maker:
     def _blocks(
         self, start: int, stop: int, remarks: Remarks, advance: Callable[[int], None]
     ) -> Iterator[RowBlock]:
-        keys: list[str] = []
-        pictures: list[np.ndarray] = []
-        captions: list[str] = []
-        for key, picture, caption in self._good_rows(start, stop, remarks, advance):
-            keys.append(key)
-            pictures.append(picture)
-            captions.append(caption)
-            if len(keys) == self.job.settings.batch:
-                yield self._encode(keys, pictures, captions)
-                keys, pictures, captions = [], [], []
-        if keys:
-            yield self._encode(keys, pictures, captions)
+        """Reading, fitting and encoding go on in threads of their own, while this one stores.
+
+        Each thread that encodes computes with its share of the processors: parts of networks that
+        use one only (and there are many) then overlap, too.
+        """
+        done = start
+        lanes, threads = self._lanes()
+        before = torch.get_num_threads()
+        batches = ahead(self._batches(start, stop, remarks), 1)
+        pool = ThreadPoolExecutor(lanes, "encode", torch.set_num_threads, (threads,))
+        try:
+            for last, block in spread(pool, self._encoded, batches, lanes + 1):
+                yield block
+                advance(last + 1 - done)
+                done = last + 1
+            advance(stop - done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            batches.close()
+            torch.set_num_threads(before)  # the number that new threads begin with, too
+
+    def _lanes(self) -> tuple[int, int]:
+        """How many batches are encoded at a time, and the threads of torch for each."""
+        devices = [self.codec.device, *(encoder.device for encoder in self.encoders.values())]
+        threads = torch.get_num_threads()
+        if threads == 1 or any(device.type != "cpu" for device in devices):
+            return 1, threads
+        return 2, threads // 2  # two, not more: each holds the activations of a batch
+
+    def _batches(
+        self, start: int, stop: int, remarks: Remarks
+    ) -> Iterator[tuple[int, list[str], np.ndarray, list[str]]]:
+        """Of as many good rows as are encoded at once: the index of the last, and what they are."""
+        rows = ahead(self._good_rows(start, stop, remarks), 4)  # few, for pictures may be large
+        fitted = ((i, key, self._fitted(picture), caption) for i, key, picture, caption in rows)
+        try:
+            while batch := list(islice(fitted, self.job.settings.batch)):
+                indices, keys, pictures, captions = zip(*batch, strict=True)
+                yield indices[-1], list(keys), np.stack(pictures), list(captions)
+        finally:
+            rows.close()
 
     def _good_rows(
-        self, start: int, stop: int, remarks: Remarks, advance: Callable[[int], None]
-    ) -> Iterator[tuple[str, np.ndarray, str]]:
-        """Key, fitted picture (S, S, 3) uint8 and caption of each row that can be used."""
+        self, start: int, stop: int, remarks: Remarks
+    ) -> Iterator[tuple[int, str, Image.Image | np.ndarray, str]]:
+        """Index, key, picture and caption of each row that can be used."""
         size, step = int(self.job.settings.picture["size"]), self.job.settings.batch
         source = self.job.source
         fast = isinstance(source, BlockSource) and source.side == size
@@ -212,11 +244,10 @@ class Maker:
             read = self._read_block(first, last) if fast else self._read_rows(first, last, remarks)
             for index, key, picture, caption in read:
                 if _is_text(key) and _is_text(caption):
-                    yield key, picture, caption
+                    yield index, key, picture, caption
                 else:
                     reason = "its caption or key is not valid Unicode"
                     remarks.bad.append(BadEntry(index, ascii(key), reason))
-            advance(last - first)
 
     def _read_block(self, start: int, stop: int) -> Iterator[tuple[int, str, np.ndarray, str]]:
         assert isinstance(self.job.source, BlockSource)
@@ -227,7 +258,7 @@ class Maker:
 
     def _read_rows(
         self, start: int, stop: int, remarks: Remarks
-    ) -> Iterator[tuple[int, str, np.ndarray, str]]:
+    ) -> Iterator[tuple[int, str, Image.Image, str]]:
         for index in range(start, stop):
             try:
                 row = self.job.source.read(index)
@@ -238,20 +269,27 @@ class Maker:
                 remarks.refuse(index, error)
                 continue
             remarks.note(index, row.key, getattr(row, "notes", ()))
-            yield index, row.key, np.asarray(self._fitted(row.image)), row.caption
+            yield index, row.key, row.image, row.caption
 
-    def _fitted(self, image: Image.Image) -> Image.Image:
+    def _fitted(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """(S, S, 3) uint8 of a picture; arrays are of the right size."""
+        if isinstance(image, np.ndarray):
+            return image
         picture = self.job.settings.picture
         image = image if image.mode == "RGB" else image.convert("RGB")
-        if image.size == (picture["size"], picture["size"]):
-            return image
-        filter_ = resampling(picture["resample"], "resample")
-        return fit(image, picture["size"], picture["fit"], filter_)
+        if image.size != (picture["size"], picture["size"]):
+            filter_ = resampling(picture["resample"], "resample")
+            image = fit(image, picture["size"], picture["fit"], filter_)
+        return np.asarray(image)
 
-    def _encode(self, keys: list[str], pictures: list[np.ndarray], captions: list[str]) -> RowBlock:
+    def _encoded(self, batch: tuple[int, list[str], np.ndarray, list[str]]) -> tuple[int, RowBlock]:
+        last, keys, pictures, captions = batch
+        return last, self._encode(keys, pictures, captions)
+
+    def _encode(self, keys: list[str], pictures: np.ndarray, captions: list[str]) -> RowBlock:
         form = self.job.form
         with torch.inference_mode():
-            pixels = to_unit(np.stack(pictures)).to(self.codec.device)
+            pixels = to_unit(pictures).to(self.codec.device)
             codes = self.codec.encode(pixels).cpu().numpy()
         if codes.shape != (len(keys), *form.codes_shape):
             raise InputError(

@@ -288,11 +288,16 @@ class PreparedStore:
         shaped = {k: torch.from_numpy(v).view(count, *self._shapes[k]) for k, v in found.items()}
         return StoredRows(text_ids, torch.from_numpy(codes).view(count, *self.codes_shape), shaped)
 
-    def text_lengths(self) -> np.ndarray:
-        """(N,) int64: how many text ids each row has."""
-        if not self._records:
-            return np.empty(0, dtype=np.int64)
-        return np.concatenate([np.diff(r.offsets) for r in self._records]).astype(np.int64)
+    def text_lengths(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(n,) int64: how many text ids each of these rows has."""
+        lengths = np.empty(len(indices), dtype=np.int64)
+        for places, record, local in self._groups(indices):
+            lengths[places] = record.offsets[local + 1] - record.offsets[local]
+        return lengths
+
+    def longest_text(self) -> int:
+        """How many text ids the row with the most of them has."""
+        return max((int(np.diff(record.offsets).max()) for record in self._records), default=0)
 
     def captions(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """Captions in the order of `indices`."""

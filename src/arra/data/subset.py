@@ -38,9 +38,9 @@ class Subset:
         """As `PreparedStore.rows`."""
         return self.store.rows(self._of(indices), features)
 
-    def text_lengths(self) -> np.ndarray:
-        """(N,) int64: how many text ids each row has."""
-        return self.store.text_lengths()[self.indices]
+    def text_lengths(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """As `PreparedStore.text_lengths`."""
+        return self.store.text_lengths(self._of(indices))
 
     def captions(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """Captions in the order of `indices`."""

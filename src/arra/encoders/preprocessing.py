@@ -66,15 +66,17 @@ class Preprocessing:
         """Pixels (B, 3, size, size) float32 of pictures of any size and mode."""
         if not images:
             return torch.empty(0, 3, self.size, self.size)
+        fitted = [self.resize(image) for image in images]
+        if self.fit != "pad":
+            return self.normalise(torch.from_numpy(np.stack(fitted))).contiguous()
         pixels = torch.zeros(len(images), 3, self.size, self.size)
-        for out, image in zip(pixels, images, strict=True):
-            fitted = self.normalise(torch.from_numpy(self.resize(image)).unsqueeze(0))[0]
-            out[:, : fitted.shape[1], : fitted.shape[2]] = fitted
+        for out, array in zip(pixels, fitted, strict=True):
+            out[:, : array.shape[0], : array.shape[1]] = self.normalise(torch.from_numpy(array))
         return pixels
 
     def resize(self, image: Image.Image) -> np.ndarray:
         """(size, size, 3) uint8 of one picture; with fit "pad" one side may be shorter."""
-        image = image.convert("RGB")
+        image = image if image.mode == "RGB" else image.convert("RGB")
         width, height = image.size
         if self.fit == "stretch":
             target = (self.size, self.size)
@@ -93,10 +95,10 @@ class Preprocessing:
         return array
 
     def normalise(self, pictures: Tensor) -> Tensor:
-        """(B, 3, h, w) float32 of pictures (B, h, w, 3) uint8 that need no resizing."""
+        """(..., 3, h, w) float32 of pictures (..., h, w, 3) uint8 that need no resizing."""
         mean = torch.tensor(self.mean, device=pictures.device)[:, None, None]
         std = torch.tensor(self.std, device=pictures.device)[:, None, None]
-        return (pictures.permute(0, 3, 1, 2).float() / 255.0 - mean) / std
+        return pictures.movedim(-1, -3).float().div_(255.0).sub_(mean).div_(std)
 
     def identity(self) -> dict[str, Any]:
         """The description as plain values, with the library that resizes."""

@@ -1,18 +1,23 @@
-"""A bench of minutes: scikit-learn's handwritten digits, their crops, and a judge of pictures.
+"""A bench of minutes: scikit-learn's handwritten digits, their crops, a judge, a store in memory.
 
-The judge is a perceptron over pixels, by another library and with another objective than anything
-that arra trains. It is trained on the training pictures only.
+The judge is a perceptron over pixels, by another library, with another objective, architecture and
+seed than any encoder that trains a model. It is trained on the training pictures only.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from arra.codecs.base import Codec
 from arra.metrics.frechet import frechet_distance
+from arra.pixels import to_unit
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 """The captions."""
@@ -102,3 +107,44 @@ def train_judge(train: Digits, held_out: Digits, crop: int, seed: int = 1_000_00
 
 def _pixels(pictures: np.ndarray) -> np.ndarray:
     return pictures[..., 0].reshape(len(pictures), -1) / 127.5 - 1.0
+
+
+@dataclass(frozen=True)
+class _Rows:
+    text_ids: Sequence[Sequence[int]]
+    codes: Tensor
+    features: Mapping[str, Tensor]
+
+
+class MemoryStore:
+    """Text ids, codes and features of some pictures: a prepared store that lies in memory."""
+
+    def __init__(
+        self,
+        text_ids: Sequence[Sequence[int]],
+        codes: Tensor,
+        features: Mapping[str, Tensor] | None = None,
+    ):
+        """N lists of ids, codes (N, ...) int64, features (N, ...) by name."""
+        self._texts, self._codes, self._features = text_ids, codes, features or {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def rows(self, indices: Sequence[int], features: Sequence[str] | None = None) -> _Rows:
+        """Text ids, codes and some (for None all) features of some rows."""
+        chosen = torch.as_tensor(list(indices))
+        names = self._features if features is None else features
+        found = {name: self._features[name][chosen] for name in names}
+        return _Rows([self._texts[i] for i in indices], self._codes[chosen], found)
+
+    def text_lengths(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(n,) how many text ids each of these rows has."""
+        return np.array([len(self._texts[i]) for i in indices])
+
+
+def encoded(codec: Codec, pictures: np.ndarray, batch: int = 512) -> Tensor:
+    """Codes (N, ...) int64 of pictures (N, H, W, 3) uint8."""
+    with torch.no_grad():
+        chunks = range(0, len(pictures), batch)
+        return torch.cat([codec.encode(to_unit(pictures[i : i + batch])) for i in chunks])

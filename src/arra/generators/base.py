@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from arra.networks.part import Part
 from arra.registry import Registry, generators
@@ -68,6 +70,30 @@ class Output:
     """(M,) their targets."""
     hidden: dict[int, Tensor]
     """layer -> (R, T, D): output of block `layer` (1 is the first), before the final norm."""
+
+    @cached_property
+    def scores(self) -> tuple[Tensor, Tensor]:
+        """log(sum(exp(logits))) and the target's logit, both (M,) float32: all that losses of the
+        next token need, computed once for all of them."""
+        return _Scores.apply(self.logits, self.targets)
+
+
+class _Scores(torch.autograd.Function):
+    """With one pass over the logits in either direction, which for a vocabulary is much."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        normaliser = torch.logsumexp(logits.float(), dim=-1)
+        ctx.save_for_backward(logits, normaliser, targets)
+        return normaliser, logits.gather(1, targets[:, None]).squeeze(1).float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, normaliser: Tensor, chosen: Tensor) -> tuple[Tensor, None]:
+        logits, total, targets = ctx.saved_tensors
+        gradient = (logits.float() - total[:, None]).exp_().mul_(normaliser[:, None])
+        gradient.scatter_add_(1, targets[:, None], chosen[:, None])
+        return gradient.to(logits.dtype), None
 
 
 class Generator(Part):

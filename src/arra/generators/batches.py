@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from typing import Literal, Protocol
 
@@ -15,10 +16,12 @@ from torch import Tensor
 from arra.errors import InputError
 from arra.generators.base import Batch
 from arra.generators.vocabulary import ImageVocabulary
-from arra.randomness import derangement
+from arra.randomness import derangement, permuted
 from arra.settings import BatchConfig
 
 IGNORE = -100
+CHAPTER = 1 << 18
+"""Rows whose order is held in memory at a time."""
 
 
 class Rows(Protocol):
@@ -43,8 +46,8 @@ class Store(Protocol):
         """Some rows, with only those `features`, or, for None, with all."""
         ...
 
-    def text_lengths(self) -> np.ndarray:
-        """(N,) the number of text ids of every row."""
+    def text_lengths(self, indices: np.ndarray) -> np.ndarray:
+        """(n,) the number of text ids of these rows."""
         ...
 
 
@@ -183,10 +186,12 @@ class StoreBatches(ABC):
             raise InputError(
                 f"BatchConfig.size: {self.config.size}, but the store has {len(store)} rows"
             )
-        self._lengths = np.asarray(store.text_lengths())
-        rng = np.random.default_rng([self.config.seed, 1])
-        self._other = derangement(len(store), rng)
-        self._epoch: tuple[int, np.ndarray] | None = None
+        self._order: tuple[tuple[int, int], np.ndarray] | None = None
+
+    @cached_property
+    def _other(self) -> np.ndarray:
+        """(N,) for the control: whose features each row gets."""
+        return derangement(len(self.store), np.random.default_rng([self.config.seed, 1]))
 
     @abstractmethod
     def _sample(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
@@ -218,23 +223,39 @@ class StoreBatches(ABC):
         return collate(samples, features, self.pad, c.layout, c.packed_length, c.multiple)
 
     def _indices(self, number: int) -> list[int]:
-        """Rows of batch `number`; an epoch is a permutation, bucketed by caption length."""
-        size = self.config.size
-        per_epoch = len(self.store) // size
-        epoch, place = divmod(number, per_epoch)
-        if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (epoch, self._order(epoch, per_epoch))
-        return self._epoch[1][place].tolist()
+        """Rows of batch `number`; an epoch is a permutation, bucketed by caption length.
 
-    def _order(self, epoch: int, per_epoch: int) -> np.ndarray:
-        """(per_epoch, size) row numbers of one epoch."""
+        It is cut into chapters, of which one is held, so that memory does not grow with the store.
+        """
+        epoch, place = divmod(number, len(self.store) // self.config.size)
+        chapter, place = divmod(place, self._chapter)
+        if self._order is None or self._order[0] != (epoch, chapter):
+            self._order = (epoch, chapter), self._arranged(epoch, chapter)
+        return self._order[1][place].tolist()
+
+    @property
+    def _chapter(self) -> int:
+        """Batches in a chapter."""
+        return max(1, CHAPTER // self.config.size)
+
+    def _arranged(self, epoch: int, chapter: int) -> np.ndarray:
+        """(batches, size) row numbers of one chapter."""
         size, bucket = self.config.size, self.config.bucket
-        rng = np.random.default_rng([self.config.seed, 3, epoch])
-        rows = rng.permutation(len(self.store))[: per_epoch * size]
+        per_epoch, first = len(self.store) // size, chapter * self._chapter
+        count = min(self._chapter, per_epoch - first)
+        key = [self.config.seed, 3, epoch]
+        if count == per_epoch:
+            rng = np.random.default_rng(key)
+            rows = rng.permutation(len(self.store))[: count * size]
+        else:
+            rng = np.random.default_rng([*key, chapter])
+            places = np.arange(first * size, (first + count) * size)
+            rows = permuted(places, len(self.store), np.random.default_rng(key))
+        lengths = np.asarray(self.store.text_lengths(rows))
         batches = []
-        for start in range(0, per_epoch, bucket):
-            mine = rows[start * size : (start + bucket) * size]
-            mine = mine[np.argsort(self._lengths[mine], kind="stable")].reshape(-1, size)
+        for start in range(0, count * size, bucket * size):
+            here = slice(start, start + bucket * size)
+            mine = rows[here][np.argsort(lengths[here], kind="stable")].reshape(-1, size)
             batches.append(mine[rng.permutation(len(mine))])
         return np.concatenate(batches)
 

@@ -49,6 +49,8 @@ from arra.networks.language_model import (
 from arra.networks.part import config_from_plain
 from arra.networks.rows import extend_vocabulary, paint_rows
 from arra.networks.tables import token_tables
+from arra.networks.unpadded import Places
+from arra.networks.unpadded_decoder import UnpaddedDecoder
 from arra.orders.layout import visible
 from arra.progress import without_library_bars
 from arra.randomness import seeded
@@ -284,11 +286,25 @@ class RasterGenerator(Generator):
         self, batch: Batch, layers: Sequence[int] = (), soft: Tensor | None = None
     ) -> Output:
         """Logits and states; with `soft` (see `embed`) codes are read as mixtures."""
+        if self.training and soft is None and (decoder := UnpaddedDecoder.of(self.lm)):
+            return self._unpadded(decoder, batch, layers)
         with hidden_states(self.lm, layers) as states:
             final = self.lm.get_decoder()(**self._inputs(batch, soft)).last_hidden_state
         supervised = batch.target >= 0
         logits = self.tables.logits(final[supervised], batch.image[supervised])
         return Output(logits, batch.target[supervised], states)
+
+    def _unpadded(self, decoder: UnpaddedDecoder, batch: Batch, layers: Sequence[int]) -> Output:
+        """`forward` on real positions alone: the same within rounding, and faster."""
+        places = Places.of(batch.segment, batch.position)
+        embedded = self._embedded(batch.tokens.flatten()[places.flat][None])[0]
+        passed = decoder(embedded, places, layers)
+        states = {n: places.spread(x, batch.tokens) for n, x in passed.states.items()}
+        target = batch.target.flatten()[places.flat]
+        supervised = (target >= 0).nonzero().squeeze(1)
+        final = decoder.decoder.norm(passed.last.index_select(0, supervised))
+        image = batch.image.flatten()[places.flat][supervised]
+        return Output(self.tables.logits(final, image), target[supervised], states)
 
     def states(self, batch: Batch, layers: Sequence[int], soft: Tensor | None = None) -> Output:
         """The states of `forward` alone (there are no logits); no block beyond them is run."""

@@ -27,7 +27,8 @@ from arra.files import atomic_file, read_json, sha256_of_file, sha256_of_json, t
 from arra.jobs.console import resumable
 from arra.jobs.validation import write_grid
 from arra.progress import Task, track
-from arra.settings import SamplingConfig
+from arra.samplers.noise import NOISE
+from arra.settings import Decoder, Precision, SamplingConfig
 from arra.text_to_image import TextToImage
 
 SETTINGS, MANIFEST, GRID = "generation.json", "manifest.jsonl", "grid.png"
@@ -64,6 +65,8 @@ class Generation:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     batch: int = 64
     overwrite: bool = False
+    decoder: Decoder = "auto"
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,10 @@ def generate(model: TextToImage, job: Generation) -> Generated:
         "checkpoint": fingerprint,
         "size": list(model.size),
         "sampling": to_plain(job.sampling),
+        "noise": NOISE,
     }
+    if job.precision != "fp32":  # at fp32 all decoders draw the same
+        settings["precision"] = job.precision
     job.out.mkdir(parents=True, exist_ok=True)
     _claim(job, settings)
     files = [job.out / one.file for one in wanted]
@@ -130,6 +136,8 @@ def generate(model: TextToImage, job: Generation) -> Generated:
                 [wanted[i].seed for i in here],
                 job.sampling,
                 batch=job.batch,
+                decoder=job.decoder,
+                precision=job.precision,
                 on_unit=partial(_advance, task, len(todo)),
             )
             for i in todo:

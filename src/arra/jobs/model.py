@@ -60,7 +60,7 @@ def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> Ra
     """
     tokenizer = store.tokenizer()
     codec = str(store.provenance.settings.codec["fingerprint"])
-    lm, longest = start.lm, int(store.text_lengths().max())
+    lm, longest = start.lm, store.longest_text()
     if lm is None:
         h, w = store.grid
         size = replace(start.llama, positions=max(start.llama.positions, longest + h * w + 2))
@@ -158,7 +158,7 @@ def check_window(generator: RasterGenerator, store: PreparedStore, layout: str) 
     window = getattr(text, "sliding_window", None)
     if "sliding_attention" not in (getattr(text, "layer_types", None) or ["sliding_attention"]):
         return
-    longest = generator.length(int(store.text_lengths().max()))
+    longest = generator.length(store.longest_text())
     if layout != "right" and window and longest > window:
         raise InputError(
             f"BatchConfig.layout: {layout!r}, but the language model attends within {window} "

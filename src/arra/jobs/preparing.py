@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from arra.allocation import keep_freed_memory
 from arra.data.prepare import Engine, Fit, prepare
 from arra.data.scenes import SceneConfig
 from arra.data.store import REPORT, PreparedStore
@@ -108,6 +109,7 @@ def run_preparation(job: Preparation) -> Prepared:
     Raises what `prepare` raises, and `InputError` for encoders of the same name.
     """
     given, own = _named_encoders(job)
+    keep_freed_memory()
     device = choose_device(job.device)
     source = open_source(job.source, job.reading, job.scenes)
     size = job.size or getattr(source, "side", None) or _SIZE

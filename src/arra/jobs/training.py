@@ -104,6 +104,7 @@ class Trained:
             "resumed_from": report.resumed_from,
             "seconds": report.seconds,
             "step_seconds": report.median_step_seconds,
+            "data_share": report.data_share,
             "precision": report.precision,
             "compiled": report.compiled,
             "parameters": report.parameters,

@@ -113,6 +113,13 @@ def model_settings(lm: PreTrainedModel) -> dict[str, Any]:
     return kept(lm.config.to_diff_dict())
 
 
+def check_layers(layers: Sequence[int], depth: int) -> None:
+    """`InputError` unless all of `layers` are of 1 to `depth`."""
+    for layer in layers:
+        if not 1 <= layer <= depth:
+            raise InputError(f"layer {layer}: expected 1 to {depth}, the number of blocks")
+
+
 @contextmanager
 def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Within the block, forward passes fill the yielded dictionary: layer -> (B, T, D).
@@ -121,9 +128,7 @@ def hidden_states(lm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
     layer is given before the final norm. Only what is asked for is kept.
     """
     blocks = decoder_blocks(lm)
-    for layer in layers:
-        if not 1 <= layer <= len(blocks):
-            raise InputError(f"layer {layer}: expected 1 to {len(blocks)}, the number of blocks")
+    check_layers(layers, len(blocks))
     states: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Callable[[nn.Module, tuple, Tensor | tuple], None]:
@@ -184,7 +189,13 @@ def _compiled_in_training(block: nn.Module) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         return compiled(*args, **kwargs) if block.training else plain(*args, **kwargs)
 
+    forward.compiled = True  # type: ignore[attr-defined]
     return forward
+
+
+def compiled_in_training(block: nn.Module) -> bool:
+    """Whether `compile_blocks` was here, and nothing else replaced the forward since."""
+    return getattr(vars(block).get("forward"), "compiled", False)
 
 
 @contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from arra.errors import InputError
 from arra.generators.base import Batch, Output
@@ -41,8 +39,8 @@ class NextToken(_PerToken):
         super().__init__(weight)
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
-        total = F.cross_entropy(output.logits.float(), output.targets, reduction="sum")
-        return total / max(output.targets.numel(), 1)
+        normaliser, chosen = output.scores
+        return (normaliser - chosen).sum() / max(output.targets.numel(), 1)
 
 
 @objectives.register("z_loss")
@@ -58,5 +56,5 @@ class ZLoss(_PerToken):
         super().__init__(weight)
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
-        total = torch.logsumexp(output.logits.float(), dim=-1).square().sum()
-        return total / max(output.targets.numel(), 1)
+        normaliser, _ = output.scores
+        return normaliser.square().sum() / max(output.targets.numel(), 1)

@@ -15,7 +15,11 @@ from arra.samplers.noise import PictureNoise, draw
 
 
 class Stepper(Protocol):
-    """What the sampler needs of a generator: prompts are read once, then unit follows unit."""
+    """What the sampler needs of a generator: prompts are read once, then unit follows unit.
+
+    One that also has `choose(logits, scale, config, race)`, which guides, filters and draws at
+    once, is asked for the codes.
+    """
 
     @property
     def units(self) -> int: ...
@@ -75,21 +79,27 @@ class AncestralSampler:
         if guided:  # the pair of a picture shares one batch: rows i and B + i
             prompts += [stepper.prompt_ids(None)] * len(captions)
         logits, cache = stepper.prefill(prompts)
-        noise = PictureNoise(seeds)
+        races = PictureNoise(seeds).ahead(stepper.units, logits.shape[-1], logits.device)
         codes: list[Tensor] = []
-        for unit in range(stepper.units):
+        for unit, race in enumerate(races):
             if unit > 0:
                 last = codes[-1]
                 logits = stepper.step(torch.cat((last, last)) if guided else last, cache)
-            if guided:
-                conditional, unconditional = logits.float().chunk(2)
-                scale = self.config.scale(unit, stepper.units)
-                logits = guide(conditional, unconditional, scale) if scale != 1.0 else conditional
-            race = noise.exponential(logits.shape[-1], logits.device)
             if prefix is not None and unit < prefix.shape[1]:
                 codes.append(prefix[:, unit].to(logits.device))
             else:
-                codes.append(draw(law(logits, self.config), race))
+                codes.append(self._choose(stepper, logits, unit, race))
             if on_unit is not None:
                 on_unit(len(captions))
         return torch.stack(codes, dim=1)
+
+    def _choose(self, stepper: Stepper, logits: Tensor, unit: int, race: Tensor) -> Tensor:
+        """(B,) int64 drawn from the logits of B pictures, or of their pairs."""
+        guided, scale = self.config.guided, self.config.scale(unit, stepper.units)
+        choose = getattr(stepper, "choose", None)
+        if choose is not None:
+            return choose(logits, scale, self.config, race)
+        if guided:
+            conditional, unconditional = logits.float().chunk(2)
+            logits = guide(conditional, unconditional, scale) if scale != 1.0 else conditional
+        return draw(law(logits, self.config), race)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+NOISE = 2
+"""Raised when a seed comes to other noise than before, and so to another picture."""
+_MOST_AHEAD = 1 << 21  # numbers: 8 MiB
 
 
 class PictureNoise:
@@ -17,8 +21,29 @@ class PictureNoise:
 
     def exponential(self, width: int, device: torch.device) -> Tensor:
         """(B, width) float32 exponential variables: the next ones of each picture's stream."""
-        rows = [torch.empty(width).exponential_(generator=stream) for stream in self._streams]
-        return torch.stack(rows).to(device, non_blocking=True)
+        return next(self.ahead(1, width, device))
+
+    def ahead(self, units: int, width: int, device: torch.device) -> Iterator[Tensor]:
+        """`exponential` for so many units, made for many units at once: before a picture is drawn,
+        or, of large ones, a few times while it is."""
+        block = max(_MOST_AHEAD // max(len(self._streams) * width, 1), 1)
+        for start in range(0, units, block):
+            shape = min(block, units - start), len(self._streams), width
+            whole = torch.empty(shape, dtype=torch.int64)
+            for unit_rows in whole:
+                for row, stream in zip(unit_rows, self._streams, strict=True):
+                    row.random_(generator=stream)
+            yield from _exponential(whole).to(device, non_blocking=True)
+
+
+def _exponential(whole: Tensor) -> Tensor:
+    """Exponential variables of integers that are uniform up to 2^63, by inversion.
+
+    The small ones, which win races, are as fine as float32 is. (`exponential_` of torch takes
+    several times as long on a CPU, more than a small model takes for its logits.)
+    """
+    uniform = whole.float().mul_(2.0**-63).clamp_(max=1.0 - 2.0**-24)
+    return uniform.neg_().log1p_().neg_()
 
 
 def draw(probabilities: Tensor, noise: Tensor) -> Tensor:

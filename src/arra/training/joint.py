@@ -61,7 +61,7 @@ def check_objectives(objectives: Sequence[Objective], depth: int) -> None:
     if not objectives:
         raise InputError("train: no objectives; expected at least one, such as NextToken()")
     names = [objective.name for objective in objectives]
-    reserved = {"step", "loss", "lr", "grad_norm", "seconds", "validation"}
+    reserved = {"step", "loss", "lr", "grad_norm", "seconds", "data_seconds", "validation"}
     for name in names:
         if names.count(name) > 1 or name in reserved:
             raise InputError(f"train: the objective name {name!r} is taken; names are columns")

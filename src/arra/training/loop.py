@@ -12,7 +12,7 @@ import math
 import signal
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arra.ahead import ahead
 from arra.errors import InputError, TrainingDiverged
 from arra.files import read_json, to_plain
 from arra.generators.base import Batch, Generator
@@ -88,6 +89,29 @@ def train(
         return run.report(time.perf_counter() - started)
 
 
+def stepper(
+    generator: Generator,
+    objectives: Sequence[Objective],
+    batches: BatchSource,
+    config: TrainConfig,
+    folder: str | Path,
+) -> Callable[[int], float]:
+    """A function that does step n of what `train` would do, for who measures it.
+
+    It gives the seconds for which the step waited for its batches. Steps are done in order, the
+    first is that of `folder`'s checkpoint, or 0; torch's global random numbers move.
+    """
+    check_objectives(objectives, generator.depth)
+    run = _Run(generator, objectives, batches, config, Path(folder))
+    run.prepare()
+
+    def step(number: int) -> float:
+        run.step(number, StopRequest())
+        return run.data_seconds[-1]
+
+    return step
+
+
 class _Run:
     """The state of one call of `train`."""
 
@@ -120,6 +144,8 @@ class _Run:
         self.joint = copy.deepcopy(self.whole) if self.sharded else self.whole
         self.history: History | None = None
         self.step_seconds: list[float] = []
+        self.data_seconds: list[float] = []
+        self.ahead = ahead(map(self._micros, range(self.start, config.steps)), 1)
         self.compiled = False
         self.note = ""
 
@@ -196,7 +222,7 @@ class _Run:
         """All steps that are left, with what is due after each but the last."""
         config = self.config
         for step in range(self.start, config.steps):
-            stop = self._step(step, request)
+            stop = self.step(step, request)
             done = step + 1
             task.advance(note=self.note)
             if done == config.steps:
@@ -218,6 +244,10 @@ class _Run:
         parts = self.config.accumulation * self.world
         return self.batches.batch(step, self._part(micro), parts)
 
+    def _micros(self, step: int) -> list[Batch]:
+        """This process's micro-batches of `step`."""
+        return [self._batch(step, micro) for micro in range(self.config.accumulation)]
+
     def _part(self, micro: int) -> int:
         """Which of the micro-batches of a step, over all processes, this process's `micro` is.
 
@@ -225,11 +255,12 @@ class _Run:
         """
         return micro * self.world + self.rank
 
-    def _step(self, step: int, request: StopRequest) -> bool:
+    def step(self, step: int, request: StopRequest) -> bool:
         """One update; returns whether any process has been asked to stop."""
         began = time.perf_counter()
         weights = self.joint.weights(step)
-        micros = [self._batch(step, micro) for micro in range(self.config.accumulation)]
+        micros = next(self.ahead)
+        self.data_seconds.append(time.perf_counter() - began)
         shares, stop = self._shares(micros, list(weights), request)
         lr = learning_rate(self.config, step)
         for optimizer in self.optimizers:
@@ -251,7 +282,8 @@ class _Run:
         if self.ema:
             self.ema.update(step + 1)
         self.step_seconds.append(time.perf_counter() - began)
-        self._log(step + 1, {**facts, "seconds": self.step_seconds[-1]})
+        clocks = {"seconds": self.step_seconds[-1], "data_seconds": self.data_seconds[-1]}
+        self._log(step + 1, {**facts, **clocks})
         self.note = f"loss {loss:.4f}"
         return stop
 
@@ -383,6 +415,7 @@ class _Run:
             resumed_from=self.start,
             seconds=seconds,
             median_step_seconds=statistics.median(steady) if steady else math.nan,
+            data_share=sum(self.data_seconds[1:]) / sum(steady) if steady else math.nan,
             history=[entry for entry in entries if "validation" not in entry],
             validation=[{"step": entry["step"], **entry["validation"]} for entry in marks],
             precision=self.precision,
@@ -394,7 +427,8 @@ class _Run:
         )
 
     def close(self) -> None:
-        """Close the log and finish trackers."""
+        """End the thread of batches, close the log and finish trackers."""
+        self.ahead.close()
         if self.history:
             self.history.close()
         for tracker in self.accelerator.trackers:

@@ -46,8 +46,11 @@ class TrainReport:
     """Wall-clock time of this process's part of the run, validation and checkpoints included."""
     median_step_seconds: float
     """Of this process's steps without the first; nan when there were fewer than two."""
+    data_share: float
+    """Share of these steps' time that was spent waiting for batches."""
     history: list[dict[str, Any]]
-    """Logged steps: step (updates done), loss, each objective's loss, lr, grad_norm, seconds."""
+    """Logged steps: step (updates done), loss, each objective's loss, lr, grad_norm, seconds, and
+    data_seconds, for which the step waited for its batches."""
     validation: list[dict[str, Any]]
     """Validation results, each with its step."""
     precision: str

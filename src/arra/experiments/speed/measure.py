@@ -201,8 +201,8 @@ def measure(
         if enabled:
             gc.enable()
     timings = [
-        _timing(contender, floors, *measured)
-        for contender, *measured in zip(case.contenders, times, first, strict=True)
+        _timing(contender, floors, times[index], first[index])
+        for index, contender in enumerate(case.contenders)
     ]
     told = {
         one.name: getattr(case, one.name) for one in fields(CaseResult) if one.name != "timings"

@@ -52,15 +52,14 @@ def _bar(axes: Any, case: CaseResult, name: str, place: float) -> None:
     colour = PALE if name in case.peers else COLOURS[1]
     axes.barh(place, middle - 1, left=1, height=0.62, color=colour, alpha=0.75)
     axes.plot([low, high], [place, place], color=INK, lw=1.2)
-    if middle >= 1:
-        axes.annotate(f"{middle:.2f}", (max(middle, high), place), xytext=(5, 0), fontsize=8,
-                      textcoords="offset points", va="center", color=INK)  # fmt: skip
-    else:
-        axes.annotate(f"{middle:.2f}", (1, place), xytext=(5, 0), fontsize=8,
-                      textcoords="offset points", va="center", color=INK)  # fmt: skip
+    end = max(1.0, middle, high)
     if timing.floor:
         limit = case.timing(peer).median / timing.floor
         axes.plot(limit, place, "D", ms=4.5, mfc="white", mec=colour)
+        if end <= limit < 2.5 * end:  # the number would cover it
+            end = limit
+    axes.annotate(f"{middle:.2f}", (end, place), xytext=(6, 0), textcoords="offset points",
+                  fontsize=8, va="center", color=INK)  # fmt: skip
     if name in case.targets:
         axes.plot([case.targets[name]] * 2, [place - 0.42, place + 0.42], color=COLOURS[2], lw=1.8)
 

@@ -9,27 +9,22 @@ as the demo trains its own, to see what the recipe comes to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from arra.experiments.arms import Arm, arm_job
 from arra.experiments.bench import Bench, build_bench
 from arra.experiments.parallel import Job, run_jobs
 from arra.experiments.timing import median_ratio, step_seconds
 from arra.files import to_plain
-from arra.metrics.bootstrap import PairedDifference, paired_difference
+from arra.metrics.bootstrap import PairedDifference
 from arra.systems.arra.recipe import ALIGNED, BASELINE, CLAIM_STEPS, RECIPES, SHUFFLED, Recipe
 from arra.systems.base import ClaimRun
-from arra.systems.estimates import estimate_of, over_seeds
-from arra.systems.results import Better, ClaimResult, Estimate, Measure, Verdict
+from arra.systems.results import ClaimResult, Estimate, Measure, Verdict
+from arra.systems.seeds import Result, Row, estimate, measure, paired
 
 ARMS = (BASELINE, ALIGNED, SHUFFLED)
-Result = dict[str, Any]
-Reading = Callable[[Result], float]
-
-MEASURES: tuple[tuple[str, Better, Reading], ...] = (
+MEASURES: tuple[Row, ...] = (
     ("held-out bits per token, new combinations", "lower", lambda r: r["bits"]["heldout"]["value"]),
     ("held-out bits per token, seen combinations", "lower", lambda r: r["bits"]["seen"]["value"]),
     ("prompts right in everything", "higher", lambda r: r["prompt_accuracy"]["all"]["value"]),
@@ -48,7 +43,8 @@ def claim(run: ClaimRun) -> ClaimResult:
     recipe = replace(longer, plan=replace(longer.plan, train=replace(train, steps=steps)))
     bench = build_bench(recipe.bench, run.folder / "bench", quiet=run.quiet)
     results, long = _run_all(bench, recipe, longer, run)
-    measures = [_measure(name, better, read, results) for name, better, read in MEASURES]
+    columns = [results[arm.name] for arm in (ALIGNED, BASELINE, SHUFFLED)]
+    measures = [measure(row, *columns) for row in MEASURES]
     measures += [
         Measure(f"{name}, one arm of {train.steps} steps", Estimate(read(long)), better=better)
         for name, better, read in MEASURES[2:6]
@@ -56,13 +52,11 @@ def claim(run: ClaimRun) -> ClaimResult:
     differences = {}
     if len(run.seeds) > 1:
         for name, _, read in MEASURES[:4]:
-            helped = _paired(read, results, "aligned", "baseline")
-            control = _paired(read, results, "shuffled", "baseline")
+            helped = paired(read, results["aligned"], results["baseline"])
+            control = paired(read, results["shuffled"], results["baseline"])
             differences[name] = helped
             measures.append(
-                Measure(
-                    f"paired difference, {name}", estimate_of(helped), None, estimate_of(control)
-                )
+                Measure(f"paired difference, {name}", estimate(helped), None, estimate(control))
             )
     measures.append(_cost(bench, recipe, 100 if run.budget == "full" else 3))
     verdict, statement = _verdict(results, differences)
@@ -97,17 +91,6 @@ def _run_all(
     return found, long
 
 
-def _measure(name: str, better: Better, read: Reading, results: dict[str, list[Result]]) -> Measure:
-    values = {arm: over_seeds([read(r) for r in found]) for arm, found in results.items()}
-    return Measure(name, values["aligned"], values["baseline"], values["shuffled"], better)
-
-
-def _paired(
-    read: Reading, results: dict[str, list[Result]], one: str, other: str
-) -> PairedDifference:
-    return paired_difference([read(r) for r in results[one]], [read(r) for r in results[other]])
-
-
 def _cost(bench: Bench, recipe: Recipe, repeats: int) -> Measure:
     """Time of a training step with alignment over one without, the steps taken in turn."""
     arms: dict[str, Arm] = {"aligned": ALIGNED, "baseline": BASELINE}
@@ -129,7 +112,7 @@ def _verdict(
     if not differences:
         return "inconclusive", f"One seed shows no spread, so nothing can be said of {name}."
     helped = differences[name]
-    against_control = _paired(read, results, "aligned", "shuffled")
+    against_control = paired(read, results["aligned"], results["shuffled"])
     said = (
         f"{name}: aligned minus baseline {helped.statement()}; aligned minus control "
         f"{against_control.interval.value:+.4g} [{against_control.interval.low:+.4g}, "

@@ -9,7 +9,6 @@ logarithm of the Fréchet distance, averaged over the checkpoints of a generator
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,7 @@ import numpy as np
 from arra.experiments.digits import Judge, digits, train_judge
 from arra.experiments.parallel import Job, run_jobs
 from arra.files import to_plain
-from arra.metrics.bootstrap import PairedDifference, paired_difference
 from arra.systems.base import ClaimRun
-from arra.systems.estimates import estimate_of, over_seeds
 from arra.systems.gear.recipe import (
     ARMS,
     COLLAPSING,
@@ -34,12 +31,11 @@ from arra.systems.gear.recipe import (
     Recipe,
 )
 from arra.systems.gear.stages import make_codecs, train_fresh
-from arra.systems.results import Better, ClaimResult, Estimate, Measure, Verdict
+from arra.systems.results import ClaimResult, Measure, Verdict
+from arra.systems.seeds import Reading, Result, Row, estimate, measure, paired
 
-Result = dict[str, Any]
 Results = dict[Any, list[Result]]
 """Codec name, or (codec, generator), to what was measured, in the order of the seeds."""
-Reading = Callable[[Result], float]
 
 
 def curve(result: Result) -> float:
@@ -58,26 +54,25 @@ def first(name: str) -> Reading:
     return lambda result: result["checkpoints"][0][name]
 
 
-Row = tuple[str, Reading, Better]
 CODEC_MEASURES: tuple[Row, ...] = (
-    ("reconstruction, mean absolute error on [-1, 1]", lambda r: r["l1"], "lower"),
-    ("reconstruction, Fréchet distance", lambda r: r["frechet"], "lower"),
-    ("entropy of the codes (nats)", lambda r: r["entropy"], "neither"),
+    ("reconstruction, mean absolute error on [-1, 1]", "lower", lambda r: r["l1"]),
+    ("reconstruction, Fréchet distance", "lower", lambda r: r["frechet"]),
+    ("entropy of the codes (nats)", "neither", lambda r: r["entropy"]),
 )
-CURVE: Row = ("ln Fréchet distance, mean over the checkpoints", curve, "lower")
-LAST_FRECHET: Row = ("Fréchet distance, last checkpoint", last("frechet"), "lower")
-LAST_RIGHT: Row = ("digit right, last checkpoint", last("accuracy"), "higher")
-LAST_NATS: Row = ("held-out nats per code, last checkpoint", last("nats"), "lower")
+CURVE: Row = ("ln Fréchet distance, mean over the checkpoints", "lower", curve)
+LAST_FRECHET: Row = ("Fréchet distance, last checkpoint", "lower", last("frechet"))
+LAST_RIGHT: Row = ("digit right, last checkpoint", "higher", last("accuracy"))
+LAST_NATS: Row = ("held-out nats per code, last checkpoint", "lower", last("nats"))
 FRESH_MEASURES: tuple[Row, ...] = (
     CURVE,
-    ("Fréchet distance, first checkpoint", first("frechet"), "lower"),
+    ("Fréchet distance, first checkpoint", "lower", first("frechet")),
     LAST_FRECHET,
-    ("Fréchet distance, last checkpoint, guided", last("guided frechet"), "lower"),
+    ("Fréchet distance, last checkpoint, guided", "lower", last("guided frechet")),
     LAST_RIGHT,
-    ("digit right, last checkpoint, guided", last("guided accuracy"), "higher"),
-    ("held-out nats per code, first checkpoint", first("nats"), "lower"),
+    ("digit right, last checkpoint, guided", "higher", last("guided accuracy")),
+    ("held-out nats per code, first checkpoint", "lower", first("nats")),
     LAST_NATS,
-    ("alignment loss, last steps", lambda r: r["alignment"], "lower"),
+    ("alignment loss, last steps", "lower", lambda r: r["alignment"]),
 )
 
 
@@ -127,24 +122,20 @@ def _run_all(recipe: Recipe, judge: Judge, run: ClaimRun) -> Results:
     return found
 
 
-def _row(name: str, read: Reading, columns: Sequence[Sequence[Result]], better: Better) -> Measure:
-    """A line of the table from what was measured of the system, the baseline and the control."""
-    system, baseline, control = (_estimate(read, column) for column in columns)
-    return Measure(name, system, baseline, control, better)
-
-
 def _measures(results: Results) -> list[Measure]:
     """The table: GEAR beside the warm-up (baseline) and equal steps of reconstruction (control)."""
     codecs = [results[name] for name in (GEAR, WARM_UP, CONTROL)]
     fresh = [results[name, PATCH] for name in (GEAR, WARM_UP, CONTROL)]
-    rows = [_row(f"codec: {name}", read, codecs, better) for name, read, better in CODEC_MEASURES]
+    rows = [
+        measure((f"codec: {name}", better, read), *codecs) for name, better, read in CODEC_MEASURES
+    ]
     rows += [
-        _row(f"fresh generator: {name}", read, fresh, better)
-        for name, read, better in FRESH_MEASURES
+        measure((f"fresh generator: {name}", better, read), *fresh)
+        for name, better, read in FRESH_MEASURES
     ]
     if len(codecs[0]) > 1:
-        for name, read, _ in FRESH_MEASURES:
-            gap = estimate_of(_paired(read, fresh[0], fresh[2]))
+        for name, _, read in FRESH_MEASURES:
+            gap = estimate(paired(read, fresh[0], fresh[2]))
             rows.append(Measure(f"paired difference, GEAR - control: {name}", gap))
     return rows + _collapse(results) + _rivals(results)
 
@@ -154,28 +145,28 @@ def _collapse(results: Results) -> list[Measure]:
     codecs = [results[name] for name in (COLLAPSING, WARM_UP, CONTROL)]
     fresh = [results[name, PATCH] for name in (COLLAPSING, WARM_UP, CONTROL)]
     rows = [
-        _row(f"straight-through codec: {name}", read, codecs, better)
-        for name, read, better in CODEC_MEASURES
+        measure((f"straight-through codec: {name}", better, read), *codecs)
+        for name, better, read in CODEC_MEASURES
     ]
-    for name, read, better in (LAST_FRECHET, LAST_NATS):
-        rows.append(_row(f"on the straight-through codec: {name}", read, fresh, better))
+    for name, better, read in (LAST_FRECHET, LAST_NATS):
+        rows.append(measure((f"on the straight-through codec: {name}", better, read), *fresh))
     return rows
 
 
 def _rivals(results: Results) -> list[Measure]:
     """ARRA, GEAR, both and none: the alignment of the generator beside that of the codec."""
     rows = []
-    for name, read, better in (CURVE, LAST_FRECHET, LAST_RIGHT):
-        none = _estimate(read, results[CONTROL, PLAIN])
+    none = results[CONTROL, PLAIN]
+    for name, better, read in (CURVE, LAST_FRECHET, LAST_RIGHT):
         for label, arm in (
             ("ARRA", (CONTROL, GLOBAL)),
             ("GEAR's codec", (GEAR, PLAIN)),
             ("both", (GEAR, GLOBAL)),
         ):
-            value = _estimate(read, results[arm])
-            rows.append(Measure(f"{label} against none: {name}", value, none, None, better))
-            if len(results[arm]) > 1:
-                gap = estimate_of(_paired(read, results[arm], results[CONTROL, PLAIN]))
+            row = (f"{label} against none: {name}", better, read)
+            rows.append(measure(row, results[arm], none))
+            if len(none) > 1:
+                gap = estimate(paired(read, results[arm], none))
                 rows.append(Measure(f"paired difference, {label} - none: {name}", gap))
     return rows
 
@@ -186,10 +177,10 @@ def _verdict(results: Results) -> tuple[Verdict, str]:
     what seeds explain, or no collapse. Otherwise the experiment could not tell."""
     if len(results[GEAR]) < 2:
         return "inconclusive", "One seed shows no spread, so nothing can be said."
-    helped = _paired(curve, results[GEAR, PATCH], results[CONTROL, PATCH])
-    entropy = _paired(lambda r: r["entropy"], results[COLLAPSING], results[CONTROL]).interval
-    worse = _paired(curve, results[COLLAPSING, PATCH], results[CONTROL, PATCH]).interval
-    nats = _paired(last("nats"), results[GEAR, PATCH], results[CONTROL, PATCH]).interval
+    helped = paired(curve, results[GEAR, PATCH], results[CONTROL, PATCH])
+    entropy = paired(lambda r: r["entropy"], results[COLLAPSING], results[CONTROL]).interval
+    worse = paired(curve, results[COLLAPSING, PATCH], results[CONTROL, PATCH]).interval
+    nats = paired(last("nats"), results[GEAR, PATCH], results[CONTROL, PATCH]).interval
     collapsed = entropy.high < 0 and worse.low > 0
     said = (
         f"ln Fréchet distance of a fresh generator, GEAR minus equal steps of reconstruction: "
@@ -209,15 +200,6 @@ def _verdict(results: Results) -> tuple[Verdict, str]:
         "inconclusive",
         f"Straight-through tuning collapses; whether GEAR helps, the seeds do not tell. {said}",
     )
-
-
-def _estimate(read: Reading, results: Sequence[Result]) -> Estimate:
-    """Mean over seeds with its t interval."""
-    return over_seeds([read(result) for result in results])
-
-
-def _paired(read: Reading, one: Sequence[Result], other: Sequence[Result]) -> PairedDifference:
-    return paired_difference([read(r) for r in one], [read(r) for r in other])
 
 
 def _scale(recipe: Recipe, results: Results, floor: float, right: float) -> str:

@@ -22,7 +22,7 @@ from arra.codecs.vq import VQCodec
 from arra.data.tokenizer import CaptionEncoder, train_text_tokenizer
 from arra.encoders.base import Encoder
 from arra.encoders.training import train_encoder
-from arra.experiments.digits import WORDS, Digits, Judge, digits
+from arra.experiments.digits import WORDS, Digits, Judge, MemoryStore, digits, encoded
 from arra.experiments.once import once
 from arra.files import read_json
 from arra.generators.base import Generator
@@ -34,11 +34,10 @@ from arra.objectives.cross_entropy import NextToken
 from arra.pixels import to_uint8, to_unit
 from arra.samplers.ancestral import AncestralSampler
 from arra.settings import SamplingConfig
-from arra.systems.gear.digits import CropStore
 from arra.systems.gear.recipe import CONTROL, TOKENIZERS, WARM_UP, Recipe
 from arra.systems.gear.routing import Guide
 from arra.systems.gear.tuning import tune_codec
-from arra.systems.gear.views import Views, alignment_with
+from arra.systems.gear.views import Views, alignment_with, picture_features
 from arra.training.loop import train
 
 LATEST = 100
@@ -69,6 +68,20 @@ def make_codecs(recipe: Recipe, judge: Judge, seed: int, folder: Path, quiet: bo
     return once(folder / "codecs", settings, make)
 
 
+def _crops(
+    known: Digits, codec: Codec, teacher: Encoder, texts: dict[str, list[int]]
+) -> MemoryStore:
+    """All crops of digits with the codes and features of each: those of the very crop."""
+    pictures = known.pictures
+    with torch.no_grad():
+        chunks = np.array_split(pictures, -(-len(pictures) // 512))
+        found = [picture_features(teacher, chunk) for chunk in chunks]
+    features = {name: torch.cat([f[name] for f in found]) for name in found[0]}
+    return MemoryStore(
+        [texts[caption] for caption in known.captions], encoded(codec, pictures), features
+    )
+
+
 def train_fresh(
     recipe: Recipe,
     judge: Judge,
@@ -88,7 +101,7 @@ def train_fresh(
         assert generator.tokenizer is not None
         ids = CaptionEncoder.of(generator.tokenizer)(WORDS)
         texts = dict(zip(WORDS, ids, strict=True))
-        store = CropStore(known.cropped(recipe.tuning.crop), codec, teacher, texts)
+        store = _crops(known.cropped(recipe.tuning.crop), codec, teacher, texts)
         objectives: list[Objective] = [NextToken()]
         alignment = recipe.alignment(how)
         names: tuple[str, ...] = ()

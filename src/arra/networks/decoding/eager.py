@@ -1,0 +1,180 @@
+"""The decoder in torch, for accelerators and where the kernels of native.py cannot be built.
+
+Shapes never change while a picture is drawn and nothing waits for the device, so that a whole step
+compiles into one graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from arra.networks.decoding.llama import Block, Llama, Weights, quantised
+from arra.settings import Precision
+
+
+class EagerCache:
+    """Keys and values (layers, rows, kv heads, length, head size), and where each row goes on."""
+
+    def __init__(self, keys: Tensor, values: Tensor, position: Tensor, filled: int):
+        self.keys, self.values, self.position = keys, values, position
+        self.filled = filled
+        """How many positions any row has at most: known without asking the device."""
+        self.row = torch.arange(len(position), device=position.device)
+
+    @classmethod
+    def empty(cls, llama: Llama, rows: int, length: int, dtype: torch.dtype) -> EagerCache:
+        shape = len(llama.blocks), rows, llama.kv_heads, length, llama.head_size
+        device = llama.embedding.device
+        keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        return cls(keys, values, torch.zeros(rows, dtype=torch.int64, device=device), 0)
+
+    def gather(self, rows: Tensor) -> EagerCache:
+        """The rows (n,), which may repeat."""
+        keys, values = self.keys[:, rows], self.values[:, rows]
+        return EagerCache(keys, values, self.position[rows], self.filled)
+
+
+class _Linear:
+    """A product with weights in one of the precisions; inputs and outputs in the arithmetic's."""
+
+    def __init__(self, parts: Sequence[Weights], precision: Precision, dtype: torch.dtype):
+        weight = torch.cat([part.weight for part in parts])
+        biases = [part.bias for part in parts if part.bias is not None]
+        self.bias = torch.cat(biases).to(dtype) if biases else None
+        self.scale: Tensor | None = None
+        if precision == "int8":
+            self.weight, scale = quantised(weight)
+            self.scale = scale.to(dtype)
+        else:
+            self.weight = weight.to(dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.scale is None:
+            return F.linear(x, self.weight, self.bias)
+        y = F.linear(x, self.weight.to(x.dtype)) * self.scale
+        return y if self.bias is None else y + self.bias
+
+
+class EagerDecoder:
+    """A Llama-like decoder in torch, with a static cache and fused projections.
+
+    In fp32 it computes what transformers' own forward does, in the same order of operations but
+    for the fused projections.
+    """
+
+    def __init__(self, llama: Llama, precision: Precision, positions: int, compile: bool = False):
+        """`positions` is the longest sequence. With `compile` a step is compiled as a whole (on
+        CUDA as one graph)."""
+        self.llama, self.codes = llama, len(llama.head.weight)
+        self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+
+        def linear(*parts: Weights) -> _Linear:
+            return _Linear(parts, precision, self.dtype)
+
+        self._blocks = [
+            (b, linear(b.qkv), linear(b.out), linear(b.gate, b.up), linear(b.down))
+            for b in llama.blocks
+        ]
+        self._head = linear(llama.head)
+        self._cosine, self._sine = (
+            torch.cat((x, x), dim=-1).to(self.dtype) for x in llama.rotation(positions)
+        )
+        self._activation: Callable[[Tensor], Tensor] = F.silu
+        if llama.gelu:
+            self._activation = lambda x: F.gelu(x, approximate="tanh")
+        self._compiled = compile
+        self._run: Callable[..., Tensor] = self._forward
+        if compile:
+            mode = "reduce-overhead" if llama.embedding.is_cuda else None
+            self._run = torch.compile(self._forward, mode=mode, fullgraph=True, dynamic=False)
+
+    def prefill(self, prompts: Sequence[Sequence[int]], length: int) -> tuple[Tensor, EagerCache]:
+        """Logits (B, codes) after the prompts, and a cache with room for `length` positions.
+
+        Every different prompt is read once, whatever the number of rows that begin with it.
+        """
+        unique = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
+        device, longest = self.llama.embedding.device, max(map(len, unique))
+        # padding on the right: what it leaves in the cache is overwritten before it is seen
+        tokens = torch.tensor([[*p, *([0] * (longest - len(p)))] for p in unique], device=device)
+        cache = EagerCache.empty(self.llama, len(unique), length, self.dtype)
+        last = torch.tensor([len(p) - 1 for p in unique], device=device)
+        state = self._layers(tokens, cache.keys, cache.values, cache.position, cache.row, longest)
+        logits = self._logits(state[cache.row, last])
+        cache.position, cache.filled = last + 1, longest
+        index = {prompt: row for row, prompt in enumerate(unique)}
+        rows = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
+        return logits[rows], cache.gather(rows)
+
+    def step(self, tokens: Tensor, cache: EagerCache) -> Tensor:
+        """Logits (B, codes) after one more token (B,) int64 of each row."""
+        cache.filled += 1
+        # compiled code is for one shape: it looks at the whole cache, most of it hidden
+        seen = cache.keys.shape[3] if self._compiled else cache.filled
+        logits = self._run(tokens, cache.keys, cache.values, cache.position, cache.row, seen)
+        cache.position = cache.position + 1
+        # what a CUDA graph returns is overwritten by the next step
+        return logits.clone() if self._compiled and logits.is_cuda else logits
+
+    def _forward(self, tokens: Tensor, keys: Tensor, values: Tensor, *rest: Any) -> Tensor:
+        return self._logits(self._layers(tokens[:, None], keys, values, *rest)[:, -1])
+
+    def _logits(self, state: Tensor) -> Tensor:
+        return self._head(self._norm(state, self.llama.norm)).float()
+
+    def _layers(
+        self, tokens: Tensor, keys: Tensor, values: Tensor, start: Tensor, row: Tensor, seen: int
+    ) -> Tensor:
+        """(B, T, D) before the last norm, of T tokens that follow the first `start` (B,) positions;
+        `seen` positions of the cache hold all that may be looked at."""
+        llama = self.llama
+        count = tokens.shape[1]
+        place = start[:, None] + torch.arange(count, device=tokens.device)
+        cosine, sine = self._cosine[place][:, :, None], self._sine[place][:, :, None]
+        visible = torch.arange(seen, device=tokens.device) <= place[:, None, :, None]
+        x = F.embedding(tokens, llama.embedding)
+        if llama.embedding_scale != 1.0:
+            x = x * llama.embedding_scale
+        x = x.to(self.dtype)
+        for index, (block, qkv, out, gate_up, down) in enumerate(self._blocks):
+            q, k, v = self._projected(block, qkv, self._norm(x, block.norm), cosine, sine)
+            keys[index, row[:, None], :, place] = k
+            values[index, row[:, None], :, place] = v
+            attended = F.scaled_dot_product_attention(
+                q.transpose(1, 2),
+                keys[index, :, :, :seen],
+                values[index, :, :, :seen],
+                attn_mask=visible,
+                enable_gqa=llama.heads != llama.kv_heads,
+            )
+            x = x + out(attended.transpose(1, 2).flatten(2))
+            gate, up = gate_up(self._norm(x, block.norm_mlp)).chunk(2, dim=-1)
+            x = x + down(self._activation(gate) * up)
+        return x
+
+    def _projected(
+        self, block: Block, qkv: _Linear, x: Tensor, cosine: Tensor, sine: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, T, heads, head size), the former two rotated."""
+        llama = self.llama
+        heads = qkv(x).unflatten(-1, (-1, llama.head_size))
+        q, k, v = heads.split((llama.heads, llama.kv_heads, llama.kv_heads), dim=2)
+        if block.norm_q is not None and block.norm_k is not None:
+            q, k = self._norm(q, block.norm_q), self._norm(k, block.norm_k)
+        half = llama.head_size // 2
+
+        def rotated(y: Tensor) -> Tensor:
+            turned = torch.cat((-y[..., half:], y[..., :half]), dim=-1)
+            return y * cosine + turned * sine
+
+        return rotated(q), rotated(k), v
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.llama.epsilon)
+        return (wide * weight).to(x.dtype)

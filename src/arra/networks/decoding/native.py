@@ -1,0 +1,242 @@
+"""The decoder on a CPU: one call of our own kernels for each token (native.cpp)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_float, c_int32, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arra.networks.decoding.building import library
+from arra.networks.decoding.llama import Llama, Unsupported, Weights, quantised
+from arra.settings import Precision, SamplingConfig
+
+LANES, PANEL = 16, 32
+_PRECISIONS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "int8": 2}
+_CHUNK = 256  # tokens of prompts that are read at once: bounds the room for what is between
+
+
+class _Linear(Structure):
+    _fields_ = [
+        ("weight", c_void_p),
+        ("scale", c_void_p),
+        ("bias", c_void_p),
+        ("inputs", c_int32),
+        ("panels", c_int32),
+    ]
+
+
+class _Layer(Structure):
+    _fields_ = [
+        *((name, _Linear) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, c_void_p) for name in ("norm", "norm_mlp", "norm_q", "norm_k")),
+    ]
+
+
+class _Model(Structure):
+    _fields_ = [
+        ("layers", POINTER(_Layer)),
+        ("head", _Linear),
+        *((name, c_void_p) for name in ("embedding", "norm", "cosine", "sine")),
+        *((name, c_int32) for name in ("depth", "width", "heads", "kv_heads", "head_size")),
+        *((name, c_int32) for name in ("feed_forward", "precision", "gelu")),
+        *((name, c_float) for name in ("epsilon", "embedding_scale")),
+    ]
+
+
+class _Cache(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("keys", "values")),
+        *((name, c_int32) for name in ("slots", "capacity")),
+    ]
+
+
+class NativeCache:
+    """Keys and values of some slots, and where each goes on."""
+
+    def __init__(self, llama: Llama, slots: int, capacity: int, dtype: torch.dtype):
+        capacity = -(-capacity // LANES) * LANES
+        shape = len(llama.blocks), slots, llama.kv_heads
+        self.keys = torch.zeros(*shape, capacity // LANES, llama.head_size, LANES, dtype=dtype)
+        self.values = torch.zeros(*shape, capacity, llama.head_size, dtype=dtype)
+        self.position = torch.zeros(slots, dtype=torch.int32)
+        """(slots,) int32: how many positions of each slot are filled."""
+        self.slot = torch.arange(slots, dtype=torch.int32)
+        self.plain = _Cache(self.keys.data_ptr(), self.values.data_ptr(), slots, capacity)
+
+    def copy(self, source: Tensor) -> None:
+        """Slot i becomes what slot `source[i]` is; a slot that others copy stays itself."""
+        target = (source != torch.arange(len(source))).nonzero()[:, 0]
+        longest, source = int(self.position.max()), source[target]
+        blocks = -(-longest // LANES)
+        self.position[target] = self.position[source]
+        self.keys[:, target, :, :blocks] = self.keys[:, source, :, :blocks]
+        self.values[:, target, :, :longest] = self.values[:, source, :, :longest]
+
+
+class NativeDecoder:
+    """A Llama-like decoder whose weights lie as the kernels read them.
+
+    A row's logits do not depend, to the last bit, on the rows beside it, on how its prompt was
+    split, or on the number of threads.
+    """
+
+    def __init__(self, llama: Llama, precision: Precision, positions: int):
+        """`positions` is the longest sequence; `Unsupported` for shapes that kernels do not take,
+        or where they cannot be built."""
+        if llama.head_size % LANES or llama.width % 2 or llama.feed_forward % 2:
+            raise Unsupported(f"heads of {llama.head_size}, expected a multiple of {LANES}")
+        self._library = library()
+        self.llama, self.precision, self.codes = llama, precision, len(llama.head.weight)
+        self._kept: list[Any] = []
+        cosine, sine = llama.rotation(positions)
+        layers = (_Layer * len(llama.blocks))(*(self._layer(block) for block in llama.blocks))
+        self._model = _Model(
+            layers,
+            self._linear(llama.head),
+            *(self._keep(x) for x in (llama.embedding, llama.norm, cosine, sine)),
+            *(len(llama.blocks), llama.width, llama.heads, llama.kv_heads, llama.head_size),
+            *(llama.feed_forward, _PRECISIONS[precision], int(llama.gelu)),
+            *(llama.epsilon, llama.embedding_scale),
+        )
+        self._kept.append(layers)
+
+    # ---- weights ---------------------------------------------------------------------------------
+
+    def _layer(self, block: Any) -> _Layer:
+        gate, up = (_panels(x.weight) for x in (block.gate, block.up))
+        both = torch.stack((gate, up), dim=1).flatten(0, 1)
+        bias = None
+        if block.gate.bias is not None:
+            sides = [_panels(x.bias[:, None])[..., 0] for x in (block.gate, block.up)]
+            bias = torch.stack(sides, dim=1).flatten()
+        return _Layer(
+            self._linear(block.qkv),
+            self._linear(block.out),
+            self._packed(both, bias),
+            self._linear(block.down),
+            *(None if x is None else self._keep(x) for x in _norms(block)),
+        )
+
+    def _linear(self, linear: Weights) -> _Linear:
+        bias = None if linear.bias is None else _panels(linear.bias[:, None]).flatten()
+        return self._packed(_panels(linear.weight), bias)
+
+    def _packed(self, panels: Tensor, bias: Tensor | None) -> _Linear:
+        """Panels (P, PANEL, K) in the order in which they are read."""
+        count, _, inputs = panels.shape
+        scale = None
+        if self.precision == "fp32":
+            weight = panels.transpose(1, 2)
+        else:
+            if self.precision == "int8":
+                flat, scale = quantised(panels.flatten(0, 1))
+                panels = flat.view_as(panels)
+            else:
+                panels = panels.bfloat16()
+            weight = panels.view(count, PANEL, inputs // 2, 2).transpose(1, 2)
+        scales = None if scale is None else self._keep(scale)
+        biases = None if bias is None else self._keep(bias)
+        return _Linear(self._keep(weight), scales, biases, inputs, count)
+
+    def _keep(self, tensor: Tensor) -> int:
+        """The address of a contiguous tensor that lives as long as the decoder."""
+        tensor = tensor.detach().contiguous()
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+    # ---- decoding --------------------------------------------------------------------------------
+
+    def prefill(self, prompts: Sequence[Sequence[int]], length: int) -> tuple[Tensor, NativeCache]:
+        """Logits (B, codes) after the prompts, and a cache with room for `length` positions.
+
+        Every different prompt is read once, whatever the number of rows that begin with it.
+        """
+        dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
+        cache = NativeCache(self.llama, len(prompts), length, dtype)
+        first: dict[tuple[int, ...], int] = {}
+        source = [first.setdefault(tuple(prompt), row) for row, prompt in enumerate(prompts)]
+        logits = torch.empty(len(prompts), self.codes)
+        tokens: list[int] = []
+        slots: list[int] = []
+        positions: list[int] = []
+        last: list[bool] = []
+        for prompt, row in first.items():
+            tokens += prompt
+            slots += [row] * len(prompt)
+            positions += range(len(prompt))
+            last += [False] * (len(prompt) - 1) + [True]
+            cache.position[row] = len(prompt)
+        for start in range(0, len(tokens), _CHUNK):
+            here = slice(start, start + _CHUNK)
+            wanted = torch.tensor(last[here]).nonzero()[:, 0]
+            slot = torch.tensor(slots[here], dtype=torch.int32)
+            place = torch.tensor(positions[here], dtype=torch.int32)
+            found = torch.empty(len(wanted), self.codes)
+            ids = torch.tensor(tokens[here])
+            self._forward(cache, ids, slot, place, wanted.int(), found)
+            logits[slot[wanted].long()] = found
+        copies = torch.tensor(source)
+        cache.copy(copies)
+        return logits[copies], cache
+
+    def step(self, tokens: Tensor, cache: NativeCache) -> Tensor:
+        """Logits (B, codes) after one more token (B,) int64 of each row."""
+        logits = torch.empty(len(tokens), self.codes)
+        self._forward(cache, tokens, cache.slot, cache.position, cache.slot, logits)
+        cache.position += 1
+        return logits
+
+    def _forward(
+        self,
+        cache: NativeCache,
+        tokens: Tensor,
+        slots: Tensor,
+        positions: Tensor,
+        wanted: Tensor,
+        logits: Tensor,
+    ) -> None:
+        self._library.arra_forward(
+            byref(self._model),
+            byref(cache.plain),
+            len(tokens),
+            *(c_void_p(x.data_ptr()) for x in (tokens, slots, positions, wanted)),
+            len(wanted),
+            c_void_p(logits.data_ptr()),
+            self.codes,
+            torch.get_num_threads(),
+        )
+
+    def choose(self, logits: Tensor, scale: float, config: SamplingConfig, race: Tensor) -> Tensor:
+        """(B,) int64: guidance of this scale, the law of `config`, and one draw from it by an
+        exponential race (B, codes).
+
+        `logits` are (2 B, codes) where guided, else (B, codes), contiguous float32.
+        """
+        drawn = torch.empty(len(race), dtype=torch.int64)
+        self._library.arra_choose(
+            c_void_p(logits.data_ptr()),
+            len(race),
+            self.codes,
+            int(config.guided),
+            c_float(scale),
+            c_float(config.temperature),
+            config.top_k,
+            c_float(config.top_p),
+            c_void_p(race.data_ptr()),
+            c_void_p(drawn.data_ptr()),
+            torch.get_num_threads(),
+        )
+        return drawn
+
+
+def _norms(block: Any) -> tuple[Tensor | None, ...]:
+    return block.norm, block.norm_mlp, block.norm_q, block.norm_k
+
+
+def _panels(weight: Tensor) -> Tensor:
+    """(N, K) as (P, PANEL, K), outputs that are missing in the last panel zero."""
+    missing = -len(weight) % PANEL
+    return torch.nn.functional.pad(weight, (0, 0, 0, missing)).view(-1, PANEL, weight.shape[1])
