@@ -147,7 +147,7 @@ def _vqmodel(width: int) -> Any:
     from arra.randomness import seeded
 
     with seeded(_SEED):
-        model: Any = VQModel(
+        model: Any = VQModel(  # type: ignore[attr-defined]
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
             block_out_channels=(width,) * 3,
