@@ -147,7 +147,7 @@ def _vqmodel(width: int) -> Any:
     from arra.randomness import seeded
 
     with seeded(_SEED):
-        model: Any = VQModel(  # type: ignore[attr-defined]
+        made: Any = VQModel(
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
             block_out_channels=(width,) * 3,
@@ -156,7 +156,8 @@ def _vqmodel(width: int) -> Any:
             num_vq_embeddings=4096,
             norm_num_groups=8,
             mid_block_add_attention=False,
-        ).eval()
+        )
+    model = made.eval()
     for half in (model.encoder, model.decoder):
         half.mid_block = _through()
     return model

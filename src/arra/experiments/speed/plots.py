@@ -73,6 +73,8 @@ def plot_growth(result: BenchResult, path: str | Path) -> None:
         raise InputError(f"{result.bench}: no series of three points")
     across = min(3, len(groups))
     down = -(-len(groups) // across)
+    from matplotlib.ticker import LogLocator
+
     figure, grid = canvas(3.3 * across, 2.7 * down, (down, across))
     for axes, ((series, what), curves) in zip(grid, groups.items(), strict=False):
         for number, curve in enumerate(curves):
@@ -83,6 +85,10 @@ def plot_growth(result: BenchResult, path: str | Path) -> None:
         low, high = axes.get_ylim()
         if high < 4 * low:  # what hardly changes should look as if it hardly changed
             axes.set_ylim(low / 2, high * 2)
+        axes.set_xticks(curves[0].x, [f"{x:,.0f}" for x in curves[0].x])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.minorticks_off()
         axes.set_xlabel(series)
         axes.set_title(what, loc="left", fontsize=9)
         axes.grid(color=GRID, lw=0.6)
