@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arra.codecs.quantized import most_similar
 from arra.errors import InputError
 from arra.orders.pyramid import Pyramid
 
@@ -145,9 +146,8 @@ class ResidualPyramid(CodePyramid):
 
     def nearest(self, vectors: Tensor) -> Tensor:
         """(...) int64: the nearest code of vectors (..., D)."""
-        # |z - e|^2 without |z|^2, which is the same for all codes
-        score = self.codebook.square().sum(dim=1) - 2.0 * vectors @ self.codebook.T
-        return score.argmin(dim=-1)
+        # -|z - e|^2 / 2 without |z|^2, which is the same for all codes
+        return most_similar(vectors, self.codebook, -0.5 * self.codebook.square().sum(dim=1))
 
     def quantize(self, latents: Tensor, pyramid: Pyramid) -> Iterator[ResidualStep]:
         """Scale by scale the codes of latents (B, D, H, W); gradients reach codebook and phi."""

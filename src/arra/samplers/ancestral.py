@@ -10,7 +10,7 @@ from torch import Tensor
 
 from arra.errors import InputError
 from arra.registry import samplers
-from arra.samplers.logits import SamplingConfig, guide, law
+from arra.samplers.logits import SamplingConfig, guide_pairs, law
 from arra.samplers.noise import PictureNoise, draw
 
 
@@ -29,6 +29,22 @@ class Stepper(Protocol):
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]: ...
 
     def step(self, codes: Tensor, cache: Any) -> Tensor: ...
+
+
+def check_request(captions: Sequence[str | None], seeds: Sequence[int], batch: int) -> None:
+    """`InputError` unless there is a seed for each caption and `batch` is a number of pictures."""
+    if len(captions) != len(seeds):
+        raise InputError(f"{len(captions)} captions and {len(seeds)} seeds: expected as many")
+    if batch < 1:
+        raise InputError(f"batch: {batch}, expected at least 1")
+
+
+def prompts_of(
+    stepper: Stepper, captions: Sequence[str | None], guided: bool
+) -> list[Sequence[int]]:
+    """Prompts of the captions; with guidance the pair of row i, without caption, is row B + i."""
+    prompts: list[Sequence[int]] = [stepper.prompt_ids(caption) for caption in captions]
+    return prompts + [stepper.prompt_ids(None)] * len(captions) if guided else prompts
 
 
 @samplers.register("ancestral")
@@ -55,10 +71,7 @@ class AncestralSampler:
         in. `prefix` (B, p) holds first codes that are given rather than drawn. `on_unit` is called
         with the number of pictures after each unit of theirs.
         """
-        if len(captions) != len(seeds):
-            raise InputError(f"{len(captions)} captions and {len(seeds)} seeds: expected as many")
-        if batch < 1:
-            raise InputError(f"batch: {batch}, expected at least 1")
+        check_request(captions, seeds, batch)
         drawn = []
         for start in range(0, len(captions), batch):
             here = slice(start, start + batch)
@@ -74,11 +87,8 @@ class AncestralSampler:
         prefix: Tensor | None,
         on_unit: Callable[[int], None] | None,
     ) -> Tensor:
-        prompts = [stepper.prompt_ids(caption) for caption in captions]
         guided = self.config.guided
-        if guided:  # the pair of a picture shares one batch: rows i and B + i
-            prompts += [stepper.prompt_ids(None)] * len(captions)
-        logits, cache = stepper.prefill(prompts)
+        logits, cache = stepper.prefill(prompts_of(stepper, captions, guided))
         races = PictureNoise(seeds).ahead(stepper.units, logits.shape[-1], logits.device)
         codes: list[Tensor] = []
         for unit, race in enumerate(races):
@@ -99,7 +109,4 @@ class AncestralSampler:
         choose = getattr(stepper, "choose", None)
         if choose is not None:
             return choose(logits, scale, self.config, race)
-        if guided:
-            conditional, unconditional = logits.float().chunk(2)
-            logits = guide(conditional, unconditional, scale) if scale != 1.0 else conditional
-        return draw(law(logits, self.config), race)
+        return draw(law(guide_pairs(logits, scale) if guided else logits, self.config), race)

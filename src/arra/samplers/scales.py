@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from arra.errors import InputError
 from arra.registry import samplers
-from arra.samplers.logits import SamplingConfig, guide, law
+from arra.samplers.ancestral import Stepper, check_request, prompts_of
+from arra.samplers.logits import SamplingConfig, guide_pairs, law
 from arra.samplers.noise import PictureNoise, draw
-
-
-class ScaleStepper(Protocol):
-    """What the sampler needs of a generator whose units are several codes each."""
-
-    @property
-    def units(self) -> int: ...
-
-    def prompt_ids(self, caption: str | None) -> list[int]: ...
-
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]: ...
-
-    def step(self, codes: Tensor, cache: Any) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,7 @@ class ScaleSampler:
     @torch.inference_mode()
     def __call__(
         self,
-        stepper: ScaleStepper,
+        stepper: Stepper,
         captions: Sequence[str | None],
         seeds: Sequence[int],
         *,
@@ -73,13 +61,12 @@ class ScaleSampler:
     ) -> Tensor:
         """Codes (B, L) int64 of all scales, one picture per caption and seed.
 
+        The stepper's units are scales: its logits are (B, n, V), its codes (B, n).
+
         Picture i depends on caption i, seed i, what is given of it and the settings only, not on
         the batch it is drawn in. `on_unit` is called with the number of pictures after each scale.
         """
-        if len(captions) != len(seeds):
-            raise InputError(f"{len(captions)} captions and {len(seeds)} seeds: expected as many")
-        if batch < 1:
-            raise InputError(f"batch: {batch}, expected at least 1")
+        check_request(captions, seeds, batch)
         if given is not None and len(given.codes) != len(captions):
             raise InputError(f"given: {len(given.codes)} pictures, expected {len(captions)}")
         drawn = []
@@ -91,17 +78,14 @@ class ScaleSampler:
 
     def _batch(
         self,
-        stepper: ScaleStepper,
+        stepper: Stepper,
         captions: Sequence[str | None],
         seeds: Sequence[int],
         given: Given | None,
         on_unit: Callable[[int], None] | None,
     ) -> Tensor:
-        prompts = [stepper.prompt_ids(caption) for caption in captions]
         guided = self.config.guided
-        if guided:  # the pair of a picture shares one batch: rows i and B + i
-            prompts += [stepper.prompt_ids(None)] * len(captions)
-        logits, cache = stepper.prefill(prompts)
+        logits, cache = stepper.prefill(prompts_of(stepper, captions, guided))
         noise = PictureNoise(seeds)
         scales: list[Tensor] = []
         for unit in range(stepper.units):
@@ -109,9 +93,7 @@ class ScaleSampler:
                 last = scales[-1]
                 logits = stepper.step(torch.cat((last, last)) if guided else last, cache)
             if guided:
-                conditional, unconditional = logits.float().chunk(2)
-                scale = self.config.scale(unit, stepper.units)
-                logits = guide(conditional, unconditional, scale) if scale != 1.0 else conditional
+                logits = guide_pairs(logits, self.config.scale(unit, stepper.units))
             race = noise.exponential(logits.shape[1] * logits.shape[2], logits.device)
             codes = draw(law(logits, self.config), race.view(logits.shape))
             if given is not None:
