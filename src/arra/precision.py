@@ -14,6 +14,17 @@ def autocast(device: torch.device, bf16: bool) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
+def native_bf16() -> bool:
+    """Whether the processor at hand multiplies bf16 numbers in its hardware.
+
+    GPUs by their own word; of CPUs those with AVX-512 BF16 or AMX.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(asked()) for name in names if (asked := getattr(torch.cpu, name, None)))
+
+
 def bf16_speed(attempt: Callable[[bool], object], device: torch.device, repeats: int = 4) -> float:
     """How many times as fast `attempt(True)`, which uses bf16, runs as `attempt(False)`.
 

@@ -16,6 +16,7 @@ from arra.encoders.training import EncoderTraining
 from arra.experiments.arms import Arm, JudgePlan, TrainingPlan
 from arra.experiments.bench import BenchConfig
 from arra.objectives.alignment import AlignmentConfig
+from arra.precision import native_bf16
 from arra.samplers.logits import SamplingConfig
 from arra.settings import BatchConfig, LlamaSize
 from arra.training.config import TrainConfig
@@ -29,7 +30,7 @@ BASELINE = Arm("baseline", "without alignment")
 ALIGNED = Arm("aligned", "with alignment", ALIGNMENT)
 SHUFFLED = Arm("shuffled", "aligned to the wrong pictures", ALIGNMENT, shuffled=True)
 
-CLAIM_STEPS = 600
+CLAIM_STEPS = 800
 """Training steps of an arm of the claim: fifteen of them must fit into half an hour."""
 
 
@@ -83,6 +84,8 @@ def full() -> Recipe:
             checkpoint_every=500,
             keep=1,
             log_every=20,
+            # Not "auto", which times: the arms of one experiment must not decide differently.
+            precision="bf16" if native_bf16() else "fp32",
             compile=True,
         ),
     )
