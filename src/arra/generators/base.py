@@ -110,6 +110,8 @@ class Generator(Part):
     registry: ClassVar[Registry] = generators
     sampler: ClassVar[str] = "ancestral"
     """Registered name of the sampler that draws its codes, (B, ...) in the order of its units."""
+    default_codec: ClassVar[str] = "vq"
+    """Kind of codec that `arra prepare` trains where nothing but this generator is asked for."""
 
     width: int
     """D, the width of the hidden states."""

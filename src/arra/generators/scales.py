@@ -111,6 +111,7 @@ class ScaleGenerator(Generator):
     Config = ScaleConfig
     config: ScaleConfig
     sampler = "scales"
+    default_codec = "multiscale"
 
     def __init__(self, config: ScaleConfig, tokenizer: PreTrainedTokenizerBase | None = None):
         super().__init__(config)
