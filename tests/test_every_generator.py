@@ -69,7 +69,8 @@ def test_pictures_are_those_of_prompt_and_seed(work, capsys):
         asked = ("--count", "3", "--seed", "5", "--batch", batch, "--guidance", "1.5")
         assert run("generate", work.root / "run", "a red 3", "--out", out, *asked) == 0
         drawn[batch] = [np.asarray(Image.open(p)) for p in sorted(out.glob("a-red*.png"))]
-    assert len(drawn[1]) == 3 and drawn[1][0].shape == (24, 24, 3)
+    assert len(drawn[1]) == 3
+    assert drawn[1][0].shape == (24, 24, 3)
     assert all(np.array_equal(a, b) for a, b in zip(drawn[1], drawn[3], strict=True))
     assert not np.array_equal(drawn[1][0], drawn[1][1])
 
@@ -77,7 +78,8 @@ def test_pictures_are_those_of_prompt_and_seed(work, capsys):
 def test_samples_and_bits_are_watched_and_alignment_learns(work):
     rows = [json.loads(line) for line in (work.root / "run" / "log.jsonl").open()]
     losses = [row for row in rows if "alignment" in row]
-    assert losses and all(np.isfinite(row["alignment"]) for row in losses)
+    assert losses
+    assert all(np.isfinite(row["alignment"]) for row in losses)
     assert any("held_out_bits" in json.dumps(row) for row in rows)
     assert list((work.root / "run" / "samples").glob("*.png"))
 
