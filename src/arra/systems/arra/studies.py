@@ -6,11 +6,12 @@ scale, so only their order can be compared with what is measured here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from arra.codecs.recipes import scene_codec
+from arra.codecs.recipes import scene_codec, scene_codec_of_scales
 from arra.data.scenes import SceneConfig
 from arra.encoders.preprocessing import Preprocessing
 from arra.encoders.training import EncoderTraining
@@ -20,7 +21,7 @@ from arra.experiments.scene_cells import SceneSetting
 from arra.jobs.ablating import StoreSetting
 from arra.jobs.model import StartingPoint
 from arra.jobs.training import Training
-from arra.settings import BatchConfig
+from arra.settings import BatchConfig, ScaleSize
 from arra.systems.arra.recipe import ALIGNMENT, RECIPES
 from arra.training.config import TrainConfig
 
@@ -74,7 +75,6 @@ def _shorter(train: TrainConfig, steps: int) -> TrainConfig:
         warmup=steps // 6,
         validate_every=_every(steps),
         checkpoint_every=max(1, steps // 3),
-        precision="fp32",  # "auto" measures, and one cell could decide otherwise than the next
         compile=False,  # takes longer than it saves in so few steps
     )
 
@@ -103,6 +103,22 @@ _LARGE = {
     "plan.sizes.llama.positions": 256,
 }
 _COARSE = {"bench.codec": scene_codec(downsample=6, vocabulary=2048)}
+_SCALES = {
+    "bench.codec": scene_codec_of_scales(),
+    "plan.generator": "scales",
+    "plan.sizes.scale": ScaleSize(width=104, depth=5, heads=4, feed_forward=416),
+}
+"""Next-scale prediction with as many parameters as the recipe's Llama."""
+
+
+def _pair(name: str, changes: Mapping[str, Any]) -> tuple[Variation, ...]:
+    """A generator without and with alignment."""
+    alone = f"{name}, none"
+    return (
+        Variation(alone, {**changes, "alignment": None}, baseline=alone),
+        Variation(f"{name}, aligned", changes, baseline=alone),
+    )
+
 
 _STUDIES = (
     Study(
@@ -219,6 +235,11 @@ _STUDIES = (
             Variation("144 codes", _LARGE, baseline="none (144 codes)"),
         ),
         "FID on MIMIC-CXR, ARRA",
+    ),
+    Study(
+        "generators",
+        "Does alignment help whatever is drawn next: a code, a scale?",
+        (*_pair("raster", {}), *_pair("scales", _SCALES)),
     ),
 )
 STUDIES: dict[str, Study] = {study.name: study for study in _STUDIES}
