@@ -26,9 +26,9 @@ def command(
 
     Each study varies one choice (mechanism, aggregation, encoder, projector, weight, similarity,
     depth, resolution, generators; "all" for all) and compares with training without alignment, over
-    paired seeds. Without a study, they are listed. Cells that studies share are trained once, everything
-    done is kept in DIR, and after an interruption, or with more studies or seeds, the same command
-    goes on. DIR gets STUDY.json and STUDY.png for each study, and tables.md.
+    paired seeds. Without a study, they are listed. Cells that studies share are trained once,
+    everything done is kept in DIR, and after an interruption, or with more studies or seeds, the
+    same command goes on. DIR gets STUDY.json and STUDY.png for each study, and tables.md.
 
     Args:
         studies: Which tables.
