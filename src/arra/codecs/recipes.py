@@ -16,11 +16,8 @@ from __future__ import annotations
 
 from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.lfq import LFQConfig
-from arra.codecs.multiscale import MultiScaleConfig
-from arra.codecs.pyramids import ResidualConfig
 from arra.codecs.training import CodecTraining
 from arra.codecs.vq import VQConfig
-from arra.orders.pyramid import growing_sizes
 
 
 def scene_autoencoder(downsample: int = 4) -> AutoencoderConfig:
@@ -41,13 +38,6 @@ def scene_autoencoder(downsample: int = 4) -> AutoencoderConfig:
 def scene_codec(downsample: int = 4, vocabulary: int = 1024) -> VQConfig:
     """Vector quantisation for digit scenes (24 x 24 pixels: 36 codes, 16 with `downsample` 6)."""
     return VQConfig(scene_autoencoder(downsample), vocabulary)
-
-
-def scene_codec_of_scales(downsample: int = 4, vocabulary: int = 1024) -> MultiScaleConfig:
-    """Multi-scale residual quantisation for digit scenes (24 x 24 pixels: scales of 1 to 6)."""
-    return MultiScaleConfig(
-        scene_autoencoder(downsample), growing_sizes(24 // downsample), ResidualConfig(vocabulary)
-    )
 
 
 def scene_codec_lookup_free(downsample: int = 4, bits: int = 10) -> LFQConfig:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arra.codecs.recipes import scene_codec, scene_codec_of_scales
+from arra.codecs.recipes import scene_codec
 from arra.data.scenes import SceneConfig
 from arra.encoders.preprocessing import Preprocessing
 from arra.encoders.training import EncoderTraining
@@ -21,8 +21,9 @@ from arra.experiments.scene_cells import SceneSetting
 from arra.jobs.ablating import StoreSetting
 from arra.jobs.model import StartingPoint
 from arra.jobs.training import Training
-from arra.settings import BatchConfig, ScaleSize
+from arra.settings import BatchConfig
 from arra.systems.arra.recipe import ALIGNMENT, RECIPES
+from arra.systems.arra.ways import WAYS
 from arra.training.config import TrainConfig
 
 STEPS = 300
@@ -103,12 +104,18 @@ _LARGE = {
     "plan.sizes.llama.positions": 256,
 }
 _COARSE = {"bench.codec": scene_codec(downsample=6, vocabulary=2048)}
-_SCALES = {
-    "bench.codec": scene_codec_of_scales(),
-    "plan.generator": "scales",
-    "plan.sizes.scale": ScaleSize(width=104, depth=5, heads=4, feed_forward=416),
-}
-"""Next-scale prediction with as many parameters as the recipe's Llama."""
+
+
+def _generators() -> tuple[Variation, ...]:
+    """Every generator without and with alignment, at equal parameters."""
+    recipe = RECIPES["full"]()
+    codec, llama = recipe.bench.codec, recipe.plan.sizes.llama
+    side = recipe.bench.scene.size // codec.autoencoder.downsample
+    rows = _pair("raster", {})
+    for name, way in WAYS.items():
+        changes = dict(way.changes(codec, side, llama))
+        rows += _pair(name, {"bench.codec": changes.pop("codec"), **changes})
+    return rows
 
 
 def _pair(name: str, changes: Mapping[str, Any]) -> tuple[Variation, ...]:
@@ -238,8 +245,8 @@ _STUDIES = (
     ),
     Study(
         "generators",
-        "Does alignment help whatever is drawn next: a code, a scale?",
-        (*_pair("raster", {}), *_pair("scales", _SCALES)),
+        "Does alignment help whatever is drawn next?",
+        _generators(),
     ),
 )
 STUDIES: dict[str, Study] = {study.name: study for study in _STUDIES}
