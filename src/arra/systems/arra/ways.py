@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from arra.codecs.autoencoder import AutoencoderConfig
@@ -39,15 +39,9 @@ def _scales(autoencoder: AutoencoderConfig, side: int, vocabulary: int) -> Multi
     return MultiScaleConfig(autoencoder, growing_sizes(side), ResidualConfig(vocabulary))
 
 
-def _adaptive(llama: LlamaSize) -> Sizes:
-    """A block with adaptive norms has 10 w^2 + 2 w f parameters, a Llama's 4 w^2 + 3 w f."""
-    step = 2 * llama.heads
-    width = round(0.82 * llama.width / step) * step
-    scale = ScaleSize(width, llama.depth, llama.heads, 4 * width)
-    return Sizes(llama, replace(scale, positions=llama.positions))
-
-
-WAYS: dict[str, Way] = {"scales": Way("scales", _scales, _adaptive)}
+WAYS: dict[str, Way] = {
+    "scales": Way("scales", _scales, lambda llama: Sizes(llama, ScaleSize.beside(llama)))
+}
 """By the names that studies and corpora have for them, beside the raster generator."""
 
 
