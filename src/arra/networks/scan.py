@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arra.settings import ScanSize
+
 CHUNK = 64
 """Positions that are computed at once; work inside a chunk grows with its square."""
 
@@ -113,13 +115,13 @@ class ScanMemory:
 class Scan(nn.Module):
     """Mamba-2's mixer: projections, a short causal convolution, the scan, a gated norm.
 
-    `width` D in and out; inside E = `expand` D, in heads of D / `heads` numbers.
+    `width` D in and out; inside E = expand D, in heads of D / `heads` numbers.
     """
 
-    def __init__(self, width: int, heads: int, state: int, conv: int, expand: int):
+    def __init__(self, width: int, heads: int, size: ScanSize):
         super().__init__()
-        inner = expand * width
-        self.inner, self.state, self.heads = inner, state, heads * expand
+        inner, state, conv = size.expand * width, size.state, size.conv
+        self.inner, self.state, self.heads = inner, state, heads * size.expand
         mixed = inner + 2 * state
         self.into = nn.Linear(width, inner + mixed + self.heads, bias=False)
         bound = conv**-0.5
@@ -145,18 +147,17 @@ class Scan(nn.Module):
             mixed = mixed * real[..., None]
         inputs, state = (None, None) if memory is None else memory.last
         mixed, inputs = self._convolve(mixed, inputs)
-        value, b, c = mixed.float().split((self.inner, self.state, self.state), dim=-1)
+        exact = torch.promote_types(mixed.dtype, torch.float32)  # sums over many positions
+        value, b, c = mixed.to(exact).split((self.inner, self.state, self.state), dim=-1)
         value = value.view(rows, length, self.heads, -1)
-        dt = F.softplus(step.float() + self.step_bias)
+        dt = F.softplus(step.to(exact) + self.step_bias)
         if real is not None:
             dt = dt * real[..., None]
-        found, state = chunked_scan(
-            value * dt[..., None], -dt * self.log_rate.exp(), b, c, state
-        )
+        found, state = chunked_scan(value * dt[..., None], -dt * self.log_rate.exp(), b, c, state)
         if memory is not None:
             memory.extend(length, inputs, state)
         found = (found + self.skip[:, None] * value).view(rows, length, self.inner)
-        gated = F.rms_norm(found * F.silu(gate.float()), (self.inner,), self.norm_weight, 1e-5)
+        gated = F.rms_norm(found * F.silu(gate.to(exact)), (self.inner,), self.norm_weight, 1e-5)
         return self.out(gated.to(x.dtype))
 
     def _convolve(self, mixed: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -167,3 +168,15 @@ class Scan(nn.Module):
         known = torch.cat((before, mixed), dim=1)
         found = F.conv1d(known.transpose(1, 2), self.conv, self.conv_bias, groups=len(self.conv))
         return F.silu(found.transpose(1, 2)), known[:, known.shape[1] - past :]
+
+
+def runs_of(segment: Tensor, samples: int) -> Tensor:
+    """(S, N) int64: the positions of each of `samples` samples among the flattened rows, in order.
+
+    `segment` (R, T) says whose a position is, -1 nobody's; -1 fills up behind the last of a sample.
+    """
+    flat = segment.flatten()
+    mine = (flat >= 0).nonzero().flatten()
+    mine = mine[flat[mine].argsort(stable=True)]
+    counts = torch.bincount(flat[mine], minlength=samples).tolist()
+    return nn.utils.rnn.pad_sequence(mine.split(counts), batch_first=True, padding_value=-1)

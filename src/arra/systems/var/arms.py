@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from arra.experiments.digit_codes import Words
 from arra.experiments.digits import WORDS, Digits, Judge, MemoryStore, digits
 from arra.experiments.once import once
 from arra.generators.scales import ScaleGenerator
@@ -18,24 +19,11 @@ from arra.metrics.likelihood import held_out_bits
 from arra.objectives.cross_entropy import NextToken
 from arra.samplers.scales import ScaleSampler
 from arra.settings import BatchConfig, SamplingConfig
-from arra.systems.var.models import decode, make_generator, store_of, word_ids
+from arra.systems.var.models import decode, make_generator, store_of
 from arra.systems.var.recipe import ARMS, Recipe
 from arra.training.loop import train
 
 _NOT_GUIDED = SamplingConfig(guidance=1.0)
-
-
-class Words:
-    """A generator whose captions are the ten words (it needs no tokenizer for them)."""
-
-    def __init__(self, generator: ScaleGenerator):
-        self.generator, self._ids = generator, word_ids()
-        self.units = generator.units
-        self.prefill, self.step = generator.prefill, generator.step
-
-    def prompt_ids(self, caption: str | None) -> list[int]:
-        """The id of a word; None is the null condition."""
-        return [] if caption is None else self._ids[caption]
 
 
 def train_arm(
@@ -45,14 +33,13 @@ def train_arm(
 
     def make(target: Path) -> dict[str, Any]:
         known, held_out = digits()
-        ids = word_ids()
-        generator = make_generator(arm, recipe.size, len(ids) + 1, seed)
-        store = store_of(arm, known.cropped(recipe.crop), ids)
+        generator = make_generator(arm, recipe.size, seed)
+        store = store_of(arm, known.cropped(recipe.crop))
         batches = generator.batches(store, replace(recipe.batch, seed=seed))
         config = replace(recipe.train, seed=seed)
         report = train(generator, [NextToken()], batches, config, target / "training")
         return {
-            "nats": _nats(generator, store_of(arm, held_out, ids)),
+            "nats": _nats(generator, store_of(arm, held_out)),
             **_drawn(generator, recipe, judge, arm, seed, _NOT_GUIDED, ""),
             **_drawn(generator, recipe, judge, arm, seed, recipe.guided, "guided "),
             "step_seconds": report.median_step_seconds,
@@ -98,8 +85,7 @@ def drawing_seconds(recipe: Recipe, batch: int) -> dict[str, list[float]]:
 
     What a network has learnt does not change how long it takes.
     """
-    text = len(word_ids()) + 1
-    models = {arm: Words(make_generator(arm, recipe.size, text, 0).eval()) for arm in ARMS}
+    models = {arm: Words(make_generator(arm, recipe.size, 0).eval()) for arm in ARMS}
     captions, sampler = [WORDS[n % len(WORDS)] for n in range(batch)], ScaleSampler(_NOT_GUIDED)
     found: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for number in range(recipe.timed + 1):

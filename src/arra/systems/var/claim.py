@@ -8,22 +8,17 @@ rows (the control: as few passes, without scales). Their pictures go before one 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 from arra.experiments.digits import Judge, digits, train_judge
 from arra.experiments.parallel import Job, run_jobs
 from arra.files import to_plain
-from arra.metrics.bootstrap import PairedDifference, paired_difference
 from arra.systems.base import ClaimRun
-from arra.systems.results import Better, ClaimResult, Estimate, Measure, Verdict
-from arra.systems.seeds import Reading, Result, Row, estimate, measure, paired
+from arra.systems.results import ClaimResult, Estimate, Measure, Verdict
+from arra.systems.seeds import Result, Row, estimate, measure, paired
 from arra.systems.var.arms import drawing_seconds, floors, middle, train_arm
 from arra.systems.var.recipe import ARMS, BANDS, RASTER, RECIPES, SCALES, Recipe
 
-Result = dict[str, Any]
 Results = dict[str, list[Result]]
-Reading = Callable[[Result], float]
 
 MOST_DISTANCE = 1.5
 """The Fréchet distance may be this many times that of raster order."""
@@ -41,14 +36,14 @@ def right(result: Result) -> float:
     return result["accuracy"]
 
 
-ROWS: tuple[tuple[str, Reading, Better], ...] = (
-    ("ln Fréchet distance", distance, "lower"),
-    ("digit right", right, "higher"),
-    ("Fréchet distance", lambda r: r["frechet"], "lower"),
-    ("Fréchet distance, guided", lambda r: r["guided frechet"], "lower"),
-    ("digit right, guided", lambda r: r["guided accuracy"], "higher"),
-    ("held-out nats a picture (of the codes)", lambda r: r["nats"], "lower"),
-    ("seconds a training step", lambda r: r["step_seconds"], "lower"),
+ROWS: tuple[Row, ...] = (
+    ("ln Fréchet distance", "lower", distance),
+    ("digit right", "higher", right),
+    ("Fréchet distance", "lower", lambda r: r["frechet"]),
+    ("Fréchet distance, guided", "lower", lambda r: r["guided frechet"]),
+    ("digit right, guided", "higher", lambda r: r["guided accuracy"]),
+    ("held-out nats a picture (of the codes)", "lower", lambda r: r["nats"]),
+    ("seconds a training step", "lower", lambda r: r["step_seconds"]),
 )
 
 
@@ -58,9 +53,9 @@ def claim(run: ClaimRun) -> ClaimResult:
     known, held_out = digits()
     judge = train_judge(known, held_out, recipe.crop)
     results = _run_all(recipe, judge, run)
-    measures = [_row(name, read, results, better) for name, read, better in ROWS]
+    measures = [measure(row, *(results[arm] for arm in (SCALES, RASTER, BANDS))) for row in ROWS]
     if len(run.seeds) > 1:
-        measures += [_gap(name, read, results) for name, read, _ in ROWS[:2]]
+        measures += [_gap(row, results) for row in ROWS[:2]]
     measures += _costs(recipe)
     verdict, statement = judged(results)
     return ClaimResult(
@@ -85,19 +80,12 @@ def _run_all(recipe: Recipe, judge: Judge, run: ClaimRun) -> Results:
     return found
 
 
-def _row(name: str, read: Reading, results: Results, better: Better) -> Measure:
-    columns = (over_seeds([read(r) for r in results[arm]]) for arm in (SCALES, RASTER, BANDS))
-    return Measure(name, *columns, better)
-
-
-def _paired(read: Reading, results: Results, other: str) -> PairedDifference:
-    """Scales minus another arm."""
-    return paired_difference([read(r) for r in results[SCALES]], [read(r) for r in results[other]])
-
-
-def _gap(name: str, read: Reading, results: Results) -> Measure:
+def _gap(row: Row, results: Results) -> Measure:
     """Scales minus raster order, and beside it scales minus bands."""
-    system, control = (estimate_of(_paired(read, results, arm)) for arm in (RASTER, BANDS))
+    name, _, read = row
+    system, control = (
+        estimate(paired(read, results[SCALES], results[arm])) for arm in (RASTER, BANDS)
+    )
     return Measure(f"paired difference, {name}", system, None, control)
 
 
@@ -120,9 +108,9 @@ def judged(results: Results) -> tuple[Verdict, str]:
     the experiment could not tell."""
     if len(results[SCALES]) < 2:
         return "inconclusive", "One seed shows no spread, so nothing can be said."
-    far = _paired(distance, results, RASTER)
-    read = _paired(right, results, RASTER)
-    control = _paired(distance, results, BANDS)
+    far = paired(distance, results[SCALES], results[RASTER])
+    read = paired(right, results[SCALES], results[RASTER])
+    control = paired(distance, results[SCALES], results[BANDS])
     limit = math.log(MOST_DISTANCE)
     said = (
         f"ln Fréchet distance, scales minus raster order: {far.statement()}; digits right: "

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from arra.experiments.digit_codes import SCALES as PYRAMID
+from arra.experiments.digit_codes import SIDE
 from arra.settings import BatchConfig, SamplingConfig, ScaleSize
 from arra.training.config import TrainConfig
 
 SCALES, RASTER, BANDS = "scales", "raster", "bands"
-SIDE = 8
-LEVELS = 17
-"""Greys of a digit's pixel."""
 ARMS: dict[str, tuple[tuple[int, int], ...]] = {
-    SCALES: ((1, 1), (2, 2), (4, 4), (SIDE, SIDE)),
+    SCALES: PYRAMID.sizes,
     RASTER: ((1, 1),) * SIDE**2,
     BANDS: ((2, SIDE),) * (SIDE // 2),
 }
