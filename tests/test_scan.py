@@ -158,6 +158,8 @@ def test_attention_within_scales_is_one_attention_a_scale():
     mask = pyramid.layout(forget=True).sees()[None, None]
     parts = [made(x[:, here], condition, None) for here in pyramid.slices]
     torch.testing.assert_close(made(x, condition, mask), torch.cat(parts, dim=1))
+    spans = Sight(spans=pyramid.counts)
+    torch.testing.assert_close(made(x, condition, mask), made(x, condition, spans))
 
 
 def test_pairs_that_attention_compares():

@@ -353,7 +353,7 @@ class ScaleGenerator(Generator):
             mask = (cache.real[:, None] | (itself & ~real[..., None]))[:, None]
             if self._forgets and mask.shape[-1] > len(x[0]):
                 mask = torch.cat((mask[..., : cache.prefix], mask[..., -len(x[0]) :]), dim=-1)
-        sight = Sight(mask, None if bool(real.all()) else real)
+        sight = Sight(mask, real=None if bool(real.all()) else real)
         for block, memory in zip(self.blocks, cache.memories, strict=True):
             x = block(x, cache.condition, sight, memory)
         return x

@@ -7,6 +7,7 @@ width D, H heads; a condition is (R, D) for whole rows or (R, T, D) for every po
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -69,8 +70,18 @@ class Attention(nn.Module):
         if normalised:
             self.log_sharpness = nn.Parameter(torch.full((heads, 1, 1), math.log(4.0)))
 
-    def forward(self, x: Tensor, mask: Tensor | None, memory: Memory | None = None) -> Tensor:
-        """(R, T, D); `mask` (R or 1, 1, T or 1, keys) bool, None lets all see all."""
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        memory: Memory | None = None,
+        spans: Sequence[int] | None = None,
+    ) -> Tensor:
+        """(R, T, D); `mask` (R or 1, 1, T or 1, keys) bool, None lets all see all.
+
+        `spans` are lengths of stretches, T in all, of which each sees itself alone: without a mask,
+        in work of the sum of their squares.
+        """
         rows, length, width = x.shape
         bias = torch.cat((self.query_bias, torch.zeros_like(self.query_bias), self.value_bias))
         mixed = F.linear(x, self.qkv.weight, bias).view(rows, length, 3, self.heads, -1)
@@ -82,7 +93,15 @@ class Attention(nn.Module):
             key, scale = F.normalize(key, dim=-1).to(value.dtype), 1.0
         if memory is not None:
             key, value = memory.extend(key, value)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        if spans is None:
+            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        else:
+            parts = zip(
+                *(part.split(list(spans), dim=2) for part in (query, key, value)), strict=True
+            )
+            seen = torch.cat(
+                [F.scaled_dot_product_attention(q, k, v, scale=scale) for q, k, v in parts], dim=2
+            )
         return self.out(seen.transpose(1, 2).reshape(rows, length, width))
 
 
@@ -119,6 +138,8 @@ class Sight:
 
     mask: Tensor | None = None
     """For attention: (R or 1, 1, T or 1, keys) bool, None lets all see all."""
+    spans: tuple[int, ...] | None = None
+    """For attention, in the place of a mask: lengths of stretches that see themselves alone."""
     real: Tensor | None = None
     """For a scan: (R, T) bool, which positions count; None is all of them, row by row."""
     runs: Tensor | None = None
@@ -167,7 +188,7 @@ class Block(nn.Module):
         branch = zip(parts[:n], parts[n : 2 * n], parts[2 * n :], strict=True)
         if self.attention is not None:
             gate, scale, shift = next(branch)
-            seen = self.attention(modulate(x, scale, shift), sight.mask, memory)
+            seen = self.attention(modulate(x, scale, shift), sight.mask, memory, sight.spans)
             x = x + self.drop(gate * seen)
         if self.scan is not None:
             gate, scale, shift = next(branch)
