@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from arra.codecs.pyramids import CodePyramid
+from arra.experiments.digit_codes import Words
 from arra.experiments.digits import digits
 from arra.generators.batches import BatchConfig
 from arra.orders.pyramid import Pyramid
+from arra.samplers.scales import ScaleSampler
+from arra.settings import SamplingConfig
 from arra.systems.var.arms import drawing_seconds
 from arra.systems.var.claim import judged
 from arra.systems.var.models import LastUnit, decode, encode, make_generator, store_of
+from arra.systems.var.pictures import draw, painted
 from arra.systems.var.recipe import ARMS, BANDS, RASTER, SCALES, tiny
 
 
@@ -86,3 +90,20 @@ def test_the_rule_of_the_verdict(ratio, gap, control, verdict):
 def test_one_seed_says_nothing():
     one = {arm: found[:1] for arm, found in results(1.0, 0.0, 4.0).items()}
     assert judged(one)[0] == "inconclusive"
+
+
+def test_what_stands_is_kept_and_the_rest_is_drawn(tmp_path):
+    """In-, out-painting and editing of the page: codes under the mask are those of the picture."""
+    generator = make_generator(SCALES, tiny().size, 0).eval()
+    draw(generator, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "samples.png",
+        "painting.png",
+        "mask.png",
+    }
+    real, words = digits()[1].pictures[:3], ["one", "two", "three"]
+    everything = torch.ones(8, 8, dtype=torch.bool)
+    assert (painted(generator, real, words, everything, [1, 2, 3]) == real).all()
+    none = painted(generator, real, words, ~everything, [1, 2, 3])
+    free = ScaleSampler(SamplingConfig(2.0, "linear"))(Words(generator), words, [1, 2, 3])
+    assert (none == decode(SCALES, free)).all()
