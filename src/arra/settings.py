@@ -105,6 +105,9 @@ class ScaleSize:
     """Whether queries and keys are scaled to unit length before they are compared."""
     gate: float = 1e-2
     """Factor of the initial weights that set the blocks' gates; deep models need small ones."""
+    inputs: float = 1.0
+    """Factor of the initial weights that read pictures and captions; small models learn faster
+    with large ones (10)."""
     drop_path: float = 0.0
     """Largest probability that training leaves out a block's branch; it grows with the depth."""
     positions: int = 64

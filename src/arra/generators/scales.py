@@ -144,6 +144,8 @@ class ScaleGenerator(Generator):
         self.head = nn.Linear(size.width, self.scales.vocabulary)
         initialise(self, size.width, size.depth, size.gate)
         self.head.weight.data.mul_(0.02)
+        for weight in (self.text.weight, self.null, self.read_in.weight):
+            weight.data.mul_(size.inputs)
         self.register_buffer("level", self.pyramid.levels(), persistent=False)
 
     level: Tensor
