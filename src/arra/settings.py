@@ -31,6 +31,7 @@ Similarity = Literal["cosine", "mse"]
 Schedule = Literal["constant", "stop", "anneal"]
 Precision = Literal["fp32", "bf16", "int8"]
 Decoder = Literal["auto", "plain", "fast"]
+Mixer = Literal["attention", "intra+scan", "intra", "scan"]
 _CHOICES = {
     "positions": get_args(Positions),
     "target": get_args(Target),
@@ -77,6 +78,18 @@ class LlamaSize:
 
 
 @dataclass(frozen=True)
+class ScanSize:
+    """Size of a linear-time scan (Mamba-2, arXiv 2405.21060)."""
+
+    state: int = 64
+    """Numbers that a head remembers of each of its own."""
+    conv: int = 4
+    """Positions that the short convolution before the scan reads."""
+    expand: int = 2
+    """Width inside, in widths of the model."""
+
+
+@dataclass(frozen=True)
 class ScaleSize:
     """Size of a next-scale transformer (VAR, arXiv 2404.02905)."""
 
@@ -92,10 +105,18 @@ class ScaleSize:
     """Whether queries and keys are scaled to unit length before they are compared."""
     gate: float = 1e-2
     """Factor of the initial weights that set the blocks' gates; deep models need small ones."""
+    inputs: float = 1.0
+    """Factor of the initial weights that read pictures and captions; small models learn faster
+    with large ones (10)."""
     drop_path: float = 0.0
     """Largest probability that training leaves out a block's branch; it grows with the depth."""
     positions: int = 64
     """Longest caption, in tokens."""
+    mixer: Mixer = "attention"
+    """What positions learn of each other by: attention to all coarser scales (VAR); attention
+    within a scale and a linear-time scan over all positions (M-VAR); or one of these two alone."""
+    scan: ScanSize = field(default_factory=ScanSize)
+    """Of the scan, if there is one."""
 
     @classmethod
     def of_depth(cls, depth: int) -> ScaleSize:

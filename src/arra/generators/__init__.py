@@ -2,3 +2,4 @@
 
 from arra.generators import raster as raster  # registers
 from arra.generators import scales as scales
+from arra.generators import scan_scales as scan_scales

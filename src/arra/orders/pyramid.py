@@ -15,7 +15,7 @@ from torch import Tensor
 
 from arra.errors import InputError
 from arra.orders.builders import units
-from arra.orders.layout import Layout
+from arra.orders.layout import FOREVER, Layout
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,16 @@ class Pyramid:
             parts.append(both.flatten(2).flatten(0, 1))
         return torch.cat(parts)
 
-    def layout(self, prefix: int = 0) -> Layout:
+    def layout(self, prefix: int = 0, forget: bool = False) -> Layout:
         """`prefix` positions of text, seen by all and seeing each other, then the scales.
 
         Every position of a scale sees its scale and what came before, stands at the place that it
-        predicts, and needs no shift: what it reads is made of the coarser scales.
+        predicts, and needs no shift: what it reads is made of the coarser scales. With `forget` a
+        scale is seen only from within (attention of M-VAR, arXiv 2411.10433); text still by all.
         """
-        blocks = units([prefix, *self.counts] if prefix else self.counts)
+        blocks = units([prefix, *self.counts] if prefix else self.counts, forget)
+        if forget:
+            blocks.dies[:prefix] = FOREVER
         place = torch.cat((torch.full((prefix,), -1), torch.arange(self.length)))
         return replace(blocks, place=place, target=place)
 
