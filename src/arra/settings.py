@@ -107,6 +107,31 @@ class ScaleSize:
 
 
 @dataclass(frozen=True)
+class GridOptions:
+    """What a Llama over a grid of codes (LlamaGen, ELM) has beside its size, a `LlamaSize`."""
+
+    condition: Literal["class", "tokens", "features"] = "tokens"
+    """"tokens": learned embeddings of the caption's tokens and of their places; "class": a caption
+    is one token, embedded without a place; "features": what a frozen text encoder says of it."""
+    token_dropout: float = 0.0
+    """Dropout of everything that is read, condition and codes; 0.1 in the papers, which train for
+    hundreds of epochs."""
+    dropout: float = 0.0
+    """Dropout of what attention and feed-forward layers add (0.1 in the papers)."""
+    drop_path: float = 0.0
+    """Largest probability that training leaves out a block's branch; it grows with the depth."""
+
+    def __post_init__(self) -> None:
+        if self.condition not in (known := ("class", "tokens", "features")):
+            raise InputError(
+                f"GridOptions.condition: {self.condition!r}, expected one of {', '.join(known)}"
+            )
+        for name in ("token_dropout", "dropout", "drop_path"):
+            if not 0.0 <= (value := getattr(self, name)) < 1.0:
+                raise InputError(f"GridOptions.{name}: {value}, expected 0 to less than 1")
+
+
+@dataclass(frozen=True)
 class AdapterConfig:
     """How a pretrained language model is adapted without training all of its weights."""
 

@@ -65,9 +65,10 @@ class Output:
     """What a generator's forward gives; objectives read nothing else."""
 
     logits: Tensor
-    """(M, V) at the M positions with a target, in row-major order of the batch."""
+    """(M, V) at the M positions with a target, in row-major order of the batch; of a generator that
+    predicts m codes at a position (M m, V), those of a position side by side."""
     targets: Tensor
-    """(M,) their targets."""
+    """(M,) or (M m,) their targets."""
     hidden: dict[int, Tensor]
     """layer -> (R, T, D): output of block `layer` (1 is the first), before the final norm."""
 
