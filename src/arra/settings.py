@@ -31,6 +31,7 @@ Similarity = Literal["cosine", "mse"]
 Schedule = Literal["constant", "stop", "anneal"]
 Precision = Literal["fp32", "bf16", "int8"]
 Decoder = Literal["auto", "plain", "fast"]
+GuidanceSchedule = Literal["constant", "linear", "cosine", "steps", "sine", "log", "square", "root"]
 _CHOICES = {
     "positions": get_args(Positions),
     "target": get_args(Target),
@@ -120,8 +121,12 @@ class GridOptions:
     """Dropout of what attention and feed-forward layers add (0.1 in the papers)."""
     drop_path: float = 0.0
     """Largest probability that training leaves out a block's branch; it grows with the depth."""
+    rounds: int = 10
+    """Of a generator that draws masked codes: passes that draw a picture."""
 
     def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise InputError(f"GridOptions.rounds: {self.rounds}, expected at least 1")
         if self.condition not in (known := ("class", "tokens", "features")):
             raise InputError(
                 f"GridOptions.condition: {self.condition!r}, expected one of {', '.join(known)}"
@@ -269,8 +274,11 @@ class SamplingConfig:
 
     guidance: float = 2.0
     """Scale s of classifier-free guidance, u + s (c - u); 1 is none, and costs half."""
-    guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Constant, or growing from 1 at the first unit to `guidance` at the last."""
+    guidance_schedule: GuidanceSchedule = "constant"
+    """Constant, or growing to `guidance` at the last unit: "linear" and "cosine" from 1 at the
+    first unit (VAR), the others as in ELM (arXiv 2410.16257) with the share r = j / n of unit j,
+    counted from 1: "steps" r, "sine" sin(pi r / 2), "log" ln(1 + (e - 1) r), "square" r^2, and
+    "root" sqrt((j - 1) / n), which stays a little below."""
     guidance_from: float = 0.0
     """Share of the picture at which guidance begins."""
     guidance_until: float = 1.0
@@ -305,9 +313,15 @@ class SamplingConfig:
         share = unit / max(units - 1, 1)
         if not self.guidance_from <= share <= self.guidance_until:
             return 1.0
+        done = (unit + 1) / units
         ramp = {
             "constant": 1.0,
             "linear": share,
             "cosine": (1.0 - math.cos(math.pi * share)) / 2.0,
+            "steps": done,
+            "sine": math.sin(math.pi / 2.0 * done),
+            "log": math.log1p((math.e - 1.0) * done),
+            "square": done**2,
+            "root": (unit / units) ** 0.5,
         }[self.guidance_schedule]
         return 1.0 + (self.guidance - 1.0) * ramp

@@ -102,6 +102,8 @@ class Generator(Part):
 
     registry: ClassVar[Registry] = generators
 
+    causal: ClassVar[bool] = True
+    """Whether what is said at a position depends on nothing that comes after it."""
     width: int
     """D, the width of the hidden states."""
     depth: int
