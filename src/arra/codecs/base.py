@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +50,22 @@ class Codec(Part):
     """Codes of a cell of the grid; where there are several, the axis "m" comes behind "h", "w"."""
     grid: tuple[int, int] | None = None
     """The (h, w) of the only pictures that the codec takes; None: pictures of any size."""
+
+    @staticmethod
+    def of_config(config: Any, seed: int) -> Codec:
+        """A codec with random weights, a function of `seed`: of the class whose settings these are.
+
+        `InputError` where no registered class, or more than one, has such settings.
+        """
+        found = [codecs[name] for name in codecs if codecs[name].Config is type(config)]
+        if len(found) != 1:
+            raise InputError(f"{type(config).__name__}: the settings of {len(found)} codecs")
+        return found[0].seeded(config, seed)
+
+    def size_of(self, codes: Tensor) -> tuple[int, int]:
+        """Height and width in pixels of the pictures of codes (B, ...)."""
+        rows, columns = self.grid or tuple(codes.shape[1:3])
+        return rows * self.downsample, columns * self.downsample
 
     @abstractmethod
     def encode(self, pictures: Tensor) -> Tensor:
