@@ -469,7 +469,7 @@ def test_a_given_beginning_is_continued_by_the_law_of_teacher_forcing():
 def test_alignment_reaches_its_block_and_those_before(target):
     generator = generator_of(2, 4)
     config = AlignmentConfig(layers=(1,), target=target)
-    objective = Alignment(config, generator.width, FEATURES, generator.places, seed=1)
+    objective = Alignment(config, generator.width, FEATURES, generator.grids, seed=1)
     batch = batch_of(generator, layout="packed", packed_length=64)
     objective(generator(batch, (1,)), batch).backward()
     reached = {

@@ -119,16 +119,6 @@ class ScaleSize:
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Sizes of the networks that generators make from scratch; each reads its own."""
-
-    llama: LlamaSize = field(default_factory=LlamaSize)
-    """Of a causal language model."""
-    scale: ScaleSize = field(default_factory=ScaleSize)
-    """Of a next-scale transformer."""
-
-
-@dataclass(frozen=True)
 class GridOptions:
     """What a Llama over a grid of codes (LlamaGen, ELM) has beside its size, a `LlamaSize`."""
 
@@ -155,6 +145,18 @@ class GridOptions:
         for name in ("token_dropout", "dropout", "drop_path"):
             if not 0.0 <= (value := getattr(self, name)) < 1.0:
                 raise InputError(f"GridOptions.{name}: {value}, expected 0 to less than 1")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the networks that generators make from scratch; each reads its own."""
+
+    llama: LlamaSize = field(default_factory=LlamaSize)
+    """Of a causal language model."""
+    scale: ScaleSize = field(default_factory=ScaleSize)
+    """Of a next-scale transformer."""
+    grid: GridOptions = field(default_factory=GridOptions)
+    """What a Llama over a grid of codes, whose size is `llama`, has beside it."""
 
 
 @dataclass(frozen=True)

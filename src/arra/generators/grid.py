@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from arra.data.tokenizer import CaptionEncoder, load_text_tokenizer, one_line
+from arra.codecs.base import Codec
+from arra.data.tokenizer import load_text_tokenizer
 from arra.errors import InputError
 from arra.generators.base import Batch, Generator, Output
 from arra.generators.batches import Store
@@ -40,7 +41,7 @@ from arra.networks.part import weights_fingerprint
 from arra.orders.layout import visible
 from arra.randomness import seeded
 from arra.registry import generators
-from arra.settings import BatchConfig, GridOptions, LlamaSize
+from arra.settings import BatchConfig, GridOptions, LlamaSize, Sizes
 
 TOKENIZER, TEXT_ENCODER = "tokenizer", "text_encoder"
 _SPREAD = 0.02
@@ -137,7 +138,6 @@ class GridGenerator(Generator):
         size, options = config.size, config.options
         self.width, self.depth = size.width, size.depth
         self.tokenizer = tokenizer
-        self._captions: tuple[PreTrainedTokenizerBase, CaptionEncoder] | None = None
         self.condition: FeatureCondition | TokenCondition
         if options.condition == "features":
             self.condition = FeatureCondition(
@@ -169,6 +169,39 @@ class GridGenerator(Generator):
         self.register_buffer("rotary", table, persistent=False)
 
     # ---- making one ----------------------------------------------------------------------------
+
+    @classmethod
+    def for_store(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        codec: Codec,
+        grid: tuple[int, int],
+        sizes: Sizes,
+        *,
+        seed: int,
+        longest: int = 0,
+    ) -> Self:
+        if len(codec.codes_axes) != 2 + (codec.split > 1):
+            raise InputError(
+                f"a {codec.registered_name} codec: its codes are no grid; prepare the store with "
+                "--train-codec vq, lfq or binary"
+            )
+        if sizes.grid.condition == "features":
+            raise InputError(
+                "GridOptions.condition: 'features' needs a text encoder; make such a generator in "
+                "Python (GridGenerator.from_scratch)"
+            )
+        return cls.from_scratch(
+            tokenizer,
+            codec.vocabulary,
+            grid,
+            sizes.llama,
+            sizes.grid,
+            seed=seed,
+            split=codec.split,
+            longest=max(64, longest),
+            codec=codec.fingerprint(),
+        )
 
     @classmethod
     def from_scratch(
@@ -249,20 +282,18 @@ class GridGenerator(Generator):
     # ---- what it draws -------------------------------------------------------------------------
 
     @property
-    def codec_fingerprint(self) -> str:
-        """Of the codec whose codes it draws."""
-        return self.config.codec
-
-    @property
     def codes_shape(self) -> tuple[int, ...]:
         """Of one picture, as the codec decodes them: (rows, columns), and m where it is not 1."""
         split = self.config.split
         return (*self.config.grid, split) if split > 1 else self.config.grid
 
     @property
-    def places(self) -> tuple[tuple[int, int], ...]:
-        """The grid whose cells `Batch.place` counts."""
+    def grids(self) -> tuple[tuple[int, int], ...]:
         return (self.config.grid,)
+
+    @property
+    def codes(self) -> int:
+        return self.config.codes
 
     @property
     def units(self) -> int:
@@ -284,13 +315,7 @@ class GridGenerator(Generator):
 
     def prompt_ids(self, caption: str | None) -> list[int]:
         """Ids of the positions before a picture; None is the null condition of guidance."""
-        if caption is None:
-            return self.prompt(())
-        if self.tokenizer is None:
-            raise InputError("this generator has no tokenizer: load it from a saved folder")
-        if self._captions is None or self._captions[0] is not self.tokenizer:
-            self._captions = self.tokenizer, CaptionEncoder.of(self.tokenizer)
-        return self.prompt(self._captions[1]([one_line(caption)])[0])
+        return self.prompt(() if caption is None else self.caption_ids(caption))
 
     # ---- training ------------------------------------------------------------------------------
 
@@ -303,7 +328,11 @@ class GridGenerator(Generator):
             block.compile()
 
     def batches(
-        self, store: Store, config: BatchConfig, features: Sequence[str] | None = None
+        self,
+        store: Store,
+        config: BatchConfig,
+        features: Sequence[str] | None = None,
+        replay: Sequence[Sequence[int]] = (),
     ) -> GridBatches:
         return GridBatches(store, self.prompt, self.config, config, features)
 

@@ -89,7 +89,11 @@ class MaskedGenerator(GridGenerator):
         self.hidden = nn.Parameter(torch.empty(config.size.width).normal_(std=0.02))
 
     def batches(
-        self, store: Store, config: BatchConfig, features: Sequence[str] | None = None
+        self,
+        store: Store,
+        config: BatchConfig,
+        features: Sequence[str] | None = None,
+        replay: Sequence[Sequence[int]] = (),
     ) -> MaskedBatches:
         made = MaskedBatches(store, self.prompt, self.config, config, features)
         made.rounds = self.config.options.rounds
