@@ -32,6 +32,7 @@ Schedule = Literal["constant", "stop", "anneal"]
 Precision = Literal["fp32", "bf16", "int8"]
 Decoder = Literal["auto", "plain", "fast"]
 Mixer = Literal["attention", "intra+scan", "intra", "scan"]
+GuidanceSchedule = Literal["constant", "linear", "cosine", "steps", "sine", "log", "square", "root"]
 _CHOICES = {
     "positions": get_args(Positions),
     "target": get_args(Target),
@@ -139,6 +140,35 @@ class ScaleSize:
 
 
 @dataclass(frozen=True)
+class GridOptions:
+    """What a Llama over a grid of codes (LlamaGen, ELM) has beside its size, a `LlamaSize`."""
+
+    condition: Literal["class", "tokens", "features"] = "tokens"
+    """"tokens": learned embeddings of the caption's tokens and of their places; "class": a caption
+    is one token, embedded without a place; "features": what a frozen text encoder says of it."""
+    token_dropout: float = 0.0
+    """Dropout of everything that is read, condition and codes; 0.1 in the papers, which train for
+    hundreds of epochs."""
+    dropout: float = 0.0
+    """Dropout of what attention and feed-forward layers add (0.1 in the papers)."""
+    drop_path: float = 0.0
+    """Largest probability that training leaves out a block's branch; it grows with the depth."""
+    rounds: int = 10
+    """Of a generator that draws masked codes: passes that draw a picture."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise InputError(f"GridOptions.rounds: {self.rounds}, expected at least 1")
+        if self.condition not in (known := ("class", "tokens", "features")):
+            raise InputError(
+                f"GridOptions.condition: {self.condition!r}, expected one of {', '.join(known)}"
+            )
+        for name in ("token_dropout", "dropout", "drop_path"):
+            if not 0.0 <= (value := getattr(self, name)) < 1.0:
+                raise InputError(f"GridOptions.{name}: {value}, expected 0 to less than 1")
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Sizes of the networks that generators make from scratch; each reads its own."""
 
@@ -146,6 +176,8 @@ class Sizes:
     """Of a causal language model."""
     scale: ScaleSize = field(default_factory=ScaleSize)
     """Of a next-scale transformer."""
+    grid: GridOptions = field(default_factory=GridOptions)
+    """What a Llama over a grid of codes, whose size is `llama`, has beside it."""
 
 
 @dataclass(frozen=True)
@@ -286,8 +318,11 @@ class SamplingConfig:
 
     guidance: float = 2.0
     """Scale s of classifier-free guidance, u + s (c - u); 1 is none, and costs half."""
-    guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Constant, or growing from 1 at the first unit to `guidance` at the last."""
+    guidance_schedule: GuidanceSchedule = "constant"
+    """Constant, or growing to `guidance` at the last unit: "linear" and "cosine" from 1 at the
+    first unit (VAR), the others as in ELM (arXiv 2410.16257) with the share r = j / n of unit j,
+    counted from 1: "steps" r, "sine" sin(pi r / 2), "log" ln(1 + (e - 1) r), "square" r^2, and
+    "root" sqrt((j - 1) / n), which stays a little below."""
     guidance_from: float = 0.0
     """Share of the picture at which guidance begins."""
     guidance_until: float = 1.0
@@ -322,9 +357,15 @@ class SamplingConfig:
         share = unit / max(units - 1, 1)
         if not self.guidance_from <= share <= self.guidance_until:
             return 1.0
+        done = (unit + 1) / units
         ramp = {
             "constant": 1.0,
             "linear": share,
             "cosine": (1.0 - math.cos(math.pi * share)) / 2.0,
+            "steps": done,
+            "sine": math.sin(math.pi / 2.0 * done),
+            "log": math.log1p((math.e - 1.0) * done),
+            "square": done**2,
+            "root": (unit / units) ** 0.5,
         }[self.guidance_schedule]
         return 1.0 + (self.guidance - 1.0) * ramp

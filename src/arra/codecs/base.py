@@ -46,6 +46,8 @@ class Codec(Part):
     """Channels of a picture."""
     codes_axes: tuple[str, ...] = ("h", "w")
     """Axes of a picture's codes, by the names they have in messages."""
+    split: int = 1
+    """Codes of a cell of the grid; where there are several, the axis "m" comes behind "h", "w"."""
     grid: tuple[int, int] | None = None
     """The (h, w) of the only pictures that the codec takes; None: pictures of any size."""
 

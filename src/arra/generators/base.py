@@ -70,9 +70,10 @@ class Output:
     """What a generator's forward gives; objectives read nothing else."""
 
     logits: Tensor
-    """(M, V) at the M positions with a target, in row-major order of the batch."""
+    """(M, V) at the M positions with a target, in row-major order of the batch; of a generator that
+    predicts m codes at a position (M m, V), those of a position side by side."""
     targets: Tensor
-    """(M,) their targets."""
+    """(M,) or (M m,) their targets."""
     hidden: dict[int, Tensor]
     """layer -> (R, T, D): output of block `layer` (1 is the first), before the final norm."""
 
@@ -113,6 +114,8 @@ class Generator(Part):
     default_codec: ClassVar[str] = "vq"
     """Kind of codec that `arra prepare` trains where nothing but this generator is asked for."""
 
+    causal: ClassVar[bool] = True
+    """Whether what is said at a position depends on nothing that comes after it."""
     width: int
     """D, the width of the hidden states."""
     depth: int

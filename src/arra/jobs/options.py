@@ -38,7 +38,10 @@ class CodecOptions:
     """Pixels per code along each side; a picture has (size / downsample) squared codes. Unless
     given: 4 up to 32 pixels, 8 up to 128, else 16."""
     vocabulary: int = 1024
-    """Number of different codes; a power of two for lfq."""
+    """Number of different codes; a power of two for lfq and binary."""
+    split: int = 1
+    """Of a binary codec: how many codes the bits of a cell make, each of vocabulary ** (1 / split);
+    a `grid` generator predicts them side by side."""
     stem: Literal["patch", "conv"] | None = None
     """"patch" works on the coarse grid only: 64 pixels train in minutes on a CPU. "conv" halves the
     picture step by step and draws finer detail at 30 times the cost: for a GPU. Unless given: patch

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from arra.codecs import (
+    BinaryCodec,
+    BinaryConfig,
     LFQCodec,
     LFQConfig,
     MultiScaleCodec,
@@ -55,7 +57,7 @@ from arra.text_to_image import quiet_transformers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CodecKind = Literal["vq", "lfq", "multiscale"]
+CodecKind = Literal["vq", "lfq", "multiscale", "binary"]
 _OPEN_CLIP = "open_clip:"
 RECORD = "made.json"
 """In the folder of a trained part: the digest of what it was made from, and a report."""
@@ -145,7 +147,11 @@ def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Code
             return MultiScaleCodec(MultiScaleConfig(autoencoder, scales, residual)), training
         bits = options.vocabulary.bit_length() - 1
         if 2**bits != options.vocabulary:
-            raise InputError(f"codec.vocabulary: {options.vocabulary}, lfq needs a power of two")
+            raise InputError(f"codec.vocabulary: {options.vocabulary}, {kind} needs a power of two")
+        if kind == "binary":
+            return BinaryCodec(
+                BinaryConfig(autoencoder, bits, options.split, autoencoder.width)
+            ), training
         config = LFQConfig(autoencoder, bits, commitment=0.05, entropy=0.02)
         return LFQCodec(config), training
 
