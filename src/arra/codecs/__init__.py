@@ -4,6 +4,7 @@
 from arra.codecs.lfq import LFQCodec, LFQConfig
 from arra.codecs.multiscale import MultiScaleCodec, MultiScaleConfig
 from arra.codecs.native import ChameleonCodec, Emu3Codec, JanusCodec, NativeConfig
+from arra.codecs.scalable import ScalableCodec, ScalableConfig
 from arra.codecs.vq import VQCodec, VQConfig
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "MultiScaleCodec",
     "MultiScaleConfig",
     "NativeConfig",
+    "ScalableCodec",
+    "ScalableConfig",
     "VQCodec",
     "VQConfig",
 ]

@@ -27,6 +27,8 @@ class CodecOutput:
     The error of the reconstruction is not among them: training weighs that."""
     latents: Tensor | None = None
     """(B, D, h, w) float32: what was quantised, with its gradient; None where nothing was."""
+    smaller: tuple[tuple[Tensor, Tensor], ...] = ()
+    """Reconstructions at further resolutions, each with what it should be like."""
 
 
 class Codec(Part):
