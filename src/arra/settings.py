@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from arra.errors import InputError
@@ -104,6 +104,16 @@ class ScaleSize:
         gate = 1e-3 if depth < 24 else 1e-4 if depth < 30 else 1e-5
         width = 64 * depth
         return cls(width, depth, depth, 4 * width, gate=gate, drop_path=0.1 * depth / 24)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the networks that generators make from scratch; each reads its own."""
+
+    llama: LlamaSize = field(default_factory=LlamaSize)
+    """Of a causal language model."""
+    scale: ScaleSize = field(default_factory=ScaleSize)
+    """Of a next-scale transformer."""
 
 
 @dataclass(frozen=True)

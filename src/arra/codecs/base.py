@@ -51,6 +51,11 @@ class Codec(Part):
     grid: tuple[int, int] | None = None
     """The (h, w) of the only pictures that the codec takes; None: pictures of any size."""
 
+    def size_of(self, codes: Tensor) -> tuple[int, int]:
+        """Height and width in pixels of the pictures of codes (B, ...)."""
+        rows, columns = self.grid or tuple(codes.shape[1:3])
+        return rows * self.downsample, columns * self.downsample
+
     @abstractmethod
     def encode(self, pictures: Tensor) -> Tensor:
         """Codes (B, h, w) int64 of pictures (B, 3, H, W) in [-1, 1]; no gradient."""

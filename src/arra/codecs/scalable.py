@@ -7,6 +7,7 @@ Training draws some resolutions a step and asks for a reconstruction at each.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -22,7 +23,7 @@ from arra.codecs.quantized import AutoencodedCodec
 from arra.codecs.reviving import badly_served, evenly
 from arra.errors import InputError
 from arra.orders.pyramid import Pyramid
-from arra.orders.schedules import Sizes, every_scale
+from arra.orders.schedules import Scales, every_scale
 from arra.registry import codecs
 
 
@@ -76,6 +77,7 @@ class ScalableCodec(AutoencodedCodec):
     codes_axes = ("L",)
     usage: Tensor
     step: Tensor
+    grid: tuple[int, int]
 
     def __init__(self, config: ScalableConfig):
         super().__init__(config, config.direct.vocabulary, config.direct.width)
@@ -94,7 +96,7 @@ class ScalableCodec(AutoencodedCodec):
     # ---- pictures and codes --------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor, sizes: Sizes | None = None) -> Tensor:
+    def encode(self, pictures: Tensor, sizes: Scales | None = None) -> Tensor:
         """Codes (B, L) int64 of pictures (B, 3, H, W) in [-1, 1] at the scales of `sizes`.
 
         Without `sizes`: all scales that schedules choose from, for which pictures have the size
@@ -104,54 +106,53 @@ class ScalableCodec(AutoencodedCodec):
         if sizes is None:
             self._check_pictures(pictures)
             return self.nearest(self.encoder(pictures))
-        pyramid, side = Pyramid(sizes), self.downsample
-        own = (pictures.shape[-2] // side, pictures.shape[-1] // side)
+        own = tuple(side // self.downsample for side in pictures.shape[-2:])
         if any(rows > own[0] or columns > own[1] for rows, columns in sizes):
             raise InputError(f"scales {sizes}: a picture of {own} codes has no larger ones")
-        grid, self.grid = self.grid, own
-        try:
-            self._check_pictures(pictures)
-        finally:
-            self.grid = grid
-        return self._codes(self.encoder(pictures), pyramid)
+        self.at((own[0], own[1]))._check_pictures(pictures)
+        return self._codes(self.encoder(pictures), Pyramid(sizes))
+
+    def at(self, grid: tuple[int, int]) -> Self:
+        """This codec, with the same weights, for pictures of other rows and columns of codes."""
+        other = copy.copy(self)
+        other.grid, other.pyramid = grid, Pyramid(every_scale(grid))
+        return other
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def decode(self, codes: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) of codes (B, L): of the last scale, whatever stands before it.
 
-        `grid`: rows and columns of that scale, the codec's own unless given.
+        That scale is the codec's own grid; `at` gives the codec of another.
         """
         self._check_codes(codes)
-        grid = grid or self.config.grid
+        grid = self.grid
         if codes.shape[1] < grid[0] * grid[1]:
             raise InputError(f"codes: {codes.shape[1]} a picture, too few for a grid of {grid}")
-        return self.decoder(self._last(codes, grid)).clamp(-1.0, 1.0).contiguous()
+        return self.decoder(self.lookup(codes)).clamp(-1.0, 1.0).contiguous()
 
     def nearest(self, latents: Tensor) -> Tensor:
         return self._codes(latents, self.pyramid)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        return self._last(codes, self.config.grid)
+        rows, columns = self.grid
+        return self.scales.grid(codes[:, -rows * columns :], self.grid)
 
     def _codes(self, latents: Tensor, pyramid: Pyramid) -> Tensor:
         steps = self.scales.quantize(latents.float(), pyramid)
         return torch.cat([step.codes for step in steps], dim=1)
 
-    def _last(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
-        return self.scales.grid(codes[:, -grid[0] * grid[1] :], grid)
-
     # ---- training ------------------------------------------------------------------------------
 
     def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The whole scale alone."""
-        (step,) = self.scales.quantize(latents, Pyramid((self.config.grid,)))
+        (step,) = self.scales.quantize(latents, Pyramid((self.grid,)))
         return _through(step), step.codes, self._losses([step])
 
     def forward(self, pictures: Tensor) -> CodecOutput:
         """In training with reconstructions at some smaller resolutions, which the step chooses."""
         self._check_pictures(pictures)
         latents = self.encoder(pictures)
-        sizes = self.resolutions(int(self.step)) if self.training else (self.config.grid,)
+        sizes = self.resolutions(int(self.step)) if self.training else (self.grid,)
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
             if self.training:
@@ -168,7 +169,7 @@ class ScalableCodec(AutoencodedCodec):
         whole = self.decoder(_through(steps[-1]))
         return CodecOutput(whole, self.nearest(latents.detach()), losses, latents, tuple(smaller))
 
-    def resolutions(self, step: int) -> Sizes:
+    def resolutions(self, step: int) -> Scales:
         """The scales of a training step, the whole one last: a function of seed and step."""
         every = self.pyramid.sizes
         rng = np.random.default_rng([self.config.seed, 5, step])

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from arra.codecs.base import Codec
 from arra.codecs.pyramids import CodePyramid, DirectConfig, DirectPyramid
 from arra.codecs.scalable import ScalableCodec
 from arra.errors import InputError
@@ -27,20 +28,20 @@ from arra.generators.batches import IGNORE, Sample, Store
 from arra.generators.scale_batches import ScaleBatches
 from arra.generators.scales import ScaleGenerator
 from arra.orders.pyramid import Pyramid
-from arra.orders.schedules import RandomSchedules, Sizes, fitted
+from arra.orders.schedules import RandomSchedules, Scales, fitted
 from arra.randomness import seeded
 from arra.registry import generators
-from arra.settings import BatchConfig, ScaleSize
+from arra.settings import BatchConfig, ScaleSize, Sizes
 
 
 @dataclass(frozen=True)
 class FlexibleConfig:
     """What a next-scale generator of direct scales is."""
 
-    stored: Sizes
+    stored: Scales
     """Rows and columns of every scale whose codes a store has; training's schedules choose from
     them."""
-    sizes: Sizes
+    sizes: Scales
     """The scales that are drawn unless others are asked for."""
     direct: DirectConfig
     """What its codes mean: the codec's."""
@@ -89,14 +90,14 @@ class FlexibleBatches(ScaleBatches):
         config: BatchConfig | None = None,
         features: Sequence[str] | None = None,
         *,
-        fixed: Sizes,
+        fixed: Scales,
         schedules: RandomSchedules | None = None,
     ):
         """`schedules` is the law of the scales; without one they are always `fixed`."""
         super().__init__(store, stored, config, features)
         self.fixed, self.schedules = fixed, schedules
 
-    def sizes(self, step: int) -> Sizes:
+    def sizes(self, step: int) -> Scales:
         """The scales of a step: a function of it and the seed."""
         if self.schedules is None:
             return self.fixed
@@ -107,19 +108,17 @@ class FlexibleBatches(ScaleBatches):
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         here = self.pyramid.places_of(self.sizes(step))
+        return self._batch(step * parts + part, lambda *row: self._chosen(*row, here))
 
-        def sample(text: Sequence[int], codes: Sequence[int]) -> Sample:
-            self._check(codes)
-            words = len(text)
-            chosen = [codes[place] for place in here]
-            return Sample(
-                [*text, *chosen],
-                [IGNORE] * words + chosen,
-                [-1] * words + here,
-                [-1] * (words + len(here)),
-            )
+    def _sample(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
+        return self._chosen(text, codes, self.pyramid.places_of(self.fixed))
 
-        return replace(self._batch(step * parts + part, sample), read=None)
+    def _chosen(self, text: Sequence[int], codes: Sequence[int], here: list[int]) -> Sample:
+        """A sample that has, of all stored codes, those at these places."""
+        self._check(codes)
+        words, chosen = len(text), [codes[place] for place in here]
+        target, place = [IGNORE] * words + chosen, [-1] * words + here
+        return Sample([*text, *chosen], target, place, [-1] * len(target))
 
 
 @generators.register("flexible-scales")
@@ -155,6 +154,25 @@ class FlexibleGenerator(ScaleGenerator):
         return torch.cat([resized(self.table, size).flatten(1).T for size in sizes])
 
     @classmethod
+    def for_store(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        codec: Codec,
+        grid: tuple[int, int],
+        sizes: Sizes,
+        *,
+        seed: int,
+        longest: int = 0,
+    ) -> Self:
+        if not isinstance(codec, ScalableCodec):
+            raise InputError(
+                f"a {codec.registered_name} codec: its codes do not show the picture at every "
+                "size; prepare the store with --train-codec scalable"
+            )
+        size = replace(sizes.scale, positions=max(sizes.scale.positions, longest))
+        return cls.from_scratch(tokenizer, codec, size, seed=seed, gain=10.0)
+
+    @classmethod
     def from_scratch(  # type: ignore[override]
         cls,
         tokenizer: PreTrainedTokenizerBase,
@@ -163,7 +181,7 @@ class FlexibleGenerator(ScaleGenerator):
         *,
         seed: int,
         prefix: bool = True,
-        sizes: Sizes | None = None,
+        sizes: Scales | None = None,
         random: bool = True,
         gain: float = 1.0,
     ) -> Self:
@@ -199,7 +217,7 @@ class FlexibleGenerator(ScaleGenerator):
         size = ScaleSize(width=32, depth=2, heads=2, feed_forward=48, gate=1.0, positions=16)
         return cls.from_scratch(tokenizer, ScalableCodec.tiny(), size, seed=0)
 
-    def scheduled(self, sizes: Sizes) -> Self:
+    def scheduled(self, sizes: Scales) -> Self:
         """This generator, with the same weights, drawing other scales: rows and columns of each.
 
         `fitted` makes them of a schedule and a grid. The last scale says how large a picture is.
@@ -208,17 +226,31 @@ class FlexibleGenerator(ScaleGenerator):
             raise InputError("scheduled: a generator without a table of places has one schedule")
         other = copy.copy(self)
         other._buffers = dict(self._buffers)  # the one below is not the original's
-        other.pyramid = Pyramid(sizes)
+        other.pyramid = other.stored = Pyramid(sizes)
         other.level = other.pyramid.levels().to(self.device)
         return other
 
     def batches(
-        self, store: Store, config: BatchConfig, features: Sequence[str] | None = None
+        self,
+        store: Store,
+        config: BatchConfig,
+        features: Sequence[str] | None = None,
+        replay: Sequence[Sequence[int]] = (),
     ) -> FlexibleBatches:
-        c = self.config
+        """Of all stored scales; of a view (`scheduled`), of its own."""
+        schedules = self.config.schedules if self.stored.sizes == self.config.stored else None
         return FlexibleBatches(
-            store, self.stored, config, features, fixed=c.sizes, schedules=c.schedules
+            store, self.stored, config, features, fixed=self.pyramid.sizes, schedules=schedules
         )
+
+    @property
+    def grids(self) -> Scales:
+        return self.stored.sizes
+
+    @property
+    def codes_shape(self) -> tuple[int, ...]:
+        """Of the scales that are drawn, of which a codec paints the last."""
+        return (self.pyramid.length,)
 
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Output:
         """Logits of the scales that the batch has."""

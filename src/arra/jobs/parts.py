@@ -15,11 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from arra.codecs import LFQCodec, LFQConfig, VQCodec, VQConfig
+from arra.codecs import (
+    LFQCodec,
+    LFQConfig,
+    MultiScaleCodec,
+    MultiScaleConfig,
+    VQCodec,
+    VQConfig,
+)
 from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.base import Codec
 from arra.codecs.measuring import CodecReport
 from arra.codecs.native import native_codec
+from arra.codecs.pyramids import ResidualConfig
 from arra.codecs.recipes import scene_autoencoder, scene_training
 from arra.codecs.training import CodecTraining, train_codec
 from arra.data.tokenizer import TokenizerKind, load_text_tokenizer, train_text_tokenizer
@@ -40,13 +48,14 @@ from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write
 from arra.jobs.options import CodecOptions, EncoderOptions, TokenizerOptions
 from arra.jobs.sources import Sample
 from arra.networks.language_model import load_causal_lm
+from arra.orders.pyramid import growing_sizes
 from arra.randomness import seeded
 from arra.text_to_image import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CodecKind = Literal["vq", "lfq"]
+CodecKind = Literal["vq", "lfq", "multiscale"]
 _OPEN_CLIP = "open_clip:"
 RECORD = "made.json"
 """In the folder of a trained part: the digest of what it was made from, and a report."""
@@ -130,6 +139,10 @@ def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Code
     with seeded(options.seed):
         if kind == "vq":
             return VQCodec(VQConfig(autoencoder, options.vocabulary)), training
+        if kind == "multiscale":
+            residual = ResidualConfig(options.vocabulary)
+            scales = growing_sizes(size // downsample)
+            return MultiScaleCodec(MultiScaleConfig(autoencoder, scales, residual)), training
         bits = options.vocabulary.bit_length() - 1
         if 2**bits != options.vocabulary:
             raise InputError(f"codec.vocabulary: {options.vocabulary}, lfq needs a power of two")

@@ -13,7 +13,7 @@ import numpy as np
 
 from arra.errors import InputError
 
-Sizes = tuple[tuple[int, int], ...]
+Scales = tuple[tuple[int, int], ...]
 
 DEFAULT = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 """VAR's sides of a grid of 16 x 16."""
@@ -30,7 +30,7 @@ STEPS: dict[int, tuple[int, ...]] = {
 """FlexVAR's schedules of 16 x 16 by their number of passes."""
 
 
-def fitted(sides: Sequence[int], grid: tuple[int, int]) -> Sizes:
+def fitted(sides: Sequence[int], grid: tuple[int, int]) -> Scales:
     """Rows and columns of each scale of a picture of `grid`, at least 1 each.
 
     The last of `sides` stands for the whole grid: scale s has floor(rows s / last) rows, so that
@@ -44,7 +44,7 @@ def fitted(sides: Sequence[int], grid: tuple[int, int]) -> Sizes:
     return tuple((max(1, grid[0] * s // last), max(1, grid[1] * s // last)) for s in sides)
 
 
-def every_scale(grid: tuple[int, int]) -> Sizes:
+def every_scale(grid: tuple[int, int]) -> Scales:
     """All scales that schedules of this grid choose from: one for each side up to the longer."""
     return fitted(range(1, max(grid) + 1), grid)
 

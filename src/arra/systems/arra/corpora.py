@@ -17,8 +17,9 @@ from arra.encoders.preprocessing import Preprocessing
 from arra.encoders.small import SmallConfig
 from arra.encoders.training import EncoderTraining
 from arra.experiments.corpora.corpus import Corpus, Drawing, Source, Start
+from arra.precision import native_precision
 from arra.samplers.logits import SamplingConfig
-from arra.settings import BatchConfig, LlamaSize
+from arra.settings import BatchConfig, LlamaSize, Sizes
 from arra.systems.arra.recipe import ALIGNED, BASELINE, SHUFFLED
 from arra.systems.arra.recipe import full as scenes
 
@@ -127,7 +128,7 @@ def _corpus(
         checkpoint_every=max(1, steps // 4),
         compile=scale.compile,
         # measuring whether bfloat16 is faster takes as long as many of these steps
-        precision="fp32" if not scale.compile else "auto",
+        precision="fp32" if not scale.compile else native_precision(),
     )
     patch = 8 if seen.size > 32 else 4
     return Corpus(
@@ -143,7 +144,7 @@ def _corpus(
         judge_training=EncoderTraining(
             "instance+contrastive", towers, batch=scale.towers_batch, seed=1_000_003
         ),
-        plan=replace(plan, size=scale.size, batch=scale.batch, train=train),
+        plan=replace(plan, sizes=Sizes(scale.size), batch=scale.batch, train=train),
         drawing=Drawing(sampling=SamplingConfig(guidance=2.0, top_p=0.9)),
     )
 

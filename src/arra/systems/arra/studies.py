@@ -100,7 +100,7 @@ _UNTRAINED = {
 _LARGE = {
     "bench.scene": SceneConfig(size=48, digit=24, step=24),
     "bench.encoder.preprocessing": Preprocessing(size=48),
-    "plan.size.positions": 256,
+    "plan.sizes.llama.positions": 256,
 }
 _COARSE = {"bench.codec": scene_codec(downsample=6, vocabulary=2048)}
 

@@ -15,7 +15,7 @@ from arra.experiments.digits import WORDS, Digits, Judge, digits
 from arra.experiments.once import once
 from arra.generators.scales import ScaleGenerator
 from arra.objectives.cross_entropy import NextToken
-from arra.orders.schedules import Sizes, fitted
+from arra.orders.schedules import Scales, fitted
 from arra.samplers.scales import ScaleSampler
 from arra.settings import SamplingConfig
 from arra.systems.flexvar.models import (
@@ -58,7 +58,7 @@ def schedules_of(arm: str) -> tuple[tuple[int, ...], ...]:
     return (DEFAULT,) if arm in (RESIDUAL, DIRECT) else (DEFAULT, *UNSEEN)
 
 
-def scheduled(generator: ScaleGenerator, arm: str, sizes: Sizes) -> ScaleGenerator:
+def scheduled(generator: ScaleGenerator, arm: str, sizes: Scales) -> ScaleGenerator:
     """The generator of an arm, drawing these scales."""
     return generator.scheduled(sizes) if arm in (FIXED, FLEXIBLE) else generator  # type: ignore[attr-defined]
 

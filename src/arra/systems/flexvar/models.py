@@ -17,7 +17,7 @@ from arra.experiments.digits import WORDS, Digits, MemoryStore
 from arra.generators.flexible import FlexibleConfig, FlexibleGenerator
 from arra.generators.scales import ScaleConfig, ScaleGenerator
 from arra.orders.pyramid import Pyramid
-from arra.orders.schedules import Sizes, every_scale, fitted
+from arra.orders.schedules import Scales, every_scale, fitted
 from arra.randomness import seeded
 from arra.systems.flexvar.recipe import DEFAULT, DIRECT, FLEXIBLE, LEVELS, RESIDUAL, SIDE, Recipe
 
@@ -89,7 +89,7 @@ def encode(arm: str, pictures: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def decode(arm: str, codes: Tensor, sizes: Sizes = SCALES) -> np.ndarray:
+def decode(arm: str, codes: Tensor, sizes: Scales = SCALES) -> np.ndarray:
     """Digits (N, h, w, 3) uint8 of codes (N, L) of these scales; h x w is the last."""
     meaning = residual_scales() if arm == RESIDUAL else direct_scales()
     values = meaning.last(codes, Pyramid(sizes))[:, 0].clamp(0.0, 1.0)
