@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -55,6 +55,17 @@ class Codec(Part):
         """Height and width in pixels of the pictures of codes (B, ...)."""
         rows, columns = self.grid or tuple(codes.shape[1:3])
         return rows * self.downsample, columns * self.downsample
+
+    def at(self, grid: tuple[int, int]) -> Self:
+        """This codec, with the same weights, for pictures of these rows and columns of codes.
+
+        Raises `InputError` where it is made for one size.
+        """
+        if self.grid not in (None, grid):
+            raise InputError(
+                f"grid: {grid}, but this {self.registered_name} codec is made for {self.grid}"
+            )
+        return self
 
     @abstractmethod
     def encode(self, pictures: Tensor) -> Tensor:

@@ -79,8 +79,9 @@ def command(
             Llama is made.
         rows: How rows of new tokens begin: near the mean of the old ones, or spread as they are.
         chat: Captions are a user's turn in the tokenizer's chat template; also for drawing.
-        generator: What draws, where no --lm is given: raster (a Llama, code by code) or scales (a
-            next-scale transformer; the store needs a codec of kind multiscale).
+        generator: What draws, where no --lm is given: raster (a Llama, code by code), scales (a
+            next-scale transformer; the store needs a codec of kind multiscale) or flexible-scales
+            (one that draws in any schedule; a codec of kind scalable).
         llama_size: A size of LlamaGen for the Llama that is made, instead of --llama.width, depth,
             heads and feed-forward.
         no_align: Train without representation alignment; so does --align.weight 0.

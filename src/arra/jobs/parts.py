@@ -20,6 +20,8 @@ from arra.codecs import (
     LFQConfig,
     MultiScaleCodec,
     MultiScaleConfig,
+    ScalableCodec,
+    ScalableConfig,
     VQCodec,
     VQConfig,
 )
@@ -27,7 +29,7 @@ from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.base import Codec
 from arra.codecs.measuring import CodecReport
 from arra.codecs.native import native_codec
-from arra.codecs.pyramids import ResidualConfig
+from arra.codecs.pyramids import DirectConfig, ResidualConfig
 from arra.codecs.recipes import scene_autoencoder, scene_training
 from arra.codecs.training import CodecTraining, train_codec
 from arra.data.tokenizer import TokenizerKind, load_text_tokenizer, train_text_tokenizer
@@ -55,7 +57,7 @@ from arra.text_to_image import quiet_transformers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CodecKind = Literal["vq", "lfq", "multiscale"]
+CodecKind = Literal["vq", "lfq", "multiscale", "scalable"]
 _OPEN_CLIP = "open_clip:"
 RECORD = "made.json"
 """In the folder of a trained part: the digest of what it was made from, and a report."""
@@ -143,6 +145,10 @@ def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Code
             residual = ResidualConfig(options.vocabulary)
             scales = growing_sizes(size // downsample)
             return MultiScaleCodec(MultiScaleConfig(autoencoder, scales, residual)), training
+        if kind == "scalable":
+            side = size // downsample
+            direct = DirectConfig(options.vocabulary)
+            return ScalableCodec(ScalableConfig(autoencoder, (side, side), direct)), training
         bits = options.vocabulary.bit_length() - 1
         if 2**bits != options.vocabulary:
             raise InputError(f"codec.vocabulary: {options.vocabulary}, lfq needs a power of two")
