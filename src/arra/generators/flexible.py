@@ -140,6 +140,7 @@ class FlexibleGenerator(ScaleGenerator):
         if self.config.table:
             side = self.config.table
             self.table = nn.Parameter(torch.empty(width, side, side))
+            self.start = nn.Parameter(torch.empty(width))
         else:
             super()._add_places(width)
 
@@ -147,11 +148,11 @@ class FlexibleGenerator(ScaleGenerator):
         return DirectPyramid(self.config.direct)
 
     def _where(self) -> Tensor:
-        """(L, D): the table averaged to the sizes of the scales."""
+        """(L, D): the table averaged to the sizes of the scales; the first one begins a picture."""
         if not self.config.table:
             return super()._where()
-        sizes = self.pyramid.sizes
-        return torch.cat([resized(self.table, size).flatten(1).T for size in sizes])
+        first, *others = (resized(self.table, size).flatten(1).T for size in self.pyramid.sizes)
+        return torch.cat((first + self.start, *others))
 
     @classmethod
     def for_store(

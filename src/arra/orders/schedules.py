@@ -57,7 +57,7 @@ class RandomSchedules:
     """
 
     default: tuple[int, ...] = DEFAULT
-    """Sides that are taken as they are in some draws, and that say the side of the picture."""
+    """Sides that some draws start from; the last is that of the picture."""
     default_share: float = 0.05
     """The probability of that."""
     first: tuple[int, ...] = (1, 2)
@@ -108,12 +108,13 @@ class RandomSchedules:
     def draw(self, rng: np.random.Generator) -> tuple[int, ...]:
         """Growing sides."""
         if rng.random() < self.default_share:
-            return self.default
-        sides = list(self.first)
-        for low, high, count in self.groups:
-            chosen = rng.choice(np.arange(low, high + 1), size=count, replace=False)
-            sides += sorted(int(side) for side in chosen)
-        sides.append(self.default[-1])
+            sides = list(self.default)
+        else:
+            sides = list(self.first)
+            for low, high, count in self.groups:
+                chosen = rng.choice(np.arange(low, high + 1), size=count, replace=False)
+                sides += sorted(int(side) for side in chosen)
+            sides.append(self.default[-1])
         number = rng.random()
         for limit in self.omit:
             if number > limit and len(sides) > len(self.first) + 1:
