@@ -38,7 +38,7 @@ class SomeStore:
 
     def __init__(self, generator, captions, vocabulary):
         self.texts = [generator.tokenizer.encode(c, add_special_tokens=False) for c in captions]
-        codes = getattr(generator, "pyramid", None)
+        codes = getattr(generator, "stored", getattr(generator, "pyramid", None))
         count = generator.units if codes is None else codes.length
         rng = torch.Generator().manual_seed(0)
         self.codes = torch.randint(vocabulary, (len(captions), count), generator=rng)

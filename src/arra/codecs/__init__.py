@@ -5,6 +5,7 @@ from arra.codecs.binary import BinaryCodec, BinaryConfig
 from arra.codecs.lfq import LFQCodec, LFQConfig
 from arra.codecs.multiscale import MultiScaleCodec, MultiScaleConfig
 from arra.codecs.native import ChameleonCodec, Emu3Codec, JanusCodec, NativeConfig
+from arra.codecs.scalable import ScalableCodec, ScalableConfig
 from arra.codecs.vq import VQCodec, VQConfig
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "MultiScaleCodec",
     "MultiScaleConfig",
     "NativeConfig",
+    "ScalableCodec",
+    "ScalableConfig",
     "VQCodec",
     "VQConfig",
 ]

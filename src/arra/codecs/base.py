@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class CodecOutput:
     The error of the reconstruction is not among them: training weighs that."""
     latents: Tensor | None = None
     """(B, D, h, w) float32: what was quantised, with its gradient; None where nothing was."""
+    smaller: tuple[tuple[Tensor, Tensor], ...] = ()
+    """Reconstructions at further resolutions, each with what it should be like."""
 
 
 class Codec(Part):
@@ -66,6 +68,17 @@ class Codec(Part):
         """Height and width in pixels of the pictures of codes (B, ...)."""
         rows, columns = self.grid or tuple(codes.shape[1:3])
         return rows * self.downsample, columns * self.downsample
+
+    def at(self, grid: tuple[int, int]) -> Self:
+        """This codec, with the same weights, for pictures of these rows and columns of codes.
+
+        Raises `InputError` where it is made for one size.
+        """
+        if self.grid not in (None, grid):
+            raise InputError(
+                f"grid: {grid}, but this {self.registered_name} codec is made for {self.grid}"
+            )
+        return self
 
     @abstractmethod
     def encode(self, pictures: Tensor) -> Tensor:
