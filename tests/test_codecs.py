@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from arra.errors import InputError, TrainingDiverged
 from arra.pixels import to_unit
 from arra.registry import codecs
 
-NAMES = list(codecs)
+# Those whose extra is installed.
+NAMES = [name for name in list(codecs) if all(map(find_spec, codecs[name].needs))]
 # Those of image-native language models come trained, and stay as they are.
 OURS = [name for name in NAMES if issubclass(codecs[name], AutoencodedCodec)]
 # A code for each square of pixels.

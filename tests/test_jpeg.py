@@ -268,11 +268,12 @@ def test_a_merge_of_what_is_not_there_is_refused():
 def test_blocks_are_completed_where_their_marker_is():
     """Also where a merge spans several of them, and where the two bytes are two codes."""
     pieces = ("00", "ff", "d0", "d1", "ffd0", "00ffd000", "ffd10000", "")
-    stream = ByteStream(pieces, 9, ("ffd0", "ffd1"))
+    stream = ByteStream(pieces, 9, ("ffd0", "ffd1"), cells=3)
     assert stream.completed([0, 4, 0, 6, 0]) == [-1, 0, -1, 1, -1, 2]
     assert stream.completed([0, 1, 2, 0, 1, 3]) == [-1, -1, 0, -1, -1, 1, 2]
     assert stream.completed([5, 6]) == [0, 1, 2]
     assert replace(stream, separators=()).completed([5, 6]) == [-1, -1, -1]
+    assert replace(stream, cells=2).completed([5, 6]) == [0, 1, 0]  # the first cell of a frame
     assert stream.content([0, 7, 4, 7]) == [0]
     assert stream.spell([5, 1, 7]) == b"\x00\xff\xd0\x00\xff"
 

@@ -1,6 +1,7 @@
 """Signals to codes and back, and how each codec is trained."""
 
 # imported so that they register: a saved codec is found by its name
+from arra.codecs.avc import AvcCodec, AvcConfig
 from arra.codecs.jpeg import JpegCodec, JpegConfig
 from arra.codecs.lfq import LFQCodec, LFQConfig
 from arra.codecs.multiscale import MultiScaleCodec, MultiScaleConfig
@@ -9,6 +10,8 @@ from arra.codecs.patches import PatchCodec, PatchConfig
 from arra.codecs.vq import VQCodec, VQConfig
 
 __all__ = [
+    "AvcCodec",
+    "AvcConfig",
     "ChameleonCodec",
     "Emu3Codec",
     "JanusCodec",

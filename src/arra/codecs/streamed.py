@@ -50,7 +50,9 @@ class StreamCodec(Codec):
         """Make what follows from the buffers."""
         self.bpe = ByteBPE([(a, b) for a, b in self.merges.tolist()])
         pieces = (*(piece.hex() for piece in self.bpe.pieces), "")
-        self.stream = ByteStream(pieces, self.config.longest, self.separators)
+        assert self.grid is not None
+        cells = self.grid[0] * self.grid[1]
+        self.stream = ByteStream(pieces, self.config.longest, self.separators, cells)
         self.vocabulary = len(pieces)
 
     def _load_weights(self, folder: Path) -> None:
@@ -64,7 +66,7 @@ class StreamCodec(Codec):
     def fit(cls, pictures: np.ndarray, config: Any) -> Self:
         """A codec of `config` whose merges, and whose longest file, are those of `pictures`.
 
-        (N, H, W, 3) uint8; a file may take `ROOM` times the codes of the longest of them.
+        (N, H, W, channels) uint8; a file may take `ROOM` times the codes of the longest of them.
         """
         codec = cls.seeded(config, 0)
         bodies = codec.bodies(pictures)
@@ -79,7 +81,7 @@ class StreamCodec(Codec):
 
     @abstractmethod
     def bodies(self, pictures: np.ndarray) -> list[bytes]:
-        """What is particular to the file of each picture (N, H, W, 3) uint8."""
+        """What is particular to the file of each picture (N, H, W, channels) uint8."""
 
     @abstractmethod
     def file(self, body: bytes) -> bytes:

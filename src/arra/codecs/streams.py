@@ -27,6 +27,9 @@ class ByteStream:
     separators: tuple[str, ...] = ()
     """Byte strings, in hexadecimal, that stand behind each block of the picture but the last, which
     the end completes; none: blocks cannot be told apart."""
+    cells: int = 1
+    """Cells of the picture's grid. Blocks are counted in its raster order; those of a second frame
+    begin at the first cell again."""
 
     def __post_init__(self) -> None:
         if len(self.pieces) < 2 or self.pieces[-1]:
@@ -65,7 +68,7 @@ class ByteStream:
         return [] if found is None else [match.end() for match in found.finditer(data)]
 
     def completed(self, content: Sequence[int]) -> list[int]:
-        """For each of n codes before the end, and for the end: the block that it completes, or -1.
+        """For each of n codes before the end, and for the end: the cell that it completes, or -1.
 
         Where one code completes several blocks (merges may span them) it counts for the last.
         """
@@ -76,6 +79,6 @@ class ByteStream:
         read = list(accumulate(map(len, pieces)))
         ends = self.ends_of_blocks(b"".join(pieces))
         for block, stop in enumerate(ends):
-            blocks[bisect_right(read, stop - 1)] = block
-        blocks[-1] = len(ends)
+            blocks[bisect_right(read, stop - 1)] = block % self.cells
+        blocks[-1] = len(ends) % self.cells
         return blocks
