@@ -31,7 +31,7 @@ from arra.jobs.model import StartingPoint
 from arra.jobs.training import Training
 from arra.metrics.bootstrap import paired_difference
 from arra.metrics.convergence import Curve, steps_to
-from arra.settings import AlignmentConfig, BatchConfig, LlamaSize
+from arra.settings import AlignmentConfig, BatchConfig, LlamaSize, Sizes
 from arra.systems.arra.ablation import (
     BEGIN,
     END,
@@ -299,7 +299,7 @@ def _smallest() -> SceneSetting:
     judge = JudgePlan(
         prompts=66, bits_scenes=16, real=66, diversity_prompts=2, diversity_pictures=2
     )
-    plan = TrainingPlan(size, BatchConfig(size=8), train, watch=8)
+    plan = TrainingPlan(Sizes(size), BatchConfig(size=8), train, watch=8)
     return SceneSetting(bench, plan, judge, AlignmentConfig(layers=(1,)))
 
 
@@ -321,11 +321,11 @@ def test_two_arms_on_real_scenes(tmp_path):
 
     # the same study on the store that the bench made, as on anybody's
     (store,) = tmp_path.glob("benches/*/store")
-    llama, train = setting.plan.size, setting.plan.train
+    sizes, train = setting.plan.sizes, setting.plan.train
     training = Training(
         store,
         Path(),
-        StartingPoint(llama=llama),
+        StartingPoint(sizes=sizes),
         training=train,
         batch=BatchConfig(size=8),
         held_out_share=0.25,

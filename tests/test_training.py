@@ -767,6 +767,8 @@ def test_bf16_and_fp32_may_follow_each_other_in_one_process(tmp_path):
         report = train(toy(), losses(), Rows(), config, tmp_path / name)
         assert report.precision == name or name == "auto"
         assert report.precision_reason
+    # trying both out leaves nothing behind
+    assert same(weights(tmp_path / "auto"), weights(tmp_path / report.precision))
     a, b = weights(tmp_path / "bf16"), weights(tmp_path / "fp32")
     assert a["head.weight"].dtype == torch.float32
     assert not same(a, b)

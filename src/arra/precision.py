@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 
@@ -12,6 +13,20 @@ import torch
 def autocast(device: torch.device, bf16: bool) -> AbstractContextManager:
     """bf16 autocast on `device`, or nothing."""
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def native_precision() -> Literal["fp32", "bf16"]:
+    """bf16 where the processor at hand multiplies such numbers in its hardware, else fp32.
+
+    GPUs by their own word; of CPUs those with AVX-512 BF16 or AMX. It does not time: the arms of
+    one experiment must not decide differently.
+    """
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = any(bool(asked()) for name in names if (asked := getattr(torch.cpu, name, None)))
+    return "bf16" if native else "fp32"
 
 
 def bf16_speed(attempt: Callable[[bool], object], device: torch.device, repeats: int = 4) -> float:

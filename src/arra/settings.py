@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from arra.errors import InputError
@@ -104,6 +104,27 @@ class ScaleSize:
         gate = 1e-3 if depth < 24 else 1e-4 if depth < 30 else 1e-5
         width = 64 * depth
         return cls(width, depth, depth, 4 * width, gate=gate, drop_path=0.1 * depth / 24)
+
+    @classmethod
+    def beside(cls, llama: LlamaSize) -> ScaleSize:
+        """About as many parameters in the blocks as a Llama of this size has.
+
+        A block with adaptive norms has 10 w^2 + 2 w f of them, one of a Llama 4 w^2 + 3 w f.
+        """
+        step = 2 * llama.heads  # rotary or not, heads have an even size
+        target = 4 * llama.width**2 + 3 * llama.width * llama.feed_forward
+        width = max(step, round((target / 18) ** 0.5 / step) * step)
+        return cls(width, llama.depth, llama.heads, 4 * width, positions=llama.positions)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the networks that generators make from scratch; each reads its own."""
+
+    llama: LlamaSize = field(default_factory=LlamaSize)
+    """Of a causal language model."""
+    scale: ScaleSize = field(default_factory=ScaleSize)
+    """Of a next-scale transformer."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Captions in, pictures out: a generator of codes together with the codec that paints them.
 
-A checkpoint is the folder of a plain language model (`AutoModelForCausalLM` and `AutoTokenizer`
-load it) with the codec in its subfolder `codec/`.
+A checkpoint is a generator's folder with the codec in its subfolder `codec/`. A raster generator's
+is that of a plain language model (`AutoModelForCausalLM` and `AutoTokenizer` load it).
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from typing import Self
 import numpy as np
 import torch
 
-import arra.codecs as _registers_codecs  # noqa: F401 - a saved codec is found by its name
+import arra.codecs as _registers_codecs  # noqa: F401 - saved parts are found by their names
+import arra.generators as _registers_generators  # noqa: F401
+import arra.samplers as _registers_samplers  # noqa: F401
 from arra.codecs.base import Codec
 from arra.data.captions import clean_caption
 from arra.data.store import codec_identity
 from arra.data.tokenizer import tokenizer_fingerprint
 from arra.errors import InputError, ProvenanceError
-from arra.files import atomic_folder, sha256_of_json
+from arra.files import atomic_folder, read_json, sha256_of_json
+from arra.generators.base import Generator
 from arra.generators.fast import decoding
-from arra.generators.raster import SIDE_FILE, RasterGenerator
+from arra.generators.raster import SIDE_FILE
 from arra.pixels import to_uint8
-from arra.samplers.ancestral import AncestralSampler
+from arra.registry import generators, samplers
 from arra.settings import Decoder, Precision, SamplingConfig
 
 CODEC = "codec"
@@ -36,7 +39,7 @@ _TOGETHER, _PIXELS = 16, 1 << 14
 class TextToImage:
     """A trained generator and the codec whose codes it draws."""
 
-    def __init__(self, generator: RasterGenerator, codec: Codec):
+    def __init__(self, generator: Generator, codec: Codec):
         """`ProvenanceError` unless the generator was trained on the codes of this very codec."""
         found = codec.fingerprint()
         if generator.config.codec != found:
@@ -46,10 +49,10 @@ class TextToImage:
                 f"{codec.registered_name} codec is {found[:12]}: its codes mean other pictures. "
                 "Use the codec in the checkpoint's folder codec/, or that of the store"
             )
-        if generator.config.vocabulary.codes != codec.vocabulary:
+        if generator.codes != codec.vocabulary:
             raise ProvenanceError(
-                f"the generator has {generator.config.vocabulary.codes} picture tokens, the codec "
-                f"{codec.vocabulary} codes"
+                f"the generator has {generator.codes} picture tokens, the codec {codec.vocabulary} "
+                "codes"
             )
         self.generator, self.codec = generator.eval(), codec.eval()
 
@@ -62,7 +65,7 @@ class TextToImage:
         """
         path = checkpoint_folder(folder)
         with quiet_transformers():
-            generator = RasterGenerator.from_pretrained(path)
+            generator = load_generator(path)
         model = cls(generator, Codec.from_pretrained(path / CODEC))
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -75,7 +78,7 @@ class TextToImage:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of a picture in pixels."""
-        rows, columns = self.generator.config.grid
+        rows, columns = self.generator.grids[-1]
         return rows * self.codec.downsample, columns * self.codec.downsample
 
     def fingerprint(self) -> str:
@@ -130,7 +133,7 @@ class TextToImage:
             None if caption is None else clean_caption(caption, f"prompt {number}")
             for number, caption in enumerate(captions, start=1)
         ]
-        sampler = AncestralSampler(sampling)
+        sampler = samplers[self.generator.sampler](sampling)
         way = decoding(
             self.generator,
             -(-len(texts) // max(batch, 1)) * self.generator.units,
@@ -139,36 +142,55 @@ class TextToImage:
             precision=precision,
         )
         codes = sampler(way.stepper, texts, seeds, batch=batch, on_unit=on_unit)
-        return self.paint(codes.view(len(codes), *self.generator.config.grid))
+        return self.paint(codes.view(len(codes), *self.generator.codes_shape))
 
     def paint(self, codes: torch.Tensor) -> np.ndarray:
-        """Pictures (N, H, W, 3) uint8 of codes (N, h, w), each the same in any company."""
+        """Pictures (N, H, W, 3) uint8 of codes (N, ...), each the same in any company."""
         return paint(self.codec, codes)
 
 
 @torch.inference_mode()
 def paint(codec: Codec, codes: torch.Tensor) -> np.ndarray:
-    """Pictures (N, H, W, 3) uint8 of codes (N, h, w).
+    """Pictures (N, H, W, 3) uint8 of codes (N, ...).
 
     Always as many at a time, the last ones filled up: convolutions round differently in batches of
     other sizes, and the same codes should give the same bytes in any company.
     """
-    height, width = (side * codec.downsample for side in codes.shape[1:])
+    height, width = codec.size_of(codes)
     together = max(1, min(_TOGETHER, _PIXELS // (height * width)))
     pictures = np.empty((len(codes), height, width, 3), dtype=np.uint8)
     for start in range(0, len(codes), together):
-        grids = codes[start : start + together].to(codec.device)
-        filler = grids[-1:].expand(together - len(grids), -1, -1)
-        painted = to_uint8(codec.decode(torch.cat([grids, filler])))
-        pictures[start : start + together] = painted[: len(grids)]
+        part = codes[start : start + together].to(codec.device)
+        filler = part[-1:].expand(together - len(part), *part.shape[1:])
+        painted = to_uint8(codec.decode(torch.cat([part, filler])))
+        pictures[start : start + together] = painted[: len(part)]
     return pictures
+
+
+def load_generator(folder: str | Path) -> Generator:
+    """The generator saved in a folder, whichever it is; `InputError` where there is none."""
+    folder = Path(folder)
+    side = folder / SIDE_FILE
+    if not side.is_file():
+        return Generator.from_pretrained(folder)
+    saved = read_json(side)
+    return generators[str(saved.get("generator"))].from_pretrained(folder)
+
+
+def _holds_generator(folder: Path) -> bool:
+    """Whether a generator lies in `folder`: a language model that draws, or a part of ours."""
+    if (folder / SIDE_FILE).is_file():
+        return True
+    config = folder / "config.json"
+    saved = read_json(config) if config.is_file() else None
+    return isinstance(saved, dict) and saved.get("kind") == generators.kind
 
 
 def checkpoint_folder(folder: str | Path) -> Path:
     """The folder with the checkpoint: `folder` itself, or its `model/`; `InputError` otherwise."""
     folder = Path(folder)
     for path in (folder, folder / "model"):
-        if (path / SIDE_FILE).is_file():
+        if _holds_generator(path):
             if not (path / CODEC / "config.json").is_file():
                 raise InputError(
                     f"{path}: holds no codec ({CODEC}/), without which codes are no pictures; if "
@@ -181,7 +203,8 @@ def checkpoint_folder(folder: str | Path) -> Path:
             "on where it stopped"
         )
     raise InputError(
-        f"{folder}: no checkpoint here; expected a folder with {SIDE_FILE}, or a run with model/"
+        f"{folder}: no checkpoint here; expected the folder of a generator (with {SIDE_FILE} or "
+        "config.json), or a run with model/"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +52,22 @@ class Codec(Part):
     stream: ByteStream | None = None
     """Where codes are the bytes of a file, as many as it takes: what they spell and how they end.
     None: every picture has as many codes, one a place."""
+
+    @staticmethod
+    def of_config(config: Any, seed: int) -> Codec:
+        """A codec with random weights, a function of `seed`: of the class whose settings these are.
+
+        `InputError` where no registered class, or more than one, has such settings.
+        """
+        found = [codecs[name] for name in codecs if codecs[name].Config is type(config)]
+        if len(found) != 1:
+            raise InputError(f"{type(config).__name__}: the settings of {len(found)} codecs")
+        return found[0].seeded(config, seed)
+
+    def size_of(self, codes: Tensor) -> tuple[int, int]:
+        """Height and width in pixels of the pictures of codes (B, ...)."""
+        rows, columns = self.grid or tuple(codes.shape[1:3])
+        return rows * self.downsample, columns * self.downsample
 
     @abstractmethod
     def encode(self, pictures: Tensor) -> Tensor:

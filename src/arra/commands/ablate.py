@@ -25,10 +25,10 @@ def command(
     """What each choice of the alignment is worth: ablation tables on digit scenes or your pictures.
 
     Each study varies one choice (mechanism, aggregation, encoder, projector, weight, similarity,
-    depth, resolution; "all" for all) and compares with training without alignment, over paired
-    seeds. Without a study, they are listed. Cells that studies share are trained once, everything
-    done is kept in DIR, and after an interruption, or with more studies or seeds, the same command
-    goes on. DIR gets STUDY.json and STUDY.png for each study, and tables.md.
+    depth, resolution, generators; "all" for all) and compares with training without alignment, over
+    paired seeds. Without a study, they are listed. Cells that studies share are trained once,
+    everything done is kept in DIR, and after an interruption, or with more studies or seeds, the
+    same command goes on. DIR gets STUDY.json and STUDY.png for each study, and tables.md.
 
     Args:
         studies: Which tables.

@@ -16,6 +16,7 @@ def command(
     seeds: int = 3,
     arms: tuple[Literal["baseline", "aligned", "shuffled"], ...] = ("baseline", "aligned"),
     steps: int | None = None,
+    generator: Annotated[str, arg(metavar="NAME")] = "raster",
     processes: int | None = None,
     device: str = "auto",
     json: bool = False,
@@ -36,15 +37,19 @@ def command(
         seeds: How many training seeds.
         arms: Which arms: without alignment, with it, and aligned to the wrong pictures (a control).
         steps: Training steps of the language models, instead of the recipe's.
+        generator: What is drawn next: a code (raster), or a whole scale (scales). Others than
+            raster have a codec and a folder of their own.
         processes: Arms that run side by side. Default: one for each core, or one with a GPU.
         device: Where codec, teacher and judge run: auto, cpu, cuda, cuda:1, mps.
         json: Print the report as JSON for programs instead of a table.
     """
     from arra.experiments.corpora.running import bench_for, run_corpus
     from arra.jobs.console import choose_device
-    from arra.systems.arra.corpora import ARMS, CORPORA, SCALES
+    from arra.systems.arra.corpora import ARMS, CORPORA, SCALES, drawn_by
 
     corpus = CORPORA[name](SCALES[budget])
+    if generator != "raster":
+        corpus = drawn_by(corpus, generator)
     if steps is not None:
         corpus = corpus.in_steps(steps)
     bench = bench_for(corpus, data, out, choose_device(device), quiet=json)

@@ -23,7 +23,7 @@ def command(
     out: Annotated[Path, arg(metavar="STORE")],
     size: int | None = None,
     codec: Annotated[str | None, arg(metavar="PATH")] = None,
-    train_codec: Literal["vq", "lfq"] = "vq",
+    train_codec: Literal["vq", "lfq", "multiscale", "patches", "jpeg"] = "vq",
     encoder: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="[NAME=]PATH")] = (),
     train_encoder: Annotated[str | None, arg(metavar="[NAME=]OBJECTIVE")] = None,
     tokenizer: Annotated[str | None, arg(metavar="NAME|PATH")] = None,
@@ -64,7 +64,9 @@ def command(
             are arrays of one size, else 64.
         codec: Folder or hub name of a trained codec, or of a language model that draws with one of
             its own (Chameleon, Emu3, Janus). Without it one is trained on the pictures.
-        train_codec: Kind of the codec that is trained: vector quantisation or lookup-free.
+        train_codec: Kind of the codec that is trained: vector quantisation, lookup-free,
+            or multi-scale residual quantisation for next-scale generators; and, without a network,
+            squares of pixels by k-means, or the bytes of JPEG files (--codec.quality).
         encoder: A representation encoder for alignment: a folder saved by arra, any vision model of
             transformers by folder or hub name, or one of open_clip (its folder,
             open_clip:OWNER/NAME, or open_clip:ARCHITECTURE@WEIGHTS). May be repeated: further ones
@@ -131,10 +133,10 @@ def command(
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
-    h, w = summary["codes"]
+    codes = " x ".join(map(str, summary["codes"]))
     lines = [
         f"{summary['rows']} pictures of {summary['size']} pixels in {summary['store']}: "
-        f"{h} x {w} codes of {summary['vocabulary']}"
+        f"{codes} codes of {summary['vocabulary']}"
     ]
     features = ", ".join(f"{name} {shape}" for name, shape in summary["features"].items())
     lines.append(f"features: {features or 'none (train with --no-align)'}")

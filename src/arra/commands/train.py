@@ -1,4 +1,4 @@
-"""`arra train`: a language model learns to draw the pictures of a store."""
+"""`arra train`: a model learns to draw the pictures of a store."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from arra.settings import (
     LlamaSize,
     RowInit,
     SamplingConfig,
+    ScaleSize,
+    Sizes,
 )
 from arra.training.config import TrainConfig
 
 _BATCHCONFIG = BatchConfig()
 _ALIGNMENTCONFIG = AlignmentConfig()
 _LLAMASIZE = LlamaSize()
+_SCALESIZE = ScaleSize()
 _ADAPTERCONFIG = AdapterConfig()
 _SAMPLINGCONFIG = SamplingConfig()
 _TRAINING = TrainConfig(
@@ -35,6 +38,7 @@ def command(
     lm: Annotated[str | None, arg(metavar="NAME|PATH")] = None,
     rows: RowInit = "mean",
     chat: bool = False,
+    generator: Annotated[str, arg(metavar="NAME")] = "raster",
     llama_size: LlamaName | None = None,
     no_align: bool = False,
     z_loss: float = 0.0,
@@ -50,6 +54,7 @@ def command(
     also: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE,...")] = (),
     adapter: AdapterConfig = _ADAPTERCONFIG,
     llama: LlamaSize = _LLAMASIZE,
+    scale: ScaleSize = _SCALESIZE,
     sampling: SamplingConfig = _SAMPLINGCONFIG,
 ) -> None:
     """Train a text-to-image model on a prepared store: a pretrained language model, or a new one.
@@ -74,6 +79,8 @@ def command(
             Llama is made.
         rows: How rows of new tokens begin: near the mean of the old ones, or spread as they are.
         chat: Captions are a user's turn in the tokenizer's chat template; also for drawing.
+        generator: What draws, where no --lm is given: raster (a Llama, code by code) or scales (a
+            next-scale transformer; the store needs a codec of kind multiscale).
         llama_size: A size of LlamaGen for the Llama that is made, instead of --llama.width, depth,
             heads and feed-forward.
         no_align: Train without representation alignment; so does --align.weight 0.
@@ -93,6 +100,7 @@ def command(
             encoder=dino,layers=2+3: like --align except for what is named. May be repeated.
         adapter: Adapters on a pretrained language model, whose own weights are then frozen.
         llama: Size of the Llama that is made without --lm.
+        scale: Size of the next-scale transformer.
         sampling: How the samples are drawn.
     """
     from dataclasses import replace
@@ -112,7 +120,7 @@ def command(
     job = Training(
         store=store,
         out=out,
-        start=StartingPoint(lm, llama, rows, chat, adapter),
+        start=StartingPoint(lm, generator, Sizes(llama, scale), rows, chat, adapter),
         align=() if no_align else (align, *(further_alignment(text, align) for text in also)),
         batch=batch,
         training=training,

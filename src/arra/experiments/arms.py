@@ -20,10 +20,11 @@ from arra.data.scenes import draw as draw_scene
 from arra.data.store import PreparedStore
 from arra.errors import InputError
 from arra.experiments.bench import Bench
+from arra.experiments.digits import MemoryStore, encoded
 from arra.experiments.parallel import Job
 from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
 from arra.generators.base import Batch, Generator
-from arra.generators.batches import RasterBatches, collate, sequence
+from arra.generators.batches import StoreBatches
 from arra.generators.raster import RasterGenerator
 from arra.metrics.diversity import ssim_diversity
 from arra.metrics.frechet import frechet_distance, frechet_floor
@@ -35,11 +36,11 @@ from arra.metrics.prompts import ATTRIBUTES, PromptScores, prompt_accuracy, shuf
 from arra.objectives.alignment import AlignmentConfig, alignments
 from arra.objectives.base import Objective, features_of
 from arra.objectives.cross_entropy import NextToken, ZLoss
-from arra.pixels import to_unit
 from arra.progress import track
+from arra.registry import generators
 from arra.samplers.logits import SamplingConfig
-from arra.settings import BatchConfig, LlamaSize
-from arra.text_to_image import TextToImage
+from arra.settings import BatchConfig, Sizes
+from arra.text_to_image import TextToImage, load_generator
 from arra.training.config import TrainConfig
 from arra.training.loop import train
 from arra.training.report import Validator
@@ -65,8 +66,8 @@ class Arm:
 class TrainingPlan:
     """What all arms have in common."""
 
-    size: LlamaSize = field(default_factory=LlamaSize)
-    """The language model."""
+    sizes: Sizes = field(default_factory=Sizes)
+    """Size of the generator's network."""
     batch: BatchConfig = field(default_factory=BatchConfig)
     """Batches."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -76,6 +77,8 @@ class TrainingPlan:
     watch: int = 0
     """Test scenes of new combinations whose bits are measured every `train.validate_every` steps;
     0 measures none. They are the first of those that the judge measures."""
+    generator: str = "raster"
+    """Registered name of the generator."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Ground(Protocol):
 
 def arm_parts(
     bench: Ground, arm: Arm, plan: TrainingPlan, seed: int, start: Path | None = None
-) -> tuple[RasterGenerator, list[Objective], RasterBatches]:
+) -> tuple[Generator, list[Objective], StoreBatches]:
     """Generator, objectives and batches of one arm, functions of `seed`.
 
     `start` is the folder of a model that goes on, on codes that mean to it what they meant; without
@@ -120,25 +123,18 @@ def arm_parts(
     store = bench.store
     store.check(codec=bench.codec)
     if start is None:
-        generator = RasterGenerator.from_scratch(
-            store.tokenizer(),
-            bench.codec.vocabulary,
-            store.grid,
-            plan.size,
-            seed=seed,
-            codec=bench.codec.fingerprint(),
-            appearance=bench.codec.appearance(),
-        )
+        grid = bench.codec.grid or store.grid
+        kind = generators[plan.generator]
+        generator = kind.for_store(store.tokenizer(), bench.codec, grid, plan.sizes, seed=seed)
     else:
         generator = _continued(bench, start)
     batch = replace(plan.batch, seed=seed, shuffle_features=arm.shuffled)
     objectives: list[Objective] = [NextToken(), ZLoss(plan.z_loss)]
     terms = () if arm.alignment is None else (arm.alignment, *arm.also)
     shapes = store.provenance.feature_shapes
-    objectives += alignments(terms, shapes, generator.width, store.grid, seed=seed)
+    objectives += alignments(terms, shapes, generator.width, generator.grids, seed=seed)
     features = features_of(objectives)
-    batches = RasterBatches(store, generator.config.vocabulary, batch, features)
-    return generator, objectives, batches
+    return generator, objectives, generator.batches(store, batch, features)
 
 
 def _continued(bench: Ground, start: Path) -> RasterGenerator:
@@ -201,7 +197,7 @@ def train_arm(
 
 def judge_arm(bench: Bench, folder: Path, plan: JudgePlan) -> tuple[dict[str, Any], np.ndarray]:
     """Draw and measure with the model in `folder`: plain results, and the pictures uint8."""
-    generator = RasterGenerator.from_pretrained(folder / "model")
+    generator = load_generator(folder / "model")
     _, scenes = bench.scenes("heldout", plan.prompts, plan.prompt_seed)
     seeds = [plan.sampling_seed * 1_000_003 + i for i in range(plan.prompts)]
     pictures = draw(bench, generator, [s.caption for s in scenes], seeds, plan.sampling)
@@ -255,7 +251,7 @@ def _set_measures(
 
 def _diversity(
     bench: Bench,
-    generator: RasterGenerator,
+    generator: Generator,
     scenes: list[Scene],
     rng: np.random.Generator,
     plan: JudgePlan,
@@ -276,7 +272,7 @@ def _diversity(
 
 def draw(
     bench: Bench,
-    generator: RasterGenerator,
+    generator: Generator,
     captions: Sequence[str | None],
     seeds: Sequence[int],
     sampling: SamplingConfig,
@@ -287,30 +283,19 @@ def draw(
         return model.draw(captions, seeds, sampling, batch=128, on_unit=task.advance)
 
 
-def held_out(bench: Bench, generator: RasterGenerator, combinations: str, count: int) -> Likelihood:
+def held_out(bench: Bench, generator: Generator, combinations: str, count: int) -> Likelihood:
     """Cross-entropy of test scenes (unseen scans) under the generator, in bits."""
     return held_out_bits(generator.eval(), scene_batches(bench, generator, combinations, count))
 
 
 def scene_batches(
-    bench: Bench, generator: RasterGenerator, combinations: str, count: int
+    bench: Bench, generator: Generator, combinations: str, count: int
 ) -> Iterator[Batch]:
     """The first `count` test scenes as batches of a generator, each once, with its caption."""
     pictures, scenes = bench.scenes(combinations, count, seed=5)
-    vocabulary = generator.config.vocabulary
-    start = 0 if vocabulary.start is None else 1
-
-    def text(scene: Scene) -> list[int]:
-        return generator.prompt_ids(scene.caption)[start:-1]
-
-    for first in range(0, count, 128):
-        here = slice(first, first + 128)
-        codes = bench.codec.encode(to_unit(pictures[here])).flatten(1).tolist()
-        samples = [
-            sequence(text(scene), code, vocabulary, supervise_text=False)
-            for scene, code in zip(scenes[here], codes, strict=True)
-        ]
-        yield collate(samples, {}, vocabulary.pad)
+    texts = [generator.caption_ids(scene.caption) for scene in scenes]
+    store = MemoryStore(texts, encoded(bench.codec, pictures, batch=128))
+    return generator.batches(store, BatchConfig(size=1), ()).in_order(128)
 
 
 class WatchedBits:
@@ -321,7 +306,6 @@ class WatchedBits:
         self._batches: list[Batch] = []
 
     def __call__(self, generator: Generator, step: int, folder: Path) -> dict[str, float]:
-        assert isinstance(generator, RasterGenerator)
         if not self._batches:  # the same at every step: the codec need not look again
             self._batches = list(scene_batches(self.bench, generator, "heldout", self.count))
         return {"held_out_bits": held_out_bits(generator, self._batches).per_token}

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+import arra.codecs as _registers  # noqa: F401
 from arra.codecs.base import Codec
 from arra.codecs.recipes import scene_codec, scene_training
 from arra.codecs.training import CodecTraining, train_codec
-from arra.codecs.vq import VQCodec, VQConfig
 from arra.data.blocks import ScenePictures
 from arra.data.prepare import prepare
 from arra.data.scenes import DigitScenes, Scene, SceneConfig
@@ -46,8 +46,8 @@ class BenchConfig:
     """How often training scenes have one, two and three digits; None: as often as test scenes."""
     pictures: int = 20_000
     """Training scenes in the store."""
-    codec: VQConfig = field(default_factory=scene_codec)
-    """The codec."""
+    codec: Any = field(default_factory=scene_codec)
+    """Settings of the codec: those of any registered class that takes pictures of the scenes."""
     codec_pictures: int = 8_000
     """Training scenes that the codec and the encoder are trained on."""
     codec_training: CodecTraining = field(default_factory=scene_training)
@@ -149,7 +149,7 @@ def make_codec(
         pictures, _ = _training_scenes(config, config.codec_pictures)
         # all pairs of digit and ink: also those that no training picture shows
         held_out, _ = DigitScenes(config.scene, "validation", config.seed, "all").pictures(0, 1000)
-        codec = VQCodec.seeded(config.codec, config.seed)
+        codec = Codec.of_config(config.codec, config.seed)
         report = train_codec(
             codec,
             torch.from_numpy(pictures),

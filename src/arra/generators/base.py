@@ -12,11 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from arra.data.tokenizer import CaptionEncoder, one_line
+from arra.errors import InputError
 from arra.networks.part import Part
 from arra.registry import Registry, generators
-from arra.settings import BatchConfig
+from arra.settings import BatchConfig, Sizes
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from arra.codecs.base import Codec
     from arra.generators.batches import Store, StoreBatches
 
 
@@ -97,20 +102,100 @@ class _Scores(torch.autograd.Function):
 
 
 class Generator(Part):
-    """An order, a network and a head: what can be trained and sampled."""
+    """An order, a network and a head: what can be trained and sampled.
+
+    Its configuration has a field `codec`, the fingerprint of the codec whose codes it draws.
+    """
 
     registry: ClassVar[Registry] = generators
+    sampler: ClassVar[str] = "ancestral"
+    """Registered name of the sampler that draws its codes, (B, ...) in the order of its units."""
+    default_codec: ClassVar[str] = "vq"
+    """Kind of codec that `arra prepare` trains where nothing but this generator is asked for."""
 
     width: int
     """D, the width of the hidden states."""
     depth: int
     """Number of decoder blocks."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """Reads captions; None where a generator has no use of it."""
+    # made when first needed: copying a tokenizer of a large vocabulary takes a second
+    _captions: tuple[PreTrainedTokenizerBase, CaptionEncoder] | None = None
+
+    @classmethod
+    @abstractmethod
+    def for_store(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        codec: Codec,
+        grid: tuple[int, int],
+        sizes: Sizes,
+        *,
+        seed: int,
+        longest: int = 0,
+    ) -> Self:
+        """A generator with random weights, a function of `seed`, of a prepared store.
+
+        `grid` are the rows and columns of the codec's (finest) codes in the store's pictures,
+        `longest` the ids of its longest caption. Raises `InputError` where the generator cannot
+        draw the codes of such a codec.
+        """
+
+    @property
+    @abstractmethod
+    def units(self) -> int:
+        """Sequential passes that draw a picture, at most."""
+
+    @property
+    @abstractmethod
+    def codes(self) -> int:
+        """Number of different codes, as the codec's `vocabulary`."""
+
+    @property
+    @abstractmethod
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """The grids, rows and columns, whose cells `Batch.place` counts one after the other.
+
+        The last one is the picture's finest.
+        """
+
+    @property
+    def codes_shape(self) -> tuple[int, ...]:
+        """Shape of one picture's codes as the codec takes them; samplers draw them flat."""
+        return (sum(rows * columns for rows, columns in self.grids),)
+
+    def caption_ids(self, caption: str) -> list[int]:
+        """Token ids of a caption, exactly as preparation made them for training."""
+        if self.tokenizer is None:
+            raise InputError("this generator has no tokenizer: load it from a saved folder")
+        if self._captions is None or self._captions[0] is not self.tokenizer:
+            self._captions = self.tokenizer, CaptionEncoder.of(self.tokenizer)
+        return self._captions[1]([one_line(caption)])[0]
+
+    @abstractmethod
+    def prompt_ids(self, caption: str | None) -> list[int]:
+        """Token ids that are read before the first unit; None is guidance's empty prompt."""
+
+    @abstractmethod
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]:
+        """Read prompts of any lengths: logits of the first unit, and a cache."""
+
+    @abstractmethod
+    def step(self, codes: Tensor, cache: Any) -> Tensor:
+        """Logits of the next unit after `codes` were drawn; extends the cache."""
 
     @abstractmethod
     def batches(
-        self, store: Store, config: BatchConfig, features: Sequence[str] | None = None
+        self,
+        store: Store,
+        config: BatchConfig,
+        features: Sequence[str] | None = None,
+        replay: Sequence[Sequence[int]] = (),
     ) -> StoreBatches:
-        """Training batches of a prepared store, with those of its `features`, None: all."""
+        """Training batches of a prepared store, with those of its `features`, None: all.
+
+        `replay` are pieces of plain text as ids, of which `config.replay` asks for some.
+        """
 
     def decoder_blocks(self) -> Sequence[nn.Module]:
         """The blocks that run one after the other; sharded training gathers their weights one by

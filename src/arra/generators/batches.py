@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -253,9 +253,27 @@ class StoreBatches(ABC):
         if shuffled:
             others = self._other[np.asarray(indices)].tolist()
             features = self.store.rows(others, self.features).features
-        c = self.config
         samples += self._others(rng)  # behind the pictures: features stay numbered as they are
-        return collate(samples, features, self.pad, c.layout, c.packed_length, c.multiple)
+        return self._collated(samples, features, self.config)
+
+    def in_order(self, size: int = 64, most: int | None = None) -> Iterator[Batch]:
+        """The first `most` rows (None: all), each once, as they are: for held-out likelihoods.
+
+        With their captions, without features, padded on the right.
+        """
+        count = len(self.store) if most is None else min(most, len(self.store))
+        for start in range(0, count, size):
+            found = self.store.rows(range(start, min(start + size, count)), ())
+            codes = found.codes.flatten(1).tolist()
+            samples = [self._sample(*row) for row in zip(found.text_ids, codes, strict=True)]
+            yield self._collated(samples, {}, BatchConfig())
+
+    def _collated(
+        self, samples: Sequence[Sample], features: Mapping[str, Tensor], config: BatchConfig
+    ) -> Batch:
+        return collate(
+            samples, features, self.pad, config.layout, config.packed_length, config.multiple
+        )
 
     def _indices(self, number: int) -> list[int]:
         """Rows of batch `number`; an epoch is a permutation, bucketed by caption length.

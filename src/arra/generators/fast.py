@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from arra.errors import InputError
+from arra.generators.base import Generator
 from arra.generators.raster import RasterGenerator
 from arra.networks.decoding import building
 from arra.networks.decoding.eager import EagerDecoder
@@ -67,7 +68,7 @@ class NativeStepper(FastStepper):
 
 
 def decoding(
-    generator: RasterGenerator,
+    generator: Generator,
     steps: int,
     *,
     prompt: int = 0,
@@ -82,8 +83,13 @@ def decoding(
 
     Raises `InputError` where "fast", bf16 or int8 is wanted of a model that cannot be decoded so.
     """
-    reason = "as wished" if decoder == "plain" else _obstacle(generator, prompt, precision)
-    if reason:
+    if decoder == "plain":
+        reason = "as wished"
+    elif isinstance(generator, RasterGenerator):
+        reason = _obstacle(generator, prompt, precision)
+    else:
+        reason = f"a {generator.registered_name} generator has its own way of drawing only"
+    if reason or not isinstance(generator, RasterGenerator):
         if decoder == "fast" or precision != "fp32":
             raise InputError(f"decoder {decoder}, precision {precision}: {reason}")
         return Decoding(generator, "plain", reason)

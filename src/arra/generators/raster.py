@@ -25,8 +25,8 @@ from transformers import (
 )
 
 from arra.adapters.lora import adapt, frozen_fingerprint, is_adapted, merge
+from arra.codecs.base import Codec
 from arra.codecs.streams import ByteStream
-from arra.data.tokenizer import CaptionEncoder, one_line
 from arra.errors import InputError
 from arra.files import read_json, to_plain, write_json
 from arra.generators.adapted import Adapted, load_base, read_adapter, write_adapter
@@ -56,7 +56,7 @@ from arra.orders.layout import visible
 from arra.progress import without_library_bars
 from arra.randomness import seeded
 from arra.registry import generators
-from arra.settings import AdapterConfig, BatchConfig, LlamaSize, RowInit
+from arra.settings import AdapterConfig, BatchConfig, LlamaSize, RowInit, Sizes
 
 SIDE_FILE = "arra.json"
 
@@ -106,12 +106,40 @@ class RasterGenerator(Generator):
             module.requires_grad_(False)
         self.lm = lm
         self.tokenizer = tokenizer
-        # made when first needed: copying a tokenizer of a large vocabulary takes a second
-        self._captions: tuple[PreTrainedTokenizerBase, CaptionEncoder] | None = None
         text = lm.config.get_text_config()
         self.width, self.depth = text.hidden_size, len(decoder_blocks(lm))
 
     # ---- making one ----------------------------------------------------------------------------
+
+    @classmethod
+    def for_store(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        codec: Codec,
+        grid: tuple[int, int],
+        sizes: Sizes,
+        *,
+        seed: int,
+        longest: int = 0,
+    ) -> Self:
+        if codec.stream is None and len(codec.codes_axes) != 2:
+            raise InputError(
+                f"a {codec.registered_name} codec: its codes are no grid, which a raster generator "
+                "draws; train another generator (--generator) or prepare with another codec"
+            )
+        units = grid[0] * grid[1] if codec.stream is None else codec.stream.longest
+        positions = longest + units + 2
+        size = replace(sizes.llama, positions=max(sizes.llama.positions, positions))
+        return cls.from_scratch(
+            tokenizer,
+            codec.vocabulary,
+            grid,
+            size,
+            seed=seed,
+            codec=codec.fingerprint(),
+            appearance=codec.appearance(),
+            stream=codec.stream,
+        )
 
     @classmethod
     def from_scratch(
@@ -281,10 +309,14 @@ class RasterGenerator(Generator):
         return list(decoder_blocks(self.lm))
 
     def batches(
-        self, store: Store, config: BatchConfig, features: Sequence[str] | None = None
+        self,
+        store: Store,
+        config: BatchConfig,
+        features: Sequence[str] | None = None,
+        replay: Sequence[Sequence[int]] = (),
     ) -> RasterBatches:
         vocabulary, stream = self.config.vocabulary, self.config.stream
-        return RasterBatches(store, vocabulary, config, features, stream=stream)
+        return RasterBatches(store, vocabulary, config, features, replay, stream)
 
     def compile_blocks(self) -> None:
         """Compile the decoder blocks in place (`torch.compile`)."""
@@ -392,18 +424,27 @@ class RasterGenerator(Generator):
         """The code after which nothing is drawn any more, if there is one."""
         return None if self.config.stream is None else self.config.stream.end
 
+    @property
+    def codes(self) -> int:
+        return self.config.vocabulary.codes
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        rows, columns = self.config.grid  # a list where it was read from a file
+        return ((rows, columns),)
+
+    @property
+    def codes_shape(self) -> tuple[int, ...]:
+        stream = self.config.stream
+        return self.grids[0] if stream is None else (stream.longest,)
+
     def prompt_ids(self, caption: str | None) -> list[int]:
         """Token ids up to and with begin-of-image; None is the empty prompt of guidance.
 
         Captions become ids exactly as preparation made them for training.
         """
-        if self.tokenizer is None:
-            raise InputError("this generator has no tokenizer: load it from a saved folder")
-        if caption is None:
-            return self.config.vocabulary.prompt([])
-        if self._captions is None or self._captions[0] is not self.tokenizer:
-            self._captions = self.tokenizer, CaptionEncoder.of(self.tokenizer)
-        return self.config.vocabulary.prompt(self._captions[1]([one_line(caption)])[0])
+        ids = [] if caption is None else self.caption_ids(caption)
+        return self.config.vocabulary.prompt(ids)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, KVCache]:
         """Read prompts of any lengths: logits (B, codes) of the first unit, and the cache."""

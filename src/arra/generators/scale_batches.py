@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+from torch import Tensor
 
 from arra.errors import InputError
 from arra.generators.base import Batch
@@ -34,8 +36,11 @@ class ScaleBatches(StoreBatches):
                     f"BatchConfig.{name}: {value}, but a next-scale generator predicts no text"
                 )
 
-    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        return replace(super().batch(step, part, parts), read=None)  # no position reads one code
+    def _collated(
+        self, samples: Sequence[Sample], features: Mapping[str, Tensor], config: BatchConfig
+    ) -> Batch:
+        made = super()._collated(samples, features, config)
+        return replace(made, read=None)  # no position reads one code
 
     def _sample(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
         length, words = self.pyramid.length, len(text)

@@ -11,7 +11,7 @@ guidance.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from arra.codecs.base import Codec
 from arra.codecs.multiscale import MultiScaleCodec
 from arra.codecs.pyramids import CodePyramid, ResidualConfig, ResidualPyramid
-from arra.data.tokenizer import CaptionEncoder, load_text_tokenizer, one_line
+from arra.data.tokenizer import load_text_tokenizer
 from arra.errors import InputError
 from arra.generators.base import Batch, Generator, Output
 from arra.generators.batches import Store
@@ -32,7 +33,7 @@ from arra.orders.layout import visible
 from arra.orders.pyramid import Pyramid
 from arra.randomness import seeded
 from arra.registry import generators
-from arra.settings import BatchConfig, ScaleSize
+from arra.settings import BatchConfig, ScaleSize, Sizes
 
 TOKENIZER = "tokenizer"
 
@@ -109,6 +110,8 @@ class ScaleGenerator(Generator):
 
     Config = ScaleConfig
     config: ScaleConfig
+    sampler = "scales"
+    default_codec = "multiscale"
 
     def __init__(self, config: ScaleConfig, tokenizer: PreTrainedTokenizerBase | None = None):
         super().__init__(config)
@@ -116,7 +119,6 @@ class ScaleGenerator(Generator):
         self.pyramid = Pyramid(config.sizes)
         self.width, self.depth = size.width, size.depth
         self.tokenizer = tokenizer
-        self._captions: tuple[PreTrainedTokenizerBase, CaptionEncoder] | None = None
         self.scales = self._meaning().frozen()
         self.text = nn.Embedding(config.text, size.width)
         self.null = nn.Parameter(torch.empty(size.width))
@@ -146,6 +148,25 @@ class ScaleGenerator(Generator):
     def _meaning(self) -> CodePyramid:
         """How codes become what is read; its weights come from the codec or a saved generator."""
         return ResidualPyramid(self.config.residual)
+
+    @classmethod
+    def for_store(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        codec: Codec,
+        grid: tuple[int, int],
+        sizes: Sizes,
+        *,
+        seed: int,
+        longest: int = 0,
+    ) -> Self:
+        if not isinstance(codec, MultiScaleCodec):
+            raise InputError(
+                f"a {codec.registered_name} codec: its codes are no pyramid of scales; prepare the "
+                "store with --train-codec multiscale"
+            )
+        size = replace(sizes.scale, positions=max(sizes.scale.positions, longest))
+        return cls.from_scratch(tokenizer, codec, size, seed=seed)
 
     @classmethod
     def from_scratch(
@@ -195,7 +216,11 @@ class ScaleGenerator(Generator):
         return list(self.blocks)
 
     def batches(
-        self, store: Store, config: BatchConfig, features: Sequence[str] | None = None
+        self,
+        store: Store,
+        config: BatchConfig,
+        features: Sequence[str] | None = None,
+        replay: Sequence[Sequence[int]] = (),
     ) -> ScaleBatches:
         return ScaleBatches(store, self.pyramid, config, features)
 
@@ -282,15 +307,17 @@ class ScaleGenerator(Generator):
         """Number of scales: so many passes draw a picture."""
         return len(self.pyramid.sizes)
 
+    @property
+    def codes(self) -> int:
+        return self.scales.vocabulary
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        return self.pyramid.sizes
+
     def prompt_ids(self, caption: str | None) -> list[int]:
         """Token ids of a caption; None is the empty one, the null condition of guidance."""
-        if caption is None:
-            return []
-        if self.tokenizer is None:
-            raise InputError("this generator has no tokenizer: load it from a saved folder")
-        if self._captions is None or self._captions[0] is not self.tokenizer:
-            self._captions = self.tokenizer, CaptionEncoder.of(self.tokenizer)
-        return self._captions[1]([one_line(caption)])[0]
+        return [] if caption is None else self.caption_ids(caption)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, ScaleCache]:
         """Read captions of any lengths: logits (B, n, V) of the first scale, and the cache."""

@@ -17,7 +17,7 @@ from arra.files import to_plain
 from arra.jobs.evaluation_distances import distances, published_statistics
 from arra.jobs.evaluation_parts import teachers
 from arra.jobs.evidence import Drawn, Evidence
-from arra.jobs.plain_text import pieces
+from arra.jobs.plain_text import pieces, speaks
 from arra.jobs.validation import plain_batches
 from arra.metrics.bootstrap import mean_measured
 from arra.metrics.classifier_score import classifier_score
@@ -146,7 +146,7 @@ def _bits(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
     assert e.model is not None
     assert e.ground.held_out is not None
     rows = e.ground.held_out
-    batches = plain_batches(rows, e.model.generator.config.vocabulary, e.job.batch)
+    batches = plain_batches(rows, e.model.generator, e.job.batch)
     codec = f"{e.model.codec.registered_name}:{e.model.codec.fingerprint()[:12]}"
     found = held_out_bits(e.model.generator, batches).measured(rng, codec)
     if e.ground.trained_on:
@@ -311,7 +311,7 @@ def _copies(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
 def _perplexity(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
     """How well the model predicts plain text; with an adapter also without it."""
     assert e.model is not None
-    generator = e.model.generator
+    generator = speaks(e.model.generator)
     found = pieces(generator, e.job.text)
     yield from _text_rows(text_likelihood(generator, found).measured(rng), "")
     if generator.config.adapted is not None:

@@ -62,18 +62,23 @@ def export(
         raise InputError(f"dtype: {dtype!r}, expected one of {', '.join(DTYPES)}")
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is not empty; name a new folder, or replace it (--overwrite)")
-    model.to("cpu")
-    _merge(model)
-    lm = model.generator.lm
+    generator = model.to("cpu").generator
+    if not isinstance(generator, RasterGenerator):
+        raise InputError(
+            f"export: a {generator.registered_name} generator is no language model that other "
+            "programs know; its checkpoint is what there is"
+        )
+    _merge(generator)
+    lm = generator.lm
     for parameter in lm.parameters():
         # not lm.to(), which would round buffers too: loading makes rotary frequencies anew
         parameter.data = parameter.data.to(DTYPES[dtype])
-    expected = _logits(model.generator)
+    expected = _logits(generator)
     with atomic_folder(folder) as temporary:
         model.write(temporary)
-        card = model_card(model, dtype)
+        card = model_card(model, generator, dtype)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        _verify(temporary, model.generator, expected)
+        _verify(temporary, generator, expected)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     parameters = sum(parameter.numel() for parameter in lm.parameters())
     return Exported(folder, dtype, parameters, model.fingerprint(), size)
@@ -83,9 +88,8 @@ ROUNDING = 1e-4
 """How far logits may move when an adapter is added to the weights, as a share of the largest."""
 
 
-def _merge(model: TextToImage) -> None:
+def _merge(generator: RasterGenerator) -> None:
     """Add an adapter to the weights; `ArraError` when the logits move by more than rounding."""
-    generator = model.generator
     if generator.config.adapted is None:
         return
     before = _logits(generator)
@@ -130,9 +134,9 @@ def _verify(folder: Path, generator: RasterGenerator, expected: Tensor) -> None:
         )
 
 
-def model_card(model: TextToImage, dtype: str) -> str:
+def model_card(model: TextToImage, generator: RasterGenerator, dtype: str) -> str:
     """README.md of an exported checkpoint: what it is, its token layout, how to draw with it."""
-    generator, codec = model.generator, model.codec
+    codec = model.codec
     v, (rows, columns) = generator.config.vocabulary, generator.config.grid
     height, width = model.size
     tokenizer = generator.tokenizer
@@ -187,16 +191,16 @@ pictures = model.draw(["a caption"], seeds=[0])  # (1, {height}, {width}, 3) uin
 After "begin of image" come exactly {rows * columns} codes. The empty caption (no ids in its place)
 is the unconditional branch of classifier-free guidance.
 
-{_by_hand(model, list(first), list(last))}
+{_by_hand(generator, list(first), list(last))}
 The codec turns the grid into pixels in [-1, 1]: `Codec.from_pretrained(".../{CODEC}").decode(grid)`
 with `from arra.codecs.base import Codec`.
 """
 
 
-def _by_hand(model: TextToImage, before: list[int], after: list[int]) -> str:
+def _by_hand(generator: RasterGenerator, before: list[int], after: list[int]) -> str:
     """How any program draws with the exported folder; nothing where its class forbids it."""
-    v, (rows, columns) = model.generator.config.vocabulary, model.generator.config.grid
-    if is_native(model.generator.lm):  # they hide codes, or have a head of their own for them
+    v, (rows, columns) = generator.config.vocabulary, generator.config.grid
+    if is_native(generator.lm):  # they hide codes, or have a head of their own for them
         return ""
     return f"""Without arra, any program that runs language models can draw the codes; restrict
 every step to the ids of picture codes. Here with guidance, which compares each step with the empty

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,14 @@ from arra.data.tokenizer import tokenizer_fingerprint
 from arra.errors import InputError, ProvenanceError
 from arra.files import read_json
 from arra.generators.adapted import ADAPTER_FILE
+from arra.generators.base import Generator
 from arra.generators.raster import SIDE_FILE, RasterGenerator
 from arra.jobs.parts import load_language_model, load_tokenizer
 from arra.objectives.alignment import alignments
 from arra.objectives.base import Objective
 from arra.objectives.cross_entropy import NextToken, ZLoss
-from arra.settings import AdapterConfig, AlignmentConfig, LlamaSize, RowInit
+from arra.registry import generators
+from arra.settings import AdapterConfig, AlignmentConfig, RowInit, Sizes
 from arra.text_to_image import CODEC
 
 if TYPE_CHECKING:
@@ -30,8 +32,10 @@ class StartingPoint:
     """Which language model learns to draw, and how much of it is trained."""
 
     lm: str | None = None
-    """Folder or hub name of a pretrained causal language model; None makes a Llama."""
-    llama: LlamaSize = field(default_factory=LlamaSize)
+    """Folder or hub name of a pretrained causal language model; None begins with random weights."""
+    generator: str = "raster"
+    """Registered name of what learns to draw, where it is made; over `lm` it is raster."""
+    sizes: Sizes = field(default_factory=Sizes)
     """Its size, if it is made."""
     rows: RowInit = "mean"
     """How rows of new tokens are made: near the mean of the old ones, or spread as they are."""
@@ -49,10 +53,19 @@ class StartingPoint:
                     f"{name}: is for a pretrained language model; name one with --lm, or leave it "
                     "out"
                 )
+        if self.generator not in generators:
+            raise InputError(
+                f"generator: {self.generator!r}, expected one of {', '.join(generators)}"
+            )
+        if self.lm is not None and self.generator != "raster":
+            raise InputError(
+                f"generator {self.generator}: a pretrained language model (--lm) draws in raster "
+                "order; leave one of the two out"
+            )
 
 
-def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> RasterGenerator:
-    """A generator over the store's tokenizer and codes: `lm` extended, or a Llama from scratch.
+def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> Generator:
+    """A generator over the store's tokenizer and codes: `lm` extended, or one from scratch.
 
     Raises `ProvenanceError` when the store was prepared with another tokenizer than that of `lm`,
     or `lm` draws codes of another codec; `InputError` when `lm` cannot be loaded or is made for
@@ -62,11 +75,10 @@ def build_generator(store: PreparedStore, start: StartingPoint, seed: int) -> Ra
     codec = str(store.provenance.settings.codec["fingerprint"])
     lm, longest = start.lm, store.longest_text()
     if lm is None:
-        h, w = store.grid
-        size = replace(start.llama, positions=max(start.llama.positions, longest + h * w + 2))
-        return RasterGenerator.from_scratch(
-            tokenizer, store.vocabulary, store.grid, size, seed=seed, codec=codec
-        )
+        own = store.codec()
+        grid = own.grid or store.grid
+        kind = generators[start.generator]
+        return kind.for_store(tokenizer, own, grid, start.sizes, seed=seed, longest=longest)
     if (Path(lm) / ADAPTER_FILE).is_file():
         raise InputError(f"{lm}: holds an adapter only; `arra export` makes a language model of it")
     theirs, recorded = load_tokenizer(lm), store.provenance.settings.tokenizer["fingerprint"]
@@ -116,7 +128,7 @@ def _check_origin(
 
 def build_objectives(
     store: PreparedStore,
-    generator: RasterGenerator,
+    generator: Generator,
     align: Sequence[AlignmentConfig],
     z_loss: float,
     seed: int,
@@ -130,7 +142,7 @@ def build_objectives(
         found.append(ZLoss(z_loss))
     shapes = store.provenance.feature_shapes
     try:
-        found += alignments(align, shapes, generator.width, store.grid, seed=seed)
+        found += alignments(align, shapes, generator.width, generator.grids, seed=seed)
     except InputError as error:
         raise InputError(
             f"{store.folder}: {error}. Prepare it with --encoder or --train-encoder (and "
@@ -149,11 +161,13 @@ def _check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
         )
 
 
-def check_window(generator: RasterGenerator, store: PreparedStore, layout: str) -> None:
+def check_window(generator: Generator, store: PreparedStore, layout: str) -> None:
     """`InputError` where samples are longer than the window of a model's sliding attention.
 
     Padding on the right leaves masks to the model; the other layouts write them out, whole.
     """
+    if not isinstance(generator, RasterGenerator):
+        return
     text = generator.lm.config.get_text_config()
     window = getattr(text, "sliding_window", None)
     if "sliding_attention" not in (getattr(text, "layer_types", None) or ["sliding_attention"]):

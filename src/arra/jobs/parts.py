@@ -15,11 +15,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from arra.codecs import LFQCodec, LFQConfig, VQCodec, VQConfig
+from arra.codecs import (
+    JpegCodec,
+    JpegConfig,
+    LFQCodec,
+    LFQConfig,
+    MultiScaleCodec,
+    MultiScaleConfig,
+    PatchCodec,
+    PatchConfig,
+    VQCodec,
+    VQConfig,
+)
 from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.base import Codec
 from arra.codecs.measuring import CodecReport
 from arra.codecs.native import native_codec
+from arra.codecs.pyramids import ResidualConfig
 from arra.codecs.recipes import scene_autoencoder, scene_training
 from arra.codecs.training import CodecTraining, train_codec
 from arra.data.tokenizer import TokenizerKind, load_text_tokenizer, train_text_tokenizer
@@ -40,13 +52,14 @@ from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write
 from arra.jobs.options import CodecOptions, EncoderOptions, TokenizerOptions
 from arra.jobs.sources import Sample
 from arra.networks.language_model import load_causal_lm
+from arra.orders.pyramid import growing_sizes
 from arra.randomness import seeded
 from arra.text_to_image import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CodecKind = Literal["vq", "lfq"]
+CodecKind = Literal["vq", "lfq", "multiscale", "patches", "jpeg"]
 _OPEN_CLIP = "open_clip:"
 RECORD = "made.json"
 """In the folder of a trained part: the digest of what it was made from, and a report."""
@@ -130,11 +143,32 @@ def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Code
     with seeded(options.seed):
         if kind == "vq":
             return VQCodec(VQConfig(autoencoder, options.vocabulary)), training
+        if kind == "multiscale":
+            residual = ResidualConfig(options.vocabulary)
+            scales = growing_sizes(size // downsample)
+            return MultiScaleCodec(MultiScaleConfig(autoencoder, scales, residual)), training
         bits = options.vocabulary.bit_length() - 1
         if 2**bits != options.vocabulary:
             raise InputError(f"codec.vocabulary: {options.vocabulary}, lfq needs a power of two")
         config = LFQConfig(autoencoder, bits, commitment=0.05, entropy=0.02)
         return LFQCodec(config), training
+
+
+def fit_codec(kind: CodecKind, options: CodecOptions, size: int, pictures: np.ndarray) -> Codec:
+    """A codec without a network, of pictures (N, size, size, 3) uint8."""
+    if kind == "patches":
+        config = PatchConfig(codec_downsample(options, size), options.vocabulary)
+        return PatchCodec.fit(pictures, config, seed=options.seed)
+    unit = options.downsample or (16 if size >= 64 and size % 16 == 0 else 8)
+    if unit not in (8, 16) or size % unit:
+        raise InputError(
+            f"codec.downsample: {unit}, jpeg takes 8 (4:4:4) or 16 (4:2:0), and pictures of a "
+            f"multiple of it; these have {size} pixels"
+        )
+    side = size // unit
+    subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0" if unit == 16 else "4:4:4"
+    config_of_files = JpegConfig((side, side), options.quality, subsampling, options.vocabulary)
+    return JpegCodec.fit(pictures, config_of_files)
 
 
 def train_own_codec(
@@ -146,9 +180,14 @@ def train_own_codec(
     device: str,
 ) -> Codec:
     """A codec trained on the sample, or the one that was trained earlier from the same."""
-    codec, training = build_codec(kind, options, size)
 
     def train(folder: Path) -> dict[str, Any]:
+        if kind in ("patches", "jpeg"):
+            sample = pictures().pictures
+            fitted = fit_codec(kind, options, size, sample)
+            fitted._save_pretrained(folder)
+            return {"pictures": len(sample), "vocabulary": fitted.vocabulary}
+        codec, training = build_codec(kind, options, size)
         data = torch.from_numpy(pictures().pictures)
         generator = torch.Generator().manual_seed(options.seed)
         report: CodecReport = train_codec(codec.to(device), data, training, generator=generator)

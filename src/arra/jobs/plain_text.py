@@ -8,6 +8,7 @@ from pathlib import Path
 from arra.adapters.lora import adapters_off
 from arra.data.tokenizer import CaptionEncoder
 from arra.errors import InputError
+from arra.generators.base import Generator
 from arra.generators.raster import RasterGenerator
 from arra.metrics.text import text_likelihood
 
@@ -15,13 +16,24 @@ PIECE = 256
 """Tokens of a piece of text, at most."""
 
 
-def pieces(generator: RasterGenerator, files: Sequence[Path]) -> list[list[int]]:
+def speaks(generator: Generator) -> RasterGenerator:
+    """The generator, if it is a language model; `InputError` otherwise."""
+    if not isinstance(generator, RasterGenerator):
+        raise InputError(
+            f"plain text: a {generator.registered_name} generator is no language model; leave out "
+            "--text and --replay-text"
+        )
+    return generator
+
+
+def pieces(generator: Generator, files: Sequence[Path]) -> list[list[int]]:
     """Paragraphs (separated by empty lines) of UTF-8 files as ids, long ones cut up.
 
-    `InputError` for a file that cannot be read or has no text.
+    `InputError` for a file that cannot be read or has no text, or a generator without language.
     """
     if not files:
         return []
+    generator = speaks(generator)
     assert generator.tokenizer is not None
     encode = CaptionEncoder.of(generator.tokenizer)
     longest = min(PIECE, generator.positions - 1)
@@ -42,17 +54,18 @@ def pieces(generator: RasterGenerator, files: Sequence[Path]) -> list[list[int]]
 class TextAbility:
     """Perplexity of plain text before training, and again after it."""
 
-    def __init__(self, generator: RasterGenerator, files: Sequence[Path]):
+    def __init__(self, generator: Generator, files: Sequence[Path]):
         self.pieces = pieces(generator, files)
         self.before = self._perplexity(generator) if files else None
 
-    def _perplexity(self, generator: RasterGenerator) -> float:
-        return text_likelihood(generator, self.pieces).perplexity
+    def _perplexity(self, generator: Generator) -> float:
+        return text_likelihood(speaks(generator), self.pieces).perplexity
 
-    def after(self, generator: RasterGenerator) -> dict[str, float]:
+    def after(self, generator: Generator) -> dict[str, float]:
         """Perplexities "before", "after" and, with an adapter, "adapter_off"; {} without files."""
         if self.before is None:
             return {}
+        generator = speaks(generator)
         found = {"before": self.before, "after": self._perplexity(generator)}
         if generator.config.adapted is not None:
             with adapters_off(generator.lm):

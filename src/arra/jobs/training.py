@@ -16,7 +16,7 @@ from arra.data.store import PreparedStore
 from arra.data.subset import Subset, split_rows
 from arra.errors import InputError, ProvenanceError
 from arra.files import read_json, sha256_of_file, sha256_of_json, to_plain, write_json
-from arra.generators.batches import RasterBatches
+from arra.generators.raster import RasterGenerator
 from arra.jobs.model import StartingPoint, build_generator, build_objectives, check_window
 from arra.jobs.plain_text import TextAbility, pieces
 from arra.jobs.validation import HeldOutBits, Rows, Samples
@@ -40,7 +40,7 @@ class Training:
     out: Path
     """Folder of the run."""
     start: StartingPoint = field(default_factory=StartingPoint)
-    """Which language model learns to draw, and how much of it is trained."""
+    """What learns to draw, and how much of it is trained."""
     align: tuple[AlignmentConfig, ...] = (AlignmentConfig(),)
     """Terms of representation alignment; none trains without."""
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -64,7 +64,7 @@ class Training:
         kept = ("align", "batch", "training", "z_loss", "held_out_share")
         settings = {**plain["start"], **{name: plain[name] for name in kept}}
         if self.start.lm is not None:
-            del settings["llama"]
+            del settings["sizes"], settings["generator"]
         settings["adapter"].pop("save")
         if self.batch.replay:
             settings["replay"] = [sha256_of_file(path) for path in self.replay]
@@ -133,7 +133,7 @@ def _run(job: Training, store: PreparedStore) -> Trained:
     check_window(generator, store, job.batch.layout)
     objectives = build_objectives(store, generator, job.align, job.z_loss, job.training.seed)
     features, replay = features_of(objectives), pieces(generator, job.replay)
-    batches = RasterBatches(rows, generator.config.vocabulary, job.batch, features, replay)
+    batches = generator.batches(rows, job.batch, features, replay)
     _claim(job, store)
     report = train(
         generator,
@@ -149,7 +149,7 @@ def _run(job: Training, store: PreparedStore) -> Trained:
     text: dict[str, float] = {}
     if state.is_main_process:
         text = ability.after(generator)
-        if job.start.adapter.save == "merged":
+        if job.start.adapter.save == "merged" and isinstance(generator, RasterGenerator):
             generator.merge()
         TextToImage(generator.cpu(), store.codec()).save_pretrained(job.out / "model")
     state.wait_for_everyone()

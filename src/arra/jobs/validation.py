@@ -11,13 +11,10 @@ from arra.data.store import PreparedStore
 from arra.data.subset import Subset
 from arra.files import atomic_file
 from arra.generators.base import Batch, Generator
-from arra.generators.batches import collate, sequence
-from arra.generators.raster import RasterGenerator
-from arra.generators.vocabulary import ImageVocabulary
 from arra.metrics.likelihood import held_out_bits
 from arra.report import Pictures
 from arra.report.grid import draw_grid
-from arra.settings import SamplingConfig
+from arra.settings import BatchConfig, SamplingConfig
 from arra.text_to_image import TextToImage
 
 Rows = PreparedStore | Subset
@@ -25,18 +22,10 @@ _SHOWN = 90  # characters of a caption above its picture
 
 
 def plain_batches(
-    rows: Rows, vocabulary: ImageVocabulary, size: int = 64, most: int | None = None
+    rows: Rows, generator: Generator, size: int = 64, most: int | None = None
 ) -> Iterator[Batch]:
     """The first `most` rows, each once, with their captions, in order, padded on the right."""
-    count = len(rows) if most is None else min(most, len(rows))
-    for start in range(0, count, size):
-        found = rows.rows(range(start, min(start + size, count)))
-        codes = found.codes.flatten(1).tolist()
-        samples = [
-            sequence(text, code, vocabulary, False)
-            for text, code in zip(found.text_ids, codes, strict=True)
-        ]
-        yield collate(samples, {}, vocabulary.pad)
+    return generator.batches(rows, BatchConfig(size=1), ()).in_order(size, most)
 
 
 class HeldOutBits:
@@ -46,8 +35,7 @@ class HeldOutBits:
         self.rows, self.most, self.batch = rows, most, batch
 
     def __call__(self, generator: Generator, step: int, folder: Path) -> dict[str, float]:
-        assert isinstance(generator, RasterGenerator)
-        batches = plain_batches(self.rows, generator.config.vocabulary, self.batch, self.most)
+        batches = plain_batches(self.rows, generator, self.batch, self.most)
         return {"held_out_bits": held_out_bits(generator, batches).per_token}
 
 
@@ -60,7 +48,6 @@ class Samples:
         self.codes = rows.rows(places).codes
 
     def __call__(self, generator: Generator, step: int, folder: Path) -> dict[str, float]:
-        assert isinstance(generator, RasterGenerator)
         model = TextToImage(generator, self.codec.to(generator.device))
         drawn = model.draw(self.captions, range(len(self.captions)), self.sampling)
         real = model.paint(self.codes)

@@ -113,6 +113,13 @@ class Pyramid:
         return (share > 0.5) | whole
 
 
+def growing_sizes(side: int) -> tuple[tuple[int, int], ...]:
+    """Square scales up to `side`: in proportion to VAR's ten for a side of 16 (section 4.1)."""
+    usual = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    sides = sorted({max(1, round(s * side / usual[-1])) for s in usual})
+    return tuple((s, s) for s in sides)
+
+
 def _reach(cells: int, places: int) -> Tensor:
     """(cells, places) bool: which places of a side a cell along it touches."""
     cell, place = torch.arange(cells)[:, None], torch.arange(places)[None]

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from arra.errors import InputError, TrainingDiverged
 from arra.files import read_json, to_plain
 from arra.generators.base import Batch, Generator
 from arra.objectives.base import Objective
+from arra.precision import autocast
 from arra.progress import Task, track
 from arra.training import checkpoint
 from arra.training.config import TrainConfig, learning_rate
@@ -130,10 +132,11 @@ class _Run:
         state = read_json(self.found / "state.json") if self.found else {}
         self.start: int = state.get("step", 0)
         self.saved_identity: dict[str, Any] = state.get("run", {})
-        self.precision, self.reason = choose_precision(config.precision)
         if self.found and config.precision == "auto":
             self.precision = self.saved_identity["precision"]
             self.reason = "the run began with it"
+        else:
+            self.precision, self.reason = choose_precision(config.precision, self._trial)
         learned = any(True for _ in self.whole.objectives.parameters())
         self.accelerator = fresh_accelerator(self.precision, config.trackers, folder, learned)
         self.device: torch.device = self.accelerator.device
@@ -209,6 +212,22 @@ class _Run:
         # Events after the checkpoint are of steps that will be done again.
         purge = {"tensorboard": {"purge_step": self.start + 1}} if self.start else {}
         self.accelerator.init_trackers("tracking", scalars, init_kwargs=purge)
+
+    def _trial(self, bf16: bool) -> None:
+        """One forward and backward pass on the CPU, uncompiled, thrown away: to see how long it
+        takes. It leaves nothing behind."""
+        joint, trained = self.whole, self.whole.training
+        with torch.random.fork_rng(devices=[]), autocast(torch.device("cpu"), bf16):
+            torch.default_generator.manual_seed(self.config.seed)
+            total, _ = joint.train()(self._first, joint.weights(self.start))
+        total.backward()
+        joint.zero_grad()
+        joint.train(trained)
+
+    @cached_property
+    def _first(self) -> Batch:
+        """The first micro-batch."""
+        return self.batches.batch(self.start, 0, self.config.accumulation)
 
     def _attempt(self) -> None:
         """One forward and backward pass as training does it, thrown away."""

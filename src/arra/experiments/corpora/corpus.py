@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from arra.codecs.training import CodecTraining
-from arra.codecs.vq import VQConfig
 from arra.data.pictures import open_pictures
 from arra.data.rows import Classes
 from arra.data.tokenizer import TokenizerKind
@@ -91,8 +91,8 @@ class Corpus:
     """The pictures."""
     size: int
     """Pixels a side."""
-    codec: VQConfig
-    """The codec; of a corpus with a start, that of the start is enlarged to this size instead."""
+    codec: Any
+    """Settings of the codec; of a corpus with a start, the codec of that is enlarged instead."""
     codec_training: CodecTraining
     """How it is trained."""
     encoder: SmallConfig

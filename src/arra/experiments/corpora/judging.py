@@ -191,7 +191,7 @@ class Judgement:
         rng = np.random.default_rng(0)
         model = TextToImage.from_pretrained(folder / "model", self.bench.device)
         drawn = self._draw(model, self.prompts, 0)
-        batches = plain_batches(self.bench.held_out_store, model.generator.config.vocabulary)
+        batches = plain_batches(self.bench.held_out_store, model.generator)
         bits = held_out_bits(model.generator, batches)
         likeness = ms_ssim(drawn, self.real)
         to_real = Measured(

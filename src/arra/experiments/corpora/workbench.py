@@ -18,7 +18,6 @@ from arra.codecs.base import Codec
 from arra.codecs.enlarging import enlarged, freeze_codes
 from arra.codecs.quantized import QuantizedCodec
 from arra.codecs.training import train_codec
-from arra.codecs.vq import VQCodec
 from arra.data.blocks import ArrayPictures
 from arra.data.prepare import prepare
 from arra.data.store import PreparedStore
@@ -107,7 +106,7 @@ class Workbench:
         corpus = self.corpus
 
         def train(folder: Path) -> dict[str, Any]:
-            codec = VQCodec.seeded(corpus.codec, 0)
+            codec = Codec.of_config(corpus.codec, 0)
             return self._train_codec(codec, self.lessons.pictures, corpus.codec_training, folder)
 
         return self.parts.make("codec", [corpus.codec, corpus.codec_training], train)
@@ -129,7 +128,7 @@ class Workbench:
         return self.parts.make("codec", [first.fingerprint(), painter], train)
 
     def _train_codec(
-        self, codec: QuantizedCodec, pictures: np.ndarray, training: Any, folder: Path
+        self, codec: Codec, pictures: np.ndarray, training: Any, folder: Path
     ) -> dict[str, Any]:
         """Train and save a codec; its report, measured on held-out pictures of the corpus."""
         report = train_codec(

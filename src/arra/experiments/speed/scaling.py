@@ -73,12 +73,17 @@ def _drawing(series: str, at: int, side: int, batch: int, tiny: bool) -> Case:
 
 
 def drawing(side: str, batch: str) -> Callable[[], Any]:
-    """Two blocks of width 64 draw `batch` pictures of `side` x `side` codes, without guidance."""
+    """Two blocks of width 64 draw `batch` pictures of `side` x `side` codes, without guidance, as
+    `arra generate` does."""
+    from arra.generators.fast import decoding
     from arra.samplers.ancestral import AncestralSampler
+    from arra.settings import SamplingConfig
 
     generator = _generator(int(side), 64).eval()
     captions, seeds = [_CAPTION] * int(batch), list(range(int(batch)))
-    return lambda: AncestralSampler()(generator, captions, seeds)
+    sampler = AncestralSampler(SamplingConfig(guidance=1.0))
+    stepper = decoding(generator, generator.units, prompt=16, decoder="fast").stepper
+    return lambda: sampler(stepper, captions, seeds)
 
 
 def _training(series: str, at: int, side: int, batch: int, width: int, tiny: bool) -> Case:

@@ -16,11 +16,15 @@ from arra.data.rows import Classes
 from arra.encoders.preprocessing import Preprocessing
 from arra.encoders.small import SmallConfig
 from arra.encoders.training import EncoderTraining
+from arra.errors import InputError
 from arra.experiments.corpora.corpus import Corpus, Drawing, Source, Start
+from arra.experiments.grid import changed
+from arra.precision import native_precision
 from arra.samplers.logits import SamplingConfig
-from arra.settings import BatchConfig, LlamaSize
+from arra.settings import BatchConfig, LlamaSize, Sizes
 from arra.systems.arra.recipe import ALIGNED, BASELINE, SHUFFLED
 from arra.systems.arra.recipe import full as scenes
+from arra.systems.arra.ways import way
 
 ARMS = {arm.name: arm for arm in (BASELINE, ALIGNED, SHUFFLED)}
 
@@ -127,7 +131,7 @@ def _corpus(
         checkpoint_every=max(1, steps // 4),
         compile=scale.compile,
         # measuring whether bfloat16 is faster takes as long as many of these steps
-        precision="fp32" if not scale.compile else "auto",
+        precision="fp32" if not scale.compile else native_precision(),
     )
     patch = 8 if seen.size > 32 else 4
     return Corpus(
@@ -143,9 +147,22 @@ def _corpus(
         judge_training=EncoderTraining(
             "instance+contrastive", towers, batch=scale.towers_batch, seed=1_000_003
         ),
-        plan=replace(plan, size=scale.size, batch=scale.batch, train=train),
+        plan=replace(plan, sizes=Sizes(scale.size), batch=scale.batch, train=train),
         drawing=Drawing(sampling=SamplingConfig(guidance=2.0, top_p=0.9)),
     )
+
+
+def drawn_by(corpus: Corpus, generator: str) -> Corpus:
+    """The same corpus with another generator than the raster one, and a codec that suits it.
+
+    `InputError` where the corpus goes on from a raster model.
+    """
+    if corpus.start is not None:
+        raise InputError(f"{corpus.name}: goes on from a raster model; leave --generator out")
+    side = corpus.size // corpus.codec.autoencoder.downsample
+    changes = dict(way(generator).changes(corpus.codec, side, corpus.plan.sizes.llama))
+    name, title = f"{corpus.name}-{generator}", f"{corpus.title}, {generator}"
+    return changed(replace(corpus, name=name, title=title), changes)
 
 
 def emoji(scale: Scale) -> Corpus:

@@ -16,8 +16,9 @@ from arra.encoders.training import EncoderTraining
 from arra.experiments.arms import Arm, JudgePlan, TrainingPlan
 from arra.experiments.bench import BenchConfig
 from arra.objectives.alignment import AlignmentConfig
+from arra.precision import native_precision
 from arra.samplers.logits import SamplingConfig
-from arra.settings import BatchConfig, LlamaSize
+from arra.settings import BatchConfig, LlamaSize, Sizes
 from arra.training.config import TrainConfig
 
 ALIGNMENT = AlignmentConfig(layers=(2,), positions="hybnext", target="both", weight=1.0)
@@ -29,7 +30,7 @@ BASELINE = Arm("baseline", "without alignment")
 ALIGNED = Arm("aligned", "with alignment", ALIGNMENT)
 SHUFFLED = Arm("shuffled", "aligned to the wrong pictures", ALIGNMENT, shuffled=True)
 
-CLAIM_STEPS = 600
+CLAIM_STEPS = 800
 """Training steps of an arm of the claim: fifteen of them must fit into half an hour."""
 
 
@@ -58,14 +59,16 @@ def full() -> Recipe:
         reader_steps=400,
     )
     plan = TrainingPlan(
-        size=LlamaSize(
-            width=128,
-            depth=5,
-            heads=4,
-            feed_forward=352,
-            positions=128,
-            rope_theta=100.0,
-            tied=True,
+        sizes=Sizes(
+            LlamaSize(
+                width=128,
+                depth=5,
+                heads=4,
+                feed_forward=352,
+                positions=128,
+                rope_theta=100.0,
+                tied=True,
+            )
         ),
         # A step is 32 random samples in two halves, shorter and longer captions: less padding than
         # in one batch, and no step sees captions of one length only. (The rows of the store are a
@@ -83,6 +86,7 @@ def full() -> Recipe:
             checkpoint_every=500,
             keep=1,
             log_every=20,
+            precision=native_precision(),
             compile=True,
         ),
     )

@@ -6,9 +6,10 @@ scale, so only their order can be compared with what is measured here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from arra.codecs.recipes import scene_codec
 from arra.data.scenes import SceneConfig
@@ -22,6 +23,7 @@ from arra.jobs.model import StartingPoint
 from arra.jobs.training import Training
 from arra.settings import BatchConfig
 from arra.systems.arra.recipe import ALIGNMENT, RECIPES
+from arra.systems.arra.ways import WAYS
 from arra.training.config import TrainConfig
 
 STEPS = 300
@@ -74,7 +76,6 @@ def _shorter(train: TrainConfig, steps: int) -> TrainConfig:
         warmup=steps // 6,
         validate_every=_every(steps),
         checkpoint_every=max(1, steps // 3),
-        precision="fp32",  # "auto" measures, and one cell could decide otherwise than the next
         compile=False,  # takes longer than it saves in so few steps
     )
 
@@ -100,9 +101,31 @@ _UNTRAINED = {
 _LARGE = {
     "bench.scene": SceneConfig(size=48, digit=24, step=24),
     "bench.encoder.preprocessing": Preprocessing(size=48),
-    "plan.size.positions": 256,
+    "plan.sizes.llama.positions": 256,
 }
 _COARSE = {"bench.codec": scene_codec(downsample=6, vocabulary=2048)}
+
+
+def _generators() -> tuple[Variation, ...]:
+    """Every generator without and with alignment, at equal parameters."""
+    recipe = RECIPES["full"]()
+    codec, llama = recipe.bench.codec, recipe.plan.sizes.llama
+    side = recipe.bench.scene.size // codec.autoencoder.downsample
+    rows = _pair("raster", {})
+    for name, way in WAYS.items():
+        changes = dict(way.changes(codec, side, llama))
+        rows += _pair(name, {"bench.codec": changes.pop("codec"), **changes})
+    return rows
+
+
+def _pair(name: str, changes: Mapping[str, Any]) -> tuple[Variation, ...]:
+    """A generator without and with alignment."""
+    alone = f"{name}, none"
+    return (
+        Variation(alone, {**changes, "alignment": None}, baseline=alone),
+        Variation(f"{name}, aligned", changes, baseline=alone),
+    )
+
 
 _STUDIES = (
     Study(
@@ -219,6 +242,11 @@ _STUDIES = (
             Variation("144 codes", _LARGE, baseline="none (144 codes)"),
         ),
         "FID on MIMIC-CXR, ARRA",
+    ),
+    Study(
+        "generators",
+        "Does alignment help whatever is drawn next?",
+        _generators(),
     ),
 )
 STUDIES: dict[str, Study] = {study.name: study for study in _STUDIES}

@@ -1,0 +1,52 @@
+"""The same recipes with other generators: what comes next is a code, or a whole scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arra.codecs.autoencoder import AutoencoderConfig
+from arra.codecs.multiscale import MultiScaleConfig
+from arra.codecs.pyramids import ResidualConfig
+from arra.codecs.vq import VQConfig
+from arra.errors import InputError
+from arra.orders.pyramid import growing_sizes
+from arra.settings import LlamaSize, ScaleSize, Sizes
+
+
+@dataclass(frozen=True)
+class Way:
+    """What a generator needs to stand beside the raster one: its codec, and its size."""
+
+    generator: str
+    """Registered name."""
+    codec: Callable[[AutoencoderConfig, int, int], Any]
+    """Settings of its codec, given the autoencoder, codes a side and the vocabulary."""
+    sizes: Callable[[LlamaSize], Sizes]
+    """As many parameters in its blocks as a Llama's of this size."""
+
+    def changes(self, codec: VQConfig, side: int, llama: LlamaSize) -> Mapping[str, Any]:
+        """The codec, and the fields of the plan of training, in place of a raster generator's."""
+        return {
+            "codec": self.codec(codec.autoencoder, side, codec.vocabulary),
+            "plan.generator": self.generator,
+            "plan.sizes": self.sizes(llama),
+        }
+
+
+def _scales(autoencoder: AutoencoderConfig, side: int, vocabulary: int) -> MultiScaleConfig:
+    return MultiScaleConfig(autoencoder, growing_sizes(side), ResidualConfig(vocabulary))
+
+
+WAYS: dict[str, Way] = {
+    "scales": Way("scales", _scales, lambda llama: Sizes(llama, ScaleSize.beside(llama)))
+}
+"""By the names that studies and corpora have for them, beside the raster generator."""
+
+
+def way(name: str) -> Way:
+    """The way of this name; `InputError` with those that exist."""
+    if name not in WAYS:
+        raise InputError(f"generator: {name!r}, expected one of raster, {', '.join(WAYS)}")
+    return WAYS[name]
