@@ -29,7 +29,7 @@ from arra.codecs import (
 )
 from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.base import Codec
-from arra.codecs.measuring import CodecReport
+from arra.codecs.measuring import CodecReport, evaluate_codec
 from arra.codecs.native import native_codec
 from arra.codecs.pyramids import ResidualConfig
 from arra.codecs.recipes import scene_autoencoder, scene_training
@@ -186,7 +186,8 @@ def train_own_codec(
             sample = pictures().pictures
             fitted = fit_codec(kind, options, size, sample)
             fitted._save_pretrained(folder)
-            return {"pictures": len(sample), "vocabulary": fitted.vocabulary}
+            measured = evaluate_codec(fitted, torch.from_numpy(sample))
+            return {key: value for key, value in asdict(measured).items() if key != "history"}
         codec, training = build_codec(kind, options, size)
         data = torch.from_numpy(pictures().pictures)
         generator = torch.Generator().manual_seed(options.seed)
