@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from arra.codecs.streams import ByteStream
 from arra.errors import InputError
 from arra.networks.part import Part
 from arra.registry import Registry, codecs
@@ -52,6 +53,9 @@ class Codec(Part):
     """Codes of a cell of the grid; where there are several, the axis "m" comes behind "h", "w"."""
     grid: tuple[int, int] | None = None
     """The (h, w) of the only pictures that the codec takes; None: pictures of any size."""
+    stream: ByteStream | None = None
+    """Where codes are the bytes of a file, as many as it takes: what they spell and how they end.
+    None: every picture has as many codes, one a place."""
 
     @staticmethod
     def of_config(config: Any, seed: int) -> Codec:
@@ -90,6 +94,12 @@ class Codec(Part):
 
         Raises `InputError` when a code is negative or not below `vocabulary`.
         """
+
+    def prompts(self, codes: Tensor, blocks: int) -> Tensor:
+        """(B, p) int64: those of the codes that give the first `blocks` cells of the grid, in raster
+        order, and nothing of the others; -1 behind shorter ones. What the rest of a half-given
+        picture is drawn after."""
+        return codes.flatten(1)[:, :blocks]
 
     def appearance(self) -> Tensor:
         """(vocabulary, 3 * downsample**2): what each code looks like, standardised.

@@ -147,7 +147,7 @@ class Generator(Part):
     @property
     @abstractmethod
     def units(self) -> int:
-        """Sequential passes that draw a picture."""
+        """Sequential passes that draw a picture, at most."""
 
     @property
     @abstractmethod
