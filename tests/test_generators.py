@@ -38,7 +38,8 @@ class SomeStore:
 
     def __init__(self, generator, captions, vocabulary):
         self.texts = [generator.tokenizer.encode(c, add_special_tokens=False) for c in captions]
-        count = math.prod(generator.codes_shape)
+        stored = getattr(generator, "stored", None)
+        count = math.prod(generator.codes_shape) if stored is None else stored.length
         rng = torch.Generator().manual_seed(0)
         self.codes = torch.randint(vocabulary, (len(captions), count), generator=rng)
 

@@ -31,6 +31,7 @@ Similarity = Literal["cosine", "mse"]
 Schedule = Literal["constant", "stop", "anneal"]
 Precision = Literal["fp32", "bf16", "int8"]
 Decoder = Literal["auto", "plain", "fast"]
+Mixer = Literal["attention", "intra+scan", "intra", "scan"]
 GuidanceSchedule = Literal["constant", "linear", "cosine", "steps", "sine", "log", "square", "root"]
 _CHOICES = {
     "positions": get_args(Positions),
@@ -78,6 +79,18 @@ class LlamaSize:
 
 
 @dataclass(frozen=True)
+class ScanSize:
+    """Size of a linear-time scan (Mamba-2, arXiv 2405.21060)."""
+
+    state: int = 64
+    """Numbers that a head remembers of each of its own."""
+    conv: int = 4
+    """Positions that the short convolution before the scan reads."""
+    expand: int = 2
+    """Width inside, in widths of the model."""
+
+
+@dataclass(frozen=True)
 class ScaleSize:
     """Size of a next-scale transformer (VAR, arXiv 2404.02905)."""
 
@@ -93,10 +106,18 @@ class ScaleSize:
     """Whether queries and keys are scaled to unit length before they are compared."""
     gate: float = 1e-2
     """Factor of the initial weights that set the blocks' gates; deep models need small ones."""
+    inputs: float = 1.0
+    """Factor of the initial weights that read pictures and captions; small models learn faster
+    with large ones (10)."""
     drop_path: float = 0.0
     """Largest probability that training leaves out a block's branch; it grows with the depth."""
     positions: int = 64
     """Longest caption, in tokens."""
+    mixer: Mixer = "attention"
+    """What positions learn of each other by: attention to all coarser scales (VAR); attention
+    within a scale and a linear-time scan over all positions (M-VAR); or one of these two alone."""
+    scan: ScanSize = field(default_factory=ScanSize)
+    """Of the scan, if there is one."""
 
     @classmethod
     def of_depth(cls, depth: int) -> ScaleSize:
@@ -302,6 +323,9 @@ class SamplingConfig:
     first unit (VAR), the others as in ELM (arXiv 2410.16257) with the share r = j / n of unit j,
     counted from 1: "steps" r, "sine" sin(pi r / 2), "log" ln(1 + (e - 1) r), "square" r^2, and
     "root" sqrt((j - 1) / n), which stays a little below."""
+    guidance_units: int = 0
+    """Of the linear schedule: units after the first in which `guidance` is reached at the latest;
+    it grows on where there are more (FlexVAR's code has 9). 0: reached at the last, never more."""
     guidance_from: float = 0.0
     """Share of the picture at which guidance begins."""
     guidance_until: float = 1.0
@@ -318,6 +342,7 @@ class SamplingConfig:
             ("guidance", self.guidance, 0.0 <= self.guidance < 1e4, "0 or more"),
             ("guidance_from", self.guidance_from, 0.0 <= self.guidance_from <= 1.0, "0 to 1"),
             ("guidance_until", self.guidance_until, 0.0 <= self.guidance_until <= 1.0, "0 to 1"),
+            ("guidance_units", self.guidance_units, self.guidance_units >= 0, "0 (off) or more"),
             ("temperature", self.temperature, 0.0 <= self.temperature < 1e4, "0 or more"),
             ("top_k", self.top_k, self.top_k >= 0, "0 (off) or more"),
             ("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "above 0, at most 1"),
@@ -337,9 +362,10 @@ class SamplingConfig:
         if not self.guidance_from <= share <= self.guidance_until:
             return 1.0
         done = (unit + 1) / units
+        rise = min(units - 1, self.guidance_units) if self.guidance_units else units - 1
         ramp = {
             "constant": 1.0,
-            "linear": share,
+            "linear": unit / max(rise, 1),
             "cosine": (1.0 - math.cos(math.pi * share)) / 2.0,
             "steps": done,
             "sine": math.sin(math.pi / 2.0 * done),

@@ -68,8 +68,6 @@ class TrainingPlan:
 
     sizes: Sizes = field(default_factory=Sizes)
     """Size of the generator's network."""
-    generator: str = "raster"
-    """Registered name of the generator."""
     batch: BatchConfig = field(default_factory=BatchConfig)
     """Batches."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -79,6 +77,8 @@ class TrainingPlan:
     watch: int = 0
     """Test scenes of new combinations whose bits are measured every `train.validate_every` steps;
     0 measures none. They are the first of those that the judge measures."""
+    generator: str = "raster"
+    """Registered name of the generator."""
 
 
 @dataclass(frozen=True)
