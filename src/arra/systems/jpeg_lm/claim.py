@@ -49,7 +49,8 @@ def claim(run: ClaimRun) -> ClaimResult:
     judge = make_judge(recipe)
     results = _run_all(recipe, judge, run)
     codecs = {
-        arm: [robustness(recipe, arm, seed) for seed in run.seeds] for arm in (JPEG, PIXELS, SQUARES)
+        arm: [robustness(recipe, arm, seed) for seed in run.seeds]
+        for arm in (JPEG, PIXELS, SQUARES)
     }
     verdict, statement = judged(results, codecs)
     return ClaimResult(
@@ -109,13 +110,10 @@ def judged(results: Results, codecs: Results) -> tuple[Verdict, str]:
     if len(results[JPEG]) < 2:
         return "inconclusive", "One seed shows no spread, so nothing can be said."
     far, control, squares = (
-        paired(DISTANCE[2], results[JPEG], results[other])
-        for other in (PIXELS, SCRAMBLED, SQUARES)
+        paired(DISTANCE[2], results[JPEG], results[other]) for other in (PIXELS, SCRAMBLED, SQUARES)
     )
     valid = _mean(results[JPEG], "valid")
-    jpeg, trained = (
-        {key: _mean(codecs[arm], key) for key in UNUSUAL} for arm in (JPEG, SQUARES)
-    )
+    jpeg, trained = ({key: _mean(codecs[arm], key) for key in UNUSUAL} for arm in (JPEG, SQUARES))
     said = (
         f"ln Fréchet distance, JPEG minus pixels: {far.statement()}; minus scrambled files: "
         f"{control.statement()}; minus quantised squares: {squares.statement()}. {valid:.1%} of "
