@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,14 @@ from arra.errors import InputError, TrainingDiverged
 from arra.pixels import to_unit
 from arra.registry import codecs
 
-NAMES = list(codecs)
+# Those whose extra is installed.
+NAMES = [name for name in list(codecs) if all(map(find_spec, codecs[name].needs))]
 # Those of image-native language models come trained, and stay as they are.
 OURS = [name for name in NAMES if issubclass(codecs[name], AutoencodedCodec)]
-# A code for each latent.
+# A code for each square of pixels.
 GRIDS = [name for name in NAMES if codecs[name].codes_axes == ("h", "w")]
+# Those with something to learn by gradients.
+LEARNED = [name for name in NAMES if any(True for _ in codecs[name].tiny().parameters())]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -52,6 +56,12 @@ def tiny(name: str, seed: int = 0) -> Any:
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=seeded(seed)) * 2 - 1
+
+
+def pictures_for(codec: Codec, count: int, seed: int = 0) -> Tensor:
+    """Noise of the size that the codec is made for, 8 x 8 pixels if it takes any."""
+    rows, columns = (8, 8) if codec.grid is None else (codec.downsample * n for n in codec.grid)
+    return noise(count, codec.channels, rows, columns, seed=seed)
 
 
 def simple_pictures(count: int = 48, side: int = 8) -> Tensor:
@@ -68,7 +78,7 @@ def simple_pictures(count: int = 48, side: int = 8) -> Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_shapes_and_ranges(name: str) -> None:
     codec = tiny(name).eval()
-    pictures = noise(3, 3, 8, 8 if codec.grid else 12)
+    pictures = pictures_for(codec, 3) if codec.grid else noise(3, 3, 8, 12)
     codes = codec.encode(pictures)
     if name in GRIDS:
         h, w = 8 // codec.downsample, 12 // codec.downsample
@@ -96,10 +106,10 @@ def test_every_code_survives_lookup_and_nearest(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_codec_gives_identical_codes(name: str, tmp_path: Path) -> None:
     codec = tiny(name)
-    codec(noise(2, 3, 8, 8))  # leaves a trace in the usage statistics, which must be saved too
+    codec(pictures_for(codec, 2))  # leaves a trace in the usage statistics, which must be saved too
     codec.eval().save_pretrained(tmp_path / "codec")
     loaded = Codec.from_pretrained(tmp_path / "codec")
-    pictures = noise(4, 3, 8, 8, seed=1)
+    pictures = pictures_for(codec, 4, seed=1)
     assert type(loaded) is type(codec)
     assert loaded.config == codec.config
     assert loaded.fingerprint() == codec.fingerprint()
@@ -110,16 +120,16 @@ def test_saved_codec_gives_identical_codes(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_deterministic_and_independent_of_the_batch(name: str) -> None:
     codec = tiny(name).eval()
-    pictures = noise(4, 3, 8, 8)
+    pictures = pictures_for(codec, 4)
     codes = codec.encode(pictures)
     assert torch.equal(codes, codec.encode(pictures))
     assert torch.equal(codes[2:3], codec.encode(pictures[2:3]))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LEARNED)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     codec = tiny(name).train()
-    output = codec(noise(8, 3, 8, 8))
+    output = codec(pictures_for(codec, 8))
     (output.reconstruction.square().mean() + sum(output.losses.values())).backward()
     for key, parameter in codec.named_parameters():
         assert parameter.grad is not None, key
@@ -129,7 +139,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_encode_and_decode_give_no_gradient(name: str) -> None:
     codec = tiny(name)
-    codes = codec.encode(noise(1, 3, 8, 8).requires_grad_())
+    codes = codec.encode(pictures_for(codec, 1).requires_grad_())
     assert not codes.requires_grad
     assert not codec.decode(codes).requires_grad
 
@@ -138,7 +148,7 @@ def test_encode_and_decode_give_no_gradient(name: str) -> None:
 @pytest.mark.parametrize("bad", [-1, "vocabulary"])
 def test_codes_out_of_range_are_refused(name: str, bad: int | str) -> None:
     codec = tiny(name)
-    codes = torch.zeros_like(codec.encode(noise(1, 3, 8, 8)))
+    codes = torch.zeros_like(codec.encode(pictures_for(codec, 1)))
     codes.view(-1)[-1] = codec.vocabulary if bad == "vocabulary" else bad
     with pytest.raises(InputError, match="expected 0 to"):
         codec.decode(codes)
@@ -157,7 +167,7 @@ def test_wrong_shapes_are_refused(name: str) -> None:
         codec.decode(torch.zeros(2, 2, 2, 2, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", [name for name in GRIDS if name in LEARNED])
 def test_reconstruction_reaches_the_encoder_straight_through(name: str) -> None:
     """d reconstruction / d latents is the decoder's own gradient at the quantised latents."""
     codec = tiny(name).eval()
@@ -199,6 +209,28 @@ def test_autoencoder_shapes_and_gradients(config: AutoencoderConfig) -> None:
     pictures.square().mean().backward()
     for module in (encoder, decoder):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+@pytest.mark.parametrize(("downsample", "millions"), [(16, 72), (8, 70)])
+def test_the_tokenizer_of_the_paper_has_its_size(downsample: int, millions: int) -> None:
+    config = VQConfig(AutoencoderConfig.vqgan(downsample), vocabulary=16384, width=8)
+    with torch.device("meta"):
+        codec = VQCodec(config)
+    count = sum(p.numel() for p in codec.parameters())
+    assert round(count / 1e6) == millions
+
+
+def test_the_shape_of_vqgan_attends_on_the_coarse_grid_only() -> None:
+    config = AutoencoderConfig.vqgan(8, width=4)
+    for network in (Encoder(config, 5), Decoder(config, 5)):
+        kinds = [type(layer).__name__ for layer in network.layers]
+        assert kinds.count("GridAttention") == 1 + (2 if isinstance(network, Encoder) else 3)
+    x = noise(1, 3, 16, 8)
+    grid = Encoder(config, 5)(x)
+    assert grid.shape == (1, 5, 2, 1)
+    assert Decoder(config, 5)(grid).shape == x.shape
+    with pytest.raises(InputError, match="latent"):
+        AutoencoderConfig(4, stem="patch", latent=8)
 
 
 def test_patch_stem_is_the_strided_convolution() -> None:

@@ -323,6 +323,9 @@ class SamplingConfig:
     first unit (VAR), the others as in ELM (arXiv 2410.16257) with the share r = j / n of unit j,
     counted from 1: "steps" r, "sine" sin(pi r / 2), "log" ln(1 + (e - 1) r), "square" r^2, and
     "root" sqrt((j - 1) / n), which stays a little below."""
+    guidance_units: int = 0
+    """Of the linear schedule: units after the first in which `guidance` is reached at the latest;
+    it grows on where there are more (FlexVAR's code has 9). 0: reached at the last, never more."""
     guidance_from: float = 0.0
     """Share of the picture at which guidance begins."""
     guidance_until: float = 1.0
@@ -339,6 +342,7 @@ class SamplingConfig:
             ("guidance", self.guidance, 0.0 <= self.guidance < 1e4, "0 or more"),
             ("guidance_from", self.guidance_from, 0.0 <= self.guidance_from <= 1.0, "0 to 1"),
             ("guidance_until", self.guidance_until, 0.0 <= self.guidance_until <= 1.0, "0 to 1"),
+            ("guidance_units", self.guidance_units, self.guidance_units >= 0, "0 (off) or more"),
             ("temperature", self.temperature, 0.0 <= self.temperature < 1e4, "0 or more"),
             ("top_k", self.top_k, self.top_k >= 0, "0 (off) or more"),
             ("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "above 0, at most 1"),
@@ -358,9 +362,10 @@ class SamplingConfig:
         if not self.guidance_from <= share <= self.guidance_until:
             return 1.0
         done = (unit + 1) / units
+        rise = min(units - 1, self.guidance_units) if self.guidance_units else units - 1
         ramp = {
             "constant": 1.0,
-            "linear": share,
+            "linear": unit / max(rise, 1),
             "cosine": (1.0 - math.cos(math.pi * share)) / 2.0,
             "steps": done,
             "sine": math.sin(math.pi / 2.0 * done),

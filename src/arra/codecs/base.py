@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from arra.codecs.streams import ByteStream
 from arra.errors import InputError
 from arra.networks.part import Part
 from arra.registry import Registry, codecs
@@ -27,6 +28,8 @@ class CodecOutput:
     The error of the reconstruction is not among them: training weighs that."""
     latents: Tensor | None = None
     """(B, D, h, w) float32: what was quantised, with its gradient; None where nothing was."""
+    smaller: tuple[tuple[Tensor, Tensor], ...] = ()
+    """Reconstructions at further resolutions, each with what it should be like."""
 
 
 class Codec(Part):
@@ -50,6 +53,9 @@ class Codec(Part):
     """Codes of a cell of the grid; where there are several, the axis "m" comes behind "h", "w"."""
     grid: tuple[int, int] | None = None
     """The (h, w) of the only pictures that the codec takes; None: pictures of any size."""
+    stream: ByteStream | None = None
+    """Where codes are the bytes of a file, as many as it takes: what they spell and how they end.
+    None: every picture has as many codes, one a place."""
 
     @staticmethod
     def of_config(config: Any, seed: int) -> Codec:
@@ -67,6 +73,17 @@ class Codec(Part):
         rows, columns = self.grid or tuple(codes.shape[1:3])
         return rows * self.downsample, columns * self.downsample
 
+    def at(self, grid: tuple[int, int]) -> Self:
+        """This codec, with the same weights, for pictures of these rows and columns of codes.
+
+        Raises `InputError` where it is made for one size.
+        """
+        if self.grid not in (None, grid):
+            raise InputError(
+                f"grid: {grid}, but this {self.registered_name} codec is made for {self.grid}"
+            )
+        return self
+
     @abstractmethod
     def encode(self, pictures: Tensor) -> Tensor:
         """Codes (B, h, w) int64 of pictures (B, 3, H, W) in [-1, 1]; no gradient."""
@@ -77,6 +94,12 @@ class Codec(Part):
 
         Raises `InputError` when a code is negative or not below `vocabulary`.
         """
+
+    def prompts(self, codes: Tensor, blocks: int) -> Tensor:
+        """(B, p) int64: those of the codes that give the first `blocks` cells of the grid, in raster
+        order, and nothing of the others; -1 behind shorter ones. What the rest of a half-given
+        picture is drawn after."""
+        return codes.flatten(1)[:, :blocks]
 
     def appearance(self) -> Tensor:
         """(vocabulary, 3 * downsample**2): what each code looks like, standardised.

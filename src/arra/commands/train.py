@@ -83,9 +83,10 @@ def command(
         rows: How rows of new tokens begin: near the mean of the old ones, or spread as they are.
         chat: Captions are a user's turn in the tokenizer's chat template; also for drawing.
         generator: What draws, where no --lm is given: raster (a Llama, code by code), scales (a
-            next-scale transformer; the store needs a codec of kind multiscale), grid (a Llama that
-            knows rows and columns, and codes that are split) or masked (in rounds, the surest
-            cells first).
+            next-scale transformer; a codec of kind multiscale), scan-scales (one whose scales hear
+            of each other by a scan), flexible-scales (one that draws in any schedule; a codec of
+            kind scalable), grid (a Llama that knows rows and columns, and codes that are split) or
+            masked (in rounds, the surest cells first).
         llama_size: A size of LlamaGen for the Llama that is made, instead of --llama.width, depth,
             heads and feed-forward.
         no_align: Train without representation alignment; so does --align.weight 0.

@@ -147,7 +147,7 @@ class Generator(Part):
     @property
     @abstractmethod
     def units(self) -> int:
-        """Sequential passes that draw a picture."""
+        """Sequential passes that draw a picture, at most."""
 
     @property
     @abstractmethod
@@ -166,6 +166,16 @@ class Generator(Part):
     def codes_shape(self) -> tuple[int, ...]:
         """Shape of one picture's codes as the codec takes them; samplers draw them flat."""
         return (sum(rows * columns for rows, columns in self.grids),)
+
+    def scheduled(self, sizes: tuple[tuple[int, int], ...]) -> Self:
+        """This generator, with the same weights, drawing scales of these rows and columns.
+
+        Raises `InputError` where the steps of drawing cannot be chosen.
+        """
+        raise InputError(
+            f"a {self.registered_name} generator draws in the steps of its training; "
+            "flexible-scales takes any schedule"
+        )
 
     def caption_ids(self, caption: str) -> list[int]:
         """Token ids of a caption, exactly as preparation made them for training."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arra.codecs.streams import ByteStream
 from arra.errors import InputError
 from arra.generators.base import Batch
 from arra.generators.vocabulary import ImageVocabulary
@@ -59,16 +60,25 @@ class Sample:
     target: list[int]
     place: list[int]
     read: list[int]
+    image: list[bool] | None = None
+    """Which outputs predict image content; None: those that predict a place."""
 
 
 def sequence(
-    text: Sequence[int], codes: Sequence[int], vocabulary: ImageVocabulary, supervise_text: bool
+    text: Sequence[int],
+    codes: Sequence[int],
+    vocabulary: ImageVocabulary,
+    supervise_text: bool,
+    stream: ByteStream | None = None,
 ) -> Sample:
     """[start] text <boi> x_1 ... x_n, the output at each position predicting the next token.
 
     <boi> to x_(n-1) predict image content; x_n predicts <eoi>, which is not an input. What stands
-    around captions and between rows of codes is the vocabulary's matter.
+    around captions and between rows of codes is the vocabulary's matter. Of a `stream` only the
+    codes before its end are there; <eoi> is that end, and image content.
     """
+    if stream is not None:
+        return _streamed(text, stream.content(codes), vocabulary, supervise_text, stream)
     prompt, image = vocabulary.prompt(text), vocabulary.picture(codes)
     tokens = prompt + image
     target = [*tokens[1:], vocabulary.end]
@@ -78,6 +88,30 @@ def sequence(
     read = [next(drawn) if vocabulary.is_code(token) else -1 for token in image]
     place = [-1] * (len(prompt) - 1) + read + [-1]
     return Sample(tokens, target, place, [-1] * len(prompt) + read)
+
+
+def _streamed(
+    text: Sequence[int],
+    content: Sequence[int],
+    vocabulary: ImageVocabulary,
+    supervise_text: bool,
+    stream: ByteStream,
+) -> Sample:
+    """`sequence` of the bytes of a file. The place of a position is the block of the picture that
+    the code which it predicts completes: the last one of each restart interval, say."""
+    prompt, image = vocabulary.prompt(text), vocabulary.picture(content)
+    tokens, before = prompt + image, len(prompt) - 1
+    target = [*tokens[1:], vocabulary.end]
+    if not supervise_text:
+        target[:before] = [IGNORE] * before
+    completed = stream.completed(content)
+    return Sample(
+        tokens,
+        target,
+        place=[-1] * before + completed,
+        read=[-1] * len(prompt) + completed[:-1],
+        image=[False] * before + [True] * len(completed),
+    )
 
 
 def text_sample(text: Sequence[int], vocabulary: ImageVocabulary) -> Sample:
@@ -109,6 +143,7 @@ def collate(
     target = np.full(shape, IGNORE, dtype=np.int64)
     place = np.full(shape, -1, dtype=np.int64)
     read = np.full(shape, -1, dtype=np.int64)
+    image = np.zeros(shape, dtype=bool)
     for number, row in enumerate(rows):
         used = sum(len(samples[i].tokens) for i in row)
         start = length - used if layout == "left" else 0
@@ -117,17 +152,17 @@ def collate(
             here = slice(start, start + len(sample.tokens))
             tokens[number, here], target[number, here] = sample.tokens, sample.target
             place[number, here], read[number, here] = sample.place, sample.read
-            segment[number, here] = i
+            shown = sample.image or [place >= 0 for place in sample.place]
+            image[number, here], segment[number, here] = shown, i
             position[number, here] = np.arange(len(sample.tokens))
             start = here.stop
-    placed = torch.from_numpy(place)
     return Batch(
         tokens=torch.from_numpy(tokens),
         segment=torch.from_numpy(segment),
         position=torch.from_numpy(position),
         target=torch.from_numpy(target),
-        image=placed >= 0,
-        place=placed,
+        image=torch.from_numpy(image),
+        place=torch.from_numpy(place),
         read=torch.from_numpy(read),
         features=dict(features),
     )
@@ -203,7 +238,12 @@ class StoreBatches(ABC):
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Part `part` of the `parts` of one step: those of all its micro-batches and processes."""
-        number = step * parts + part
+        return self._batch(step * parts + part, self._sample)
+
+    def _batch(
+        self, number: int, sample_of: Callable[[Sequence[int], Sequence[int]], Sample]
+    ) -> Batch:
+        """Batch `number`, of whose rows `sample_of` makes sequences."""
         indices = self._indices(number)
         shuffled = self.config.shuffle_features
         stored = self.store.rows(indices, () if shuffled else self.features)
@@ -211,7 +251,7 @@ class StoreBatches(ABC):
         dropped = rng.random(len(indices)) < self.config.drop_caption
         codes = stored.codes.flatten(1).tolist()
         samples = [
-            self._sample([] if drop else text, code)
+            sample_of([] if drop else text, code)
             for text, code, drop in zip(stored.text_ids, codes, dropped, strict=True)
         ]
         features = stored.features
@@ -288,10 +328,13 @@ class RasterBatches(StoreBatches):
         config: BatchConfig | None = None,
         features: Sequence[str] | None = None,
         replay: Sequence[Sequence[int]] = (),
+        stream: ByteStream | None = None,
     ):
-        """`replay` are pieces of plain text as ids, of which `config.replay` asks for some."""
+        """`replay` are pieces of plain text as ids, of which `config.replay` asks for some; `stream`
+        what the codes mean where they are the bytes of a file."""
         super().__init__(store, config, features)
         self.vocabulary, self.replay, self.pad = vocabulary, replay, vocabulary.pad
+        self.stream = stream
         if self.config.replay and not replay:
             raise InputError(
                 f"BatchConfig.replay: {self.config.replay}, but there is no text to replay; name "
@@ -299,7 +342,7 @@ class RasterBatches(StoreBatches):
             )
 
     def _sample(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
-        return sequence(text, codes, self.vocabulary, self.config.supervise_text)
+        return sequence(text, codes, self.vocabulary, self.config.supervise_text, self.stream)
 
     def _others(self, rng: np.random.Generator) -> list[Sample]:
         replayed = self.config.replayed

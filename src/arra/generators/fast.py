@@ -45,6 +45,7 @@ class FastStepper:
     def __init__(self, generator: RasterGenerator, decoder: NativeDecoder | EagerDecoder):
         self.generator, self.decoder = generator, decoder
         self.units, self.prompt_ids = generator.units, generator.prompt_ids
+        self.end = generator.end
         self._offset = generator.config.vocabulary.offset
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]:

@@ -26,13 +26,14 @@ from transformers import (
 
 from arra.adapters.lora import adapt, frozen_fingerprint, is_adapted, merge
 from arra.codecs.base import Codec
+from arra.codecs.streams import ByteStream
 from arra.errors import InputError
 from arra.files import read_json, to_plain, write_json
 from arra.generators.adapted import Adapted, load_base, read_adapter, write_adapter
 from arra.generators.base import Batch, Generator, Output
 from arra.generators.batches import RasterBatches, Store
 from arra.generators.native import own_vocabulary
-from arra.generators.vocabulary import ImageVocabulary, add_image_tokens, as_chat
+from arra.generators.vocabulary import ImageVocabulary, add_image_tokens, as_chat, ending
 from arra.networks.cache import KVCache
 from arra.networks.language_model import (
     causal_lm_of,
@@ -67,13 +68,16 @@ class RasterConfig:
     vocabulary: ImageVocabulary
     """Where picture codes stand among the token ids."""
     grid: tuple[int, int]
-    """Rows and columns of codes."""
+    """Rows and columns of codes; of the blocks of a picture where codes are a stream of bytes."""
     language_model: dict[str, Any] = field(default_factory=dict)
     """The Hugging Face configuration, as its `to_dict` gives it."""
     codec: str = ""
     """Fingerprint of the codec whose codes the model draws."""
     adapted: Adapted | None = None
     """Adapter, where the weights of the language model are not trained themselves."""
+    stream: ByteStream | None = None
+    """What the codes mean where they are the bytes of a file (JPEG-LM, arXiv 2408.08459): pictures
+    then have as many codes as they take, and the code that ends them is <eoi>."""
 
 
 @generators.register("raster")
@@ -118,12 +122,13 @@ class RasterGenerator(Generator):
         seed: int,
         longest: int = 0,
     ) -> Self:
-        if len(codec.codes_axes) != 2:
+        if codec.stream is None and len(codec.codes_axes) != 2:
             raise InputError(
                 f"a {codec.registered_name} codec: its codes are no grid, which a raster generator "
                 "draws; train another generator (--generator) or prepare with another codec"
             )
-        positions = longest + grid[0] * grid[1] + 2
+        units = grid[0] * grid[1] if codec.stream is None else codec.stream.longest
+        positions = longest + units + 2
         size = replace(sizes.llama, positions=max(sizes.llama.positions, positions))
         return cls.from_scratch(
             tokenizer,
@@ -133,6 +138,7 @@ class RasterGenerator(Generator):
             seed=seed,
             codec=codec.fingerprint(),
             appearance=codec.appearance(),
+            stream=codec.stream,
         )
 
     @classmethod
@@ -146,14 +152,16 @@ class RasterGenerator(Generator):
         seed: int,
         codec: str = "",
         appearance: Tensor | None = None,
+        stream: ByteStream | None = None,
     ) -> Self:
         """A small Llama with random weights (a function of `seed`) over text and `codes` codes.
 
         `appearance` (codes, d) says what the codes look like (`Codec.appearance`): their embeddings
         then begin as a random projection of it, so that codes which look alike are near each other.
+        `stream` is that of the codec, where it has one.
         """
         size = size or LlamaSize()
-        vocabulary = add_image_tokens(tokenizer, codes)
+        vocabulary = ending(add_image_tokens(tokenizer, codes), stream)
         config = llama_config(
             size,
             max(vocabulary.size, len(tokenizer)),
@@ -168,7 +176,8 @@ class RasterGenerator(Generator):
                     shape = tuple(appearance.shape)
                     raise InputError(f"appearance: {shape}, expected a row for each of {codes}")
                 paint_rows(lm, vocabulary.offset, appearance)
-        return cls(RasterConfig(vocabulary, grid, config.to_dict(), codec), lm, tokenizer)
+        made = RasterConfig(vocabulary, grid, config.to_dict(), codec, stream=stream)
+        return cls(made, lm, tokenizer)
 
     @classmethod
     def from_language_model(
@@ -182,6 +191,7 @@ class RasterGenerator(Generator):
         codec: str = "",
         rows: RowInit = "mean",
         chat: bool = False,
+        stream: ByteStream | None = None,
     ) -> Self:
         """A pretrained language model, its vocabulary extended in place by `codes` picture codes.
 
@@ -196,7 +206,7 @@ class RasterGenerator(Generator):
         vocabulary = own_vocabulary(lm, tokenizer, grid)
         if vocabulary is None:
             known = len(tokenizer)
-            vocabulary = add_image_tokens(tokenizer, codes)
+            vocabulary = ending(add_image_tokens(tokenizer, codes), stream)
             size = max(vocabulary.size, len(tokenizer))
             extend_vocabulary(lm, size, range(known, len(tokenizer)), rows, seed)
         elif vocabulary.codes != codes:
@@ -206,7 +216,8 @@ class RasterGenerator(Generator):
             )
         if chat:
             vocabulary = as_chat(vocabulary, tokenizer)
-        return cls(RasterConfig(vocabulary, grid, lm.config.to_dict(), codec), lm, tokenizer)
+        made = RasterConfig(vocabulary, grid, lm.config.to_dict(), codec, stream=stream)
+        return cls(made, lm, tokenizer)
 
     def adapt(self, config: AdapterConfig, *, base: str, rows: RowInit, seed: int) -> None:
         """Train from now on an adapter on the frozen language model, and its picture rows in full.
@@ -249,6 +260,8 @@ class RasterGenerator(Generator):
 
     def _settings(self) -> dict[str, Any]:
         settings = {**super()._settings(), "language_model": model_settings(self.lm)}
+        if settings["stream"] is None:  # as those that were made before there were streams
+            del settings["stream"]
         if settings["adapted"] is not None:
             del settings["adapted"]["base"]  # a place, not what lies there
         return settings
@@ -302,7 +315,8 @@ class RasterGenerator(Generator):
         features: Sequence[str] | None = None,
         replay: Sequence[Sequence[int]] = (),
     ) -> RasterBatches:
-        return RasterBatches(store, self.config.vocabulary, config, features, replay)
+        vocabulary, stream = self.config.vocabulary, self.config.stream
+        return RasterBatches(store, vocabulary, config, features, replay, stream)
 
     def compile_blocks(self) -> None:
         """Compile the decoder blocks in place (`torch.compile`)."""
@@ -401,8 +415,14 @@ class RasterGenerator(Generator):
 
     @property
     def units(self) -> int:
-        """Number of codes in a picture."""
-        return self.config.grid[0] * self.config.grid[1]
+        """Number of codes in a picture; at most so many, where it ends by itself."""
+        stream = self.config.stream
+        return self.config.grid[0] * self.config.grid[1] if stream is None else stream.longest
+
+    @property
+    def end(self) -> int | None:
+        """The code after which nothing is drawn any more, if there is one."""
+        return None if self.config.stream is None else self.config.stream.end
 
     @property
     def codes(self) -> int:
@@ -415,7 +435,8 @@ class RasterGenerator(Generator):
 
     @property
     def codes_shape(self) -> tuple[int, ...]:
-        return self.grids[0]
+        stream = self.config.stream
+        return self.grids[0] if stream is None else (stream.longest,)
 
     def prompt_ids(self, caption: str | None) -> list[int]:
         """Token ids up to and with begin-of-image; None is the empty prompt of guidance.

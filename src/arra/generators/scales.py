@@ -126,8 +126,7 @@ class ScaleGenerator(Generator):
         if config.prefix:
             self.text_places = nn.Parameter(torch.empty(size.positions, size.width))
         self.read_in = nn.Linear(self.scales.width, size.width)
-        self.places = nn.Parameter(torch.empty(self.pyramid.length, size.width))
-        self.levels = nn.Parameter(torch.empty(len(self.pyramid.sizes), size.width))
+        self._add_places(size.width)
         self.blocks = nn.ModuleList(
             Block(
                 size.width,
@@ -149,6 +148,11 @@ class ScaleGenerator(Generator):
         self.register_buffer("level", self.pyramid.levels(), persistent=False)
 
     level: Tensor
+
+    def _add_places(self, width: int) -> None:
+        """Parameters of `_where`."""
+        self.places = nn.Parameter(torch.empty(self.pyramid.length, width))
+        self.levels = nn.Parameter(torch.empty(len(self.pyramid.sizes), width))
 
     def _meaning(self) -> CodePyramid:
         """How codes become what is read; its weights come from the codec or a saved generator."""

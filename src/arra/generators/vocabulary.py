@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
+from arra.codecs.streams import ByteStream
 from arra.errors import InputError
 
 BEGIN_IMAGE, END_IMAGE = "<|boi|>", "<|eoi|>"
@@ -102,6 +103,12 @@ def add_image_tokens(tokenizer: PreTrainedTokenizerBase, codes: int) -> ImageVoc
         start=tokenizer.bos_token_id,
         pad=padding(tokenizer, end),
     )
+
+
+def ending(vocabulary: ImageVocabulary, stream: ByteStream | None) -> ImageVocabulary:
+    """The vocabulary whose pictures are ended by a code of theirs, where they are a stream of
+    bytes: what a language model writes last, and so stops at."""
+    return vocabulary if stream is None else replace(vocabulary, end=vocabulary.offset + stream.end)
 
 
 def padding(tokenizer: PreTrainedTokenizerBase, otherwise: int) -> int:

@@ -149,6 +149,10 @@ def model_card(model: TextToImage, generator: RasterGenerator, dtype: str) -> st
         return f"`{tokenizer.decode(list(ids))}` ({', '.join(map(str, ids))})"
 
     ends = () if v.row_end is None else (v.row_end,)
+    codes, until = f"{rows} x {columns} codes, row by row,", f"exactly {rows * columns} codes"
+    if generator.end is not None:
+        codes = f"at most {generator.units} codes, the bytes of a file,"
+        until = "codes up to the end of image, which is the last of them"
     return f"""---
 library_name: transformers
 pipeline_tag: text-to-image
@@ -160,7 +164,7 @@ tags:
 # A text-to-image model
 
 A `{generator.lm.config.model_type}` language model ({dtype}) that continues a caption with the
-codes of a picture of {height} x {width} pixels: {rows} x {columns} codes, row by row, of a
+codes of a picture of {height} x {width} pixels: {codes} of a
 {codec.registered_name} codec with {v.codes} codes, which lies in `{CODEC}/`. Made with arra
 {__version__}.
 
@@ -188,7 +192,7 @@ pictures = model.draw(["a caption"], seeds=[0])  # (1, {height}, {width}, 3) uin
 | after each row of codes | {written(ends)} |
 | end of image | {written([v.end])} |
 
-After "begin of image" come exactly {rows * columns} codes. The empty caption (no ids in its place)
+After "begin of image" come {until}. The empty caption (no ids in its place)
 is the unconditional branch of classifier-free guidance.
 
 {_by_hand(generator, list(first), list(last))}
@@ -202,6 +206,11 @@ def _by_hand(generator: RasterGenerator, before: list[int], after: list[int]) ->
     v, (rows, columns) = generator.config.vocabulary, generator.config.grid
     if is_native(generator.lm):  # they hide codes, or have a head of their own for them
         return ""
+    if generator.end is not None:
+        return (
+            "Without arra, `generate` of any program that runs language models draws codes and "
+            "stops at the end of image; what follows it is filled up with it.\n\n"
+        )
     return f"""Without arra, any program that runs language models can draw the codes; restrict
 every step to the ids of picture codes. Here with guidance, which compares each step with the empty
 caption:

@@ -67,6 +67,13 @@ class Pyramid:
         """(L,) int64: the scale of each position, from 0."""
         return torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.counts))
 
+    def places_of(self, sizes: tuple[tuple[int, int], ...]) -> list[int]:
+        """Positions, among the L, of the scales of these sizes, in the order of `sizes`."""
+        where = dict(zip(self.sizes, self.slices, strict=True))
+        if missing := [size for size in sizes if size not in where]:
+            raise InputError(f"scales {missing}: expected some of {self.sizes}")
+        return [place for size in sizes for place in range(self.length)[where[size]]]
+
     def cells(self) -> Tensor:
         """(L, 2) int64: row and column of each position within its scale."""
         return torch.cat([torch.cartesian_prod(*map(torch.arange, size)) for size in self.sizes])

@@ -18,7 +18,8 @@ class Stepper(Protocol):
     """What the sampler needs of a generator: prompts are read once, then unit follows unit.
 
     One that also has `choose(logits, scale, config, race)`, which guides, filters and draws at
-    once, is asked for the codes.
+    once, is asked for the codes. One that has a code `end` draws nothing after it: the rest of the
+    picture's codes is that code, too.
     """
 
     @property
@@ -68,8 +69,8 @@ class AncestralSampler:
         """Codes (B, units) int64, one picture per caption and seed.
 
         Picture i depends on caption i, seed i and the settings only, not on the batch it is drawn
-        in. `prefix` (B, p) holds first codes that are given rather than drawn. `on_unit` is called
-        with the number of pictures after each unit of theirs.
+        in. `prefix` (B, p) holds first codes that are given rather than drawn, -1 where one is
+        drawn. `on_unit` is called with the number of pictures after each unit of theirs.
         """
         check_request(captions, seeds, batch)
         drawn = []
@@ -90,18 +91,35 @@ class AncestralSampler:
         guided = self.config.guided
         logits, cache = stepper.prefill(prompts_of(stepper, captions, guided))
         races = PictureNoise(seeds).ahead(stepper.units, logits.shape[-1], logits.device)
+        end: int | None = getattr(stepper, "end", None)
         codes: list[Tensor] = []
         for unit, race in enumerate(races):
             if unit > 0:
                 last = codes[-1]
+                if end is not None and bool((last == end).all()):
+                    codes += [last] * (stepper.units - unit)
+                    if on_unit is not None:
+                        on_unit(len(captions) * (stepper.units - unit))
+                    break
                 logits = stepper.step(torch.cat((last, last)) if guided else last, cache)
-            if prefix is not None and unit < prefix.shape[1]:
-                codes.append(prefix[:, unit].to(logits.device))
-            else:
-                codes.append(self._choose(stepper, logits, unit, race))
+            given = None if prefix is None or unit >= prefix.shape[1] else prefix[:, unit]
+            codes.append(self._next(stepper, logits, unit, race, given))
+            if end is not None and unit > 0:
+                codes[-1] = torch.where(codes[-2] == end, end, codes[-1])
             if on_unit is not None:
                 on_unit(len(captions))
         return torch.stack(codes, dim=1)
+
+    def _next(
+        self, stepper: Stepper, logits: Tensor, unit: int, race: Tensor, given: Tensor | None
+    ) -> Tensor:
+        """(B,) int64: the codes that are given, and those drawn where none is."""
+        if given is None:
+            return self._choose(stepper, logits, unit, race)
+        given = given.to(logits.device)
+        if bool((given >= 0).all()):
+            return given
+        return torch.where(given >= 0, given, self._choose(stepper, logits, unit, race))
 
     def _choose(self, stepper: Stepper, logits: Tensor, unit: int, race: Tensor) -> Tensor:
         """(B,) int64 drawn from the logits of B pictures, or of their pairs."""

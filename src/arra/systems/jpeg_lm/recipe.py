@@ -1,0 +1,75 @@
+"""Everything about the claim that is a number, and its arms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from arra.codecs.jpeg import JpegConfig
+from arra.codecs.patches import PatchConfig
+from arra.settings import LlamaSize
+from arra.training.config import TrainConfig
+
+JPEG, PIXELS, SQUARES, SCRAMBLED = "jpeg", "pixels", "vq", "scrambled"
+ARMS = (JPEG, PIXELS, SQUARES, SCRAMBLED)
+"""What the same language model writes: bytes of JPEG files; pixels (the baseline); squares of 4 x 4
+pixels, quantised; and, as control, bytes of the same files under a fixed cipher: as many, with the
+same information, but no longer those of a canonical codec."""
+KNOWN = 8
+"""The table of squares is fitted to digits below this one; the others are new to it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Digits of 16 x 16 grey pixels, four codecs, one language model."""
+
+    jpeg: JpegConfig
+    levels: int
+    """Greys of a pixel."""
+    squares: PatchConfig
+    size: LlamaSize
+    train: TrainConfig
+    tokens: int
+    """Positions in a step, about: pictures in a batch times the positions of one."""
+    side: int = 16
+    """Pixels a side that digits are enlarged to."""
+    drawn: int = 1000
+    """Pictures drawn of each model."""
+
+
+def full() -> Recipe:
+    """What the result comes from."""
+    return Recipe(
+        jpeg=JpegConfig((2, 2), quality=50, subsampling="grey", vocabulary=320),
+        levels=16,
+        squares=PatchConfig(4, 64),
+        size=LlamaSize(
+            width=96, depth=3, heads=4, feed_forward=256, positions=320, rope_theta=100.0
+        ),
+        train=TrainConfig(
+            steps=500,
+            learning_rate=3e-3,
+            weight_decay=0.05,
+            warmup=25,
+            schedule="cosine",
+            precision="fp32",
+            checkpoint_every=500,
+            keep=1,
+            log_every=50,
+        ),
+        tokens=2048,
+    )
+
+
+def tiny() -> Recipe:
+    """To see that it runs; nobody should read its numbers."""
+    recipe = full()
+    return replace(
+        recipe,
+        size=LlamaSize(width=16, depth=1, heads=2, feed_forward=16, positions=320),
+        train=replace(recipe.train, steps=3, warmup=1, checkpoint_every=3, log_every=1),
+        tokens=600,
+        drawn=60,
+    )
+
+
+RECIPES = {"full": full, "tiny": tiny}
