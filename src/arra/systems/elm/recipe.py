@@ -58,9 +58,9 @@ def full() -> Recipe:
     return Recipe(
         size=LlamaSize(width=64, depth=3, heads=4, feed_forward=176, rope_theta=100.0),
         batch=BatchConfig(size=64, drop_caption=0.1, multiple=1),
-        synthetic=replace(train, steps=250, checkpoint_every=250),
+        synthetic=replace(train, steps=200, checkpoint_every=200),
         sequences=20000,
-        tested=500,
+        tested=400,
         codec=BinaryConfig(
             AutoencoderConfig(
                 2, width=32, blocks=1, decoder_blocks=1, kernels=(3, 1), stem="patch"
@@ -68,8 +68,8 @@ def full() -> Recipe:
             bits=BITS,
             width=32,
         ),
-        codec_training=CodecTraining(steps=1000, batch=64, lr=4e-3, quiet=True),
-        train=replace(train, steps=800, checkpoint_every=800),
+        codec_training=CodecTraining(steps=800, batch=64, lr=4e-3, quiet=True),
+        train=train,
     )
 
 
