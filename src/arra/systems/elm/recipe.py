@@ -47,7 +47,7 @@ def full() -> Recipe:
     # AdamW needs three times as many steps until a class counts, and the fewer the larger the split
     # is: then it is the speed of learning that splits are compared by
     train = TrainConfig(
-        steps=400,
+        steps=320,
         optimizer="muon",
         muon_scale=3.0,
         learning_rate=3e-3,
@@ -55,14 +55,14 @@ def full() -> Recipe:
         warmup=50,
         schedule="linear",
         precision="fp32",
-        checkpoint_every=400,
+        checkpoint_every=320,
         keep=1,
         log_every=100,
     )
     return Recipe(
         size=LlamaSize(width=64, depth=3, heads=4, feed_forward=176, rope_theta=100.0),
         batch=BatchConfig(size=64, drop_caption=0.1, multiple=1),
-        synthetic=replace(train, steps=150, checkpoint_every=150),
+        synthetic=replace(train, steps=120, checkpoint_every=120),
         sequences=20000,
         tested=400,
         codec=BinaryConfig(
