@@ -46,9 +46,7 @@ class Recipe:
     """The law of training's schedules: 1, 2, two of 3 to 7, 8; sometimes one less."""
     table: int = 2 * SIDE
     """Side of the table of places."""
-    gain: float = 10.0
-    """Factor of the initial weights that read codes and captions in, in all arms."""
-    crop: int = 1
+    crop: int = 0
     """Pixels by which training pictures are moved."""
     drawn: int = 1000
     """Pictures drawn of each model in each schedule."""
@@ -57,17 +55,17 @@ class Recipe:
 def full() -> Recipe:
     """What the result comes from."""
     return Recipe(
-        size=ScaleSize(width=64, depth=3, heads=4, feed_forward=256, gate=1.0),
+        size=ScaleSize(width=64, depth=3, heads=4, feed_forward=256, gate=1.0, inputs=10.0),
         batch=BatchConfig(size=32, drop_caption=0.1, multiple=1),
         train=TrainConfig(
-            steps=600,
+            steps=300,
             learning_rate=2e-3,
             weight_decay=0.05,
             warmup=50,
             schedule="linear",
             clip=2.0,
             precision="fp32",
-            checkpoint_every=600,
+            checkpoint_every=300,
             keep=1,
             log_every=50,
         ),
