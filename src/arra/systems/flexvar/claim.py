@@ -10,6 +10,7 @@ let it draw in any, or does the table of places do that alone?
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from arra.experiments.digits import Judge, digits, train_judge
@@ -62,7 +63,8 @@ def claim(run: ClaimRun) -> ClaimResult:
     """Train and judge all arms for all seeds."""
     recipe = RECIPES[run.budget]()
     known, held_out = digits()
-    judge = train_judge(known, held_out, recipe.crop)
+    judge = train_judge(known, held_out, recipe.judge_crop)
+    judge = replace(judge, reference=held_out.cropped(recipe.crop).pictures)
     results = _run_all(recipe, judge, run)
     verdict, statement = judged(results)
     return ClaimResult(
