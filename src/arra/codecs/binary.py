@@ -97,7 +97,8 @@ class BinaryCodec(QuantizedCodec):
     @classmethod
     def tiny(cls) -> Self:
         autoencoder = AutoencoderConfig(2, width=8, blocks=1, decoder_blocks=1, groups=2)
-        return cls.seeded(BinaryConfig(autoencoder, bits=5, width=8), 0)
+        # sixty steps teach something only without noise
+        return cls.seeded(BinaryConfig(autoencoder, bits=5, width=8, stochastic=False), 0)
 
     def codes_of(self, bits: Tensor) -> Tensor:
         """Codes (B, h, w) or (B, h, w, m) of bits (B, D, h, w), 0 or 1."""

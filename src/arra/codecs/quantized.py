@@ -35,6 +35,12 @@ class AutoencodedCodec(Codec):
         # the border between two codes would then change its code from one machine run to the next.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def _settings(self) -> dict[str, Any]:
+        settings = super()._settings()
+        if not settings["autoencoder"]["latent"]:  # codecs from before it was there are the same
+            del settings["autoencoder"]["latent"]
+        return settings
+
     @abstractmethod
     def nearest(self, latents: Tensor) -> Tensor:
         """Codes (B, ...) int64 of latents (B, D, h, w)."""

@@ -99,10 +99,15 @@ def painted(codec: Codec, codes: Tensor) -> np.ndarray:
 
 
 def judged(judge: Judge, pictures: np.ndarray) -> dict[str, float]:
-    """Fréchet distance of pictures of the ten digits in turn, and the share that is read right."""
+    """Of pictures of the ten digits in turn: the Fréchet distance of all, the mean of those of the
+    digits by themselves, and the share that is read right."""
     asked = np.arange(len(pictures)) % len(WORDS)
     right = judge.classes(pictures) == asked
-    return {"frechet": judge.distance(pictures), "accuracy": float(right.mean())}
+    return {
+        "frechet": judge.distance(pictures),
+        "class frechet": judge.distance_by_class(pictures, asked),
+        "accuracy": float(right.mean()),
+    }
 
 
 def real_pictures(

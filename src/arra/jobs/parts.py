@@ -159,9 +159,11 @@ def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Code
         if 2**bits != options.vocabulary:
             raise InputError(f"codec.vocabulary: {options.vocabulary}, {kind} needs a power of two")
         if kind == "binary":
-            return BinaryCodec(
-                BinaryConfig(autoencoder, bits, options.split, autoencoder.width)
-            ), training
+            # noise on the bits makes them robust, but takes longer training than is usual here
+            binary = BinaryConfig(
+                autoencoder, bits, options.split, autoencoder.width, stochastic=False
+            )
+            return BinaryCodec(binary), training
         config = LFQConfig(autoencoder, bits, commitment=0.05, entropy=0.02)
         return LFQCodec(config), training
 

@@ -23,7 +23,7 @@ CODECS: tuple[tuple[str, int], ...] = (
 )
 """Tokenizers: whether latents and codes are scaled to unit length, and dimensions of a code."""
 GUIDED = 1.5
-"""The scale of guidance that was chosen with other seeds (100 to 102)."""
+"""The scale of guidance that was chosen with other seeds (100 and 101)."""
 SCALES = (1.0, GUIDED, 2.0, 4.0, 8.0)
 
 

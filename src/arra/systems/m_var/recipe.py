@@ -35,18 +35,24 @@ def full() -> Recipe:
     """What the result comes from."""
     return Recipe(
         size=ScaleSize(
-            width=64, depth=3, heads=4, feed_forward=192, gate=1e-2, scan=ScanSize(16, 3, 1)
+            width=64,
+            depth=3,
+            heads=4,
+            feed_forward=192,
+            gate=1e-2,
+            inputs=10.0,
+            scan=ScanSize(16, 3, 1),
         ),
         batch=BatchConfig(size=32, drop_caption=0.1, multiple=1),
         train=TrainConfig(
-            steps=400,
-            learning_rate=2e-3,
+            steps=300,
+            learning_rate=4e-3,
             weight_decay=0.05,
             warmup=50,
             schedule="linear",
             clip=2.0,
             precision="fp32",
-            checkpoint_every=400,
+            checkpoint_every=300,
             keep=1,
             log_every=50,
         ),

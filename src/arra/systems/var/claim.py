@@ -8,6 +8,7 @@ rows (the control: as few passes, without scales). Their pictures go before one 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from arra.experiments.digits import Judge, digits, train_judge
 from arra.experiments.parallel import Job, run_jobs
@@ -51,7 +52,8 @@ def claim(run: ClaimRun) -> ClaimResult:
     """Train and judge all arms for all seeds, then time how they draw."""
     recipe = RECIPES[run.budget]()
     known, held_out = digits()
-    judge = train_judge(known, held_out, recipe.crop)
+    judge = train_judge(known, held_out, recipe.judge_crop)
+    judge = replace(judge, reference=held_out.cropped(recipe.crop).pictures)
     results = _run_all(recipe, judge, run)
     measures = [measure(row, *(results[arm] for arm in (SCALES, RASTER, BANDS))) for row in ROWS]
     if len(run.seeds) > 1:

@@ -26,8 +26,11 @@ class Recipe:
     size: ScaleSize
     batch: BatchConfig
     train: TrainConfig
-    crop: int = 1
-    """Pixels by which training pictures are moved."""
+    crop: int = 0
+    """Pixels by which training pictures are moved. Cells of a scale are drawn independently, and
+    what decides by how much a digit is moved is decided in none of them alone."""
+    judge_crop: int = 1
+    """The same of those that the judge learns from."""
     drawn: int = 1000
     """Pictures drawn of each model."""
     guided: SamplingConfig = field(
@@ -41,17 +44,17 @@ class Recipe:
 def full() -> Recipe:
     """What the result comes from."""
     return Recipe(
-        size=ScaleSize(width=64, depth=3, heads=4, feed_forward=256, gate=1e-2),
+        size=ScaleSize(width=64, depth=3, heads=4, feed_forward=256, gate=1e-2, inputs=10.0),
         batch=BatchConfig(size=32, drop_caption=0.1, multiple=1),
         train=TrainConfig(
-            steps=500,
-            learning_rate=2e-3,
+            steps=300,
+            learning_rate=4e-3,
             weight_decay=0.05,
-            warmup=100,
+            warmup=50,
             schedule="linear",
             clip=2.0,
             precision="fp32",
-            checkpoint_every=500,
+            checkpoint_every=300,
             keep=1,
             log_every=50,
         ),
