@@ -72,8 +72,9 @@ def _config(arm: str, recipe: Recipe, text: int) -> FlexibleConfig:
 
 
 def latents(pictures: np.ndarray) -> Tensor:
-    """(N, 1, 8, 8) in [0, 1] of digits (N, 8, 8, 3) uint8."""
-    return torch.from_numpy(pictures[..., 0] / 255.0).float()[:, None]
+    """(N, 1, 8, 8) in [0, 1], exactly the greys, of digits (N, 8, 8, 3) uint8."""
+    greys = np.round(pictures[..., 0] / 255 * (LEVELS - 1)) / (LEVELS - 1)
+    return torch.from_numpy(greys).float()[:, None]
 
 
 @torch.no_grad()
