@@ -127,7 +127,7 @@ def test_markers_count_the_units_and_a_prompt_is_cut_behind_one():
 
 
 def test_an_error_stays_in_its_unit(codec):
-    """Whatever bit of a unit is flipped (no byte FF comes or goes), other units keep their pixels."""
+    """Whatever bit of a unit is flipped (no FF comes or goes), other units keep their pixels."""
     rng = np.random.default_rng(0)
     checked = 0
     for body in codec.spell(codec.encode(to_unit(some_digits(12)))):
@@ -403,7 +403,9 @@ def test_cached_equals_teacher_forced_and_nothing_sees_the_future(generator, cod
     cut = batch.tokens.shape[1] // 2
     changed = batch.tokens.clone()
     changed[:, cut:] = changed[:, cut:].flip(1)
-    before, after = (generator(replace(batch, tokens=t), layers=(2,)) for t in (batch.tokens, changed))
+    before, after = (
+        generator(replace(batch, tokens=t), layers=(2,)) for t in (batch.tokens, changed)
+    )
     assert torch.equal(before.hidden[2][:, :cut], after.hidden[2][:, :cut])
 
 
@@ -444,7 +446,9 @@ def test_an_oracle_writes_the_file_byte_for_byte_and_stops(codec, sampling):
 def test_drawing_is_the_same_in_any_company_and_stops_at_the_end(generator, codec):
     sampler = AncestralSampler(SamplingConfig(guidance=2.0))
     codes = sampler(generator, CAPTIONS, [1, 2, 3])
-    apart = torch.cat([sampler(generator, [c], [s]) for c, s in zip(CAPTIONS, (1, 2, 3), strict=True)])
+    apart = torch.cat(
+        [sampler(generator, [c], [s]) for c, s in zip(CAPTIONS, (1, 2, 3), strict=True)]
+    )
     assert torch.equal(codes, apart)
     ended = codes == codec.stream.end
     assert torch.equal(ended, ended.cummax(dim=1).values)  # nothing after the first

@@ -1,4 +1,4 @@
-"""Squares of pixels as codes, by their nearest neighbour in a table: the tokenizer without a network.
+"""Squares of pixels as codes, by their nearest neighbour in a table: no network at all.
 
 Of one pixel with evenly spaced levels these are pixels themselves; of one pixel with clusters of
 colours the palette of ImageGPT (Chen et al., 2020, section 2.1); of larger squares plain vector
@@ -62,7 +62,9 @@ class PatchCodec(Codec):
         """Pixels themselves: `count` evenly spaced greys, or as many levels of each of red, green
         and blue (`count`^3 codes)."""
         steps = torch.linspace(-1.0, 1.0, count)
-        table = torch.cartesian_prod(steps, steps, steps) if colour else steps[:, None].expand(-1, 3)
+        table = (
+            torch.cartesian_prod(steps, steps, steps) if colour else steps[:, None].expand(-1, 3)
+        )
         codec = cls.seeded(PatchConfig(1, len(table)), 0)
         codec.table.copy_(table)
         return codec.eval()

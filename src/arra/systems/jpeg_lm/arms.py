@@ -63,7 +63,7 @@ def sets(recipe: Recipe) -> tuple[Digits, Digits]:
 
 
 def make_judge(recipe: Recipe) -> Judge:
-    """A judge that has seen digits moved by a pixel; its reference are held-out ones as they are."""
+    """A judge that has seen digits moved by a pixel; its reference are held-out ones, unmoved."""
     known, held_out = sets(recipe)
     return replace(train_judge(known, held_out, crop=1), reference=held_out.pictures)
 
@@ -151,12 +151,11 @@ def _drawn(
     if codec.stream is None:
         codes = codes.view(len(codes), *generator.config.grid)
     pictures = to_uint8(codec.decode(codes))
-    whole = isinstance(codec, JpegCodec)
-    return {
-        "frechet": judge.distance(pictures),
-        "valid": float(codec.valid(codes).float().mean()) if whole else 1.0,
-        "opens": float(codec.opens(codes).float().mean()) if whole else 1.0,
-    }
+    found = {"frechet": judge.distance(pictures), "valid": 1.0, "opens": 1.0}
+    if isinstance(codec, JpegCodec):
+        found["valid"] = float(codec.valid(codes).float().mean())
+        found["opens"] = float(codec.opens(codes).float().mean())
+    return found
 
 
 def robustness(recipe: Recipe, arm: str, seed: int) -> dict[str, float]:
