@@ -118,6 +118,7 @@ def train_arm(
             "positions": length,
             "batch": size,
             "bits": _bits(generator, codec, held_out),
+            "training bits": _bits(generator, codec, known),
             "floor": judge.distance(repainted(codec, known.pictures)),
             "step_seconds": report.median_step_seconds,
             "parameters": report.parameters,

@@ -38,6 +38,7 @@ ROWS: tuple[Row, ...] = (
     VALID,
     ("files that Pillow opens", "higher", lambda r: r["opens"]),
     ("bits of a held-out picture (of its codes)", "neither", lambda r: r["bits"]),
+    ("bits of a training picture", "neither", lambda r: r["training bits"]),
     ("positions a picture", "neither", lambda r: r["positions"]),
     ("seconds a training step", "neither", lambda r: r["step_seconds"]),
 )
@@ -147,6 +148,6 @@ def _scale(recipe: Recipe, results: Results, floor: float) -> str:
         f"597 held out), JPEG of quality {recipe.jpeg.quality} with a restart marker a block, a "
         f"Llama of {size.depth} blocks of width {size.width} ({one['parameters'] / 1e6:.2f} M parameters "
         f"for JPEG), {recipe.train.steps} steps of about {recipe.tokens} positions in every arm, "
-        f"{len(results[JPEG])} paired seeds, {recipe.drawn} pictures drawn of each model; training "
-        f"digits themselves are {floor:.3g} from the held-out ones"
+        f"{len(results[JPEG])} paired seeds, {recipe.drawn} pictures drawn of each model; "
+        f"training digits themselves are {floor:.3g} from the held-out ones"
     )
