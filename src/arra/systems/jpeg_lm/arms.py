@@ -23,12 +23,11 @@ from arra.metrics.likelihood import held_out_bits
 from arra.objectives.cross_entropy import NextToken
 from arra.pixels import to_uint8, to_unit
 from arra.samplers.ancestral import AncestralSampler
-from arra.settings import BatchConfig, SamplingConfig
+from arra.settings import BatchConfig
 from arra.systems.jpeg_lm.recipe import JPEG, KNOWN, PIXELS, SCRAMBLED, SQUARES, Recipe
 from arra.training.loop import train
 
 _CIPHER = np.random.default_rng(0).integers(0, 256, 1 << 16, dtype=np.uint8)
-_NOT_GUIDED = SamplingConfig(guidance=1.0)
 
 
 class ScrambledCodec(JpegCodec):
@@ -148,7 +147,7 @@ def _drawn(
 ) -> dict[str, float]:
     seeds = [seed * 1_000_003 + picture for picture in range(recipe.drawn)]
     way = decoding(generator, 2 * generator.units, prompt=len(generator.prompt_ids(None)))
-    codes = AncestralSampler(_NOT_GUIDED)(way.stepper, [None] * len(seeds), seeds, batch=500)
+    codes = AncestralSampler(recipe.sampling)(way.stepper, [None] * len(seeds), seeds, batch=500)
     if codec.stream is None:
         codes = codes.view(len(codes), *generator.config.grid)
     pictures = to_uint8(codec.decode(codes))

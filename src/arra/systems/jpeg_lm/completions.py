@@ -11,12 +11,8 @@ from arra.codecs.jpeg import JpegCodec
 from arra.generators.raster import RasterGenerator
 from arra.pixels import to_uint8, to_unit
 from arra.samplers.ancestral import AncestralSampler
-from arra.settings import SamplingConfig
 from arra.systems.jpeg_lm.arms import make_codec, sets
 from arra.systems.jpeg_lm.recipe import JPEG, Recipe
-
-_SHOWN = SamplingConfig(guidance=1.0, top_p=0.9)
-"""As the paper draws completions."""
 
 
 def completions(
@@ -40,7 +36,7 @@ def completions(
     rows = [pictures, to_uint8(codec.decode(codes)), cut]
     for draw in range(draws):
         seeds = range(draw * count, (draw + 1) * count)
-        drawn = AncestralSampler(_SHOWN)(generator, [None] * count, seeds, prefix=prompt)
+        drawn = AncestralSampler(recipe.sampling)(generator, [None] * count, seeds, prefix=prompt)
         rows.append(to_uint8(codec.decode(drawn)))
     table = np.stack(rows)  # (rows, count, side, side, 3)
     table = np.pad(table, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=90)

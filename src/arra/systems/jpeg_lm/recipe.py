@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from arra.codecs.jpeg import JpegConfig
 from arra.codecs.patches import PatchConfig
-from arra.settings import LlamaSize
+from arra.settings import LlamaSize, SamplingConfig
 from arra.training.config import TrainConfig
 
 JPEG, PIXELS, SQUARES, SCRAMBLED = "jpeg", "pixels", "vq", "scrambled"
@@ -34,6 +34,10 @@ class Recipe:
     """Pixels a side that digits are enlarged to."""
     drawn: int = 1000
     """Pictures drawn of each model."""
+    sampling: SamplingConfig = field(
+        default_factory=lambda: SamplingConfig(guidance=1.0, top_k=50, top_p=0.9)
+    )
+    """How all of them draw: as the paper does (temperature 1, top-k 40 to 80, top-p 0.9 or 1)."""
 
 
 def full() -> Recipe:
