@@ -147,7 +147,8 @@ def _scale(recipe: Recipe, results: Results, floor: float) -> str:
         f"handwritten digits enlarged to {recipe.side} x {recipe.side} greys (1200 to train on, "
         f"597 held out), JPEG of quality {recipe.jpeg.quality} with a restart marker a block, a "
         f"Llama of {size.depth} blocks of width {size.width} ({one['parameters'] / 1e6:.2f} M "
-        f"parameters for JPEG), {recipe.train.steps} steps of about {recipe.tokens} positions in every arm, "
+        f"parameters for JPEG), {recipe.train.steps} steps of about {recipe.tokens} positions in "
+        f"every arm, "
         f"{len(results[JPEG])} paired seeds, {recipe.drawn} pictures drawn of each model; "
         f"training digits themselves are {floor:.3g} from the held-out ones"
     )
