@@ -177,6 +177,9 @@ def test_reconstruction_reaches_the_encoder_straight_through(name: str) -> None:
     direction = noise(1, codec.width, 2, 2, seed=3)
     (quantized * direction).sum().backward()
     expected = direction
+    if name == "binary":  # through the chance of a bit
+        chance = torch.sigmoid(latents.detach())
+        expected = direction * chance * (1.0 - chance)
     if name == "vq":  # the gradient passes through the normalisation of the latent
         unit = latents.detach()
         expected = direction - unit * (direction * unit).sum(dim=1, keepdim=True)
@@ -206,6 +209,28 @@ def test_autoencoder_shapes_and_gradients(config: AutoencoderConfig) -> None:
     pictures.square().mean().backward()
     for module in (encoder, decoder):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+@pytest.mark.parametrize(("downsample", "millions"), [(16, 72), (8, 70)])
+def test_the_tokenizer_of_the_paper_has_its_size(downsample: int, millions: int) -> None:
+    config = VQConfig(AutoencoderConfig.vqgan(downsample), vocabulary=16384, width=8)
+    with torch.device("meta"):
+        codec = VQCodec(config)
+    count = sum(p.numel() for p in codec.parameters())
+    assert round(count / 1e6) == millions
+
+
+def test_the_shape_of_vqgan_attends_on_the_coarse_grid_only() -> None:
+    config = AutoencoderConfig.vqgan(8, width=4)
+    for network in (Encoder(config, 5), Decoder(config, 5)):
+        kinds = [type(layer).__name__ for layer in network.layers]
+        assert kinds.count("GridAttention") == 1 + (2 if isinstance(network, Encoder) else 3)
+    x = noise(1, 3, 16, 8)
+    grid = Encoder(config, 5)(x)
+    assert grid.shape == (1, 5, 2, 1)
+    assert Decoder(config, 5)(grid).shape == x.shape
+    with pytest.raises(InputError, match="latent"):
+        AutoencoderConfig(4, stem="patch", latent=8)
 
 
 def test_patch_stem_is_the_strided_convolution() -> None:

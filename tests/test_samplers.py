@@ -22,7 +22,7 @@ SEEDS = [11, 12, 13, 14]
 
 
 # Sampler -> the generator whose steps it takes.
-STEPPERS = {"ancestral": "raster", "scales": "scales"}
+STEPPERS = {"ancestral": "raster", "scales": "scales", "masked": "masked"}
 
 
 def decided(name):

@@ -31,6 +31,8 @@ Similarity = Literal["cosine", "mse"]
 Schedule = Literal["constant", "stop", "anneal"]
 Precision = Literal["fp32", "bf16", "int8"]
 Decoder = Literal["auto", "plain", "fast"]
+Mixer = Literal["attention", "intra+scan", "intra", "scan"]
+GuidanceSchedule = Literal["constant", "linear", "cosine", "steps", "sine", "log", "square", "root"]
 _CHOICES = {
     "positions": get_args(Positions),
     "target": get_args(Target),
@@ -77,6 +79,18 @@ class LlamaSize:
 
 
 @dataclass(frozen=True)
+class ScanSize:
+    """Size of a linear-time scan (Mamba-2, arXiv 2405.21060)."""
+
+    state: int = 64
+    """Numbers that a head remembers of each of its own."""
+    conv: int = 4
+    """Positions that the short convolution before the scan reads."""
+    expand: int = 2
+    """Width inside, in widths of the model."""
+
+
+@dataclass(frozen=True)
 class ScaleSize:
     """Size of a next-scale transformer (VAR, arXiv 2404.02905)."""
 
@@ -92,10 +106,18 @@ class ScaleSize:
     """Whether queries and keys are scaled to unit length before they are compared."""
     gate: float = 1e-2
     """Factor of the initial weights that set the blocks' gates; deep models need small ones."""
+    inputs: float = 1.0
+    """Factor of the initial weights that read pictures and captions; small models learn faster
+    with large ones (10)."""
     drop_path: float = 0.0
     """Largest probability that training leaves out a block's branch; it grows with the depth."""
     positions: int = 64
     """Longest caption, in tokens."""
+    mixer: Mixer = "attention"
+    """What positions learn of each other by: attention to all coarser scales (VAR); attention
+    within a scale and a linear-time scan over all positions (M-VAR); or one of these two alone."""
+    scan: ScanSize = field(default_factory=ScanSize)
+    """Of the scan, if there is one."""
 
     @classmethod
     def of_depth(cls, depth: int) -> ScaleSize:
@@ -118,6 +140,35 @@ class ScaleSize:
 
 
 @dataclass(frozen=True)
+class GridOptions:
+    """What a Llama over a grid of codes (LlamaGen, ELM) has beside its size, a `LlamaSize`."""
+
+    condition: Literal["class", "tokens", "features"] = "tokens"
+    """"tokens": learned embeddings of the caption's tokens and of their places; "class": a caption
+    is one token, embedded without a place; "features": what a frozen text encoder says of it."""
+    token_dropout: float = 0.0
+    """Dropout of everything that is read, condition and codes; 0.1 in the papers, which train for
+    hundreds of epochs."""
+    dropout: float = 0.0
+    """Dropout of what attention and feed-forward layers add (0.1 in the papers)."""
+    drop_path: float = 0.0
+    """Largest probability that training leaves out a block's branch; it grows with the depth."""
+    rounds: int = 10
+    """Of a generator that draws masked codes: passes that draw a picture."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise InputError(f"GridOptions.rounds: {self.rounds}, expected at least 1")
+        if self.condition not in (known := ("class", "tokens", "features")):
+            raise InputError(
+                f"GridOptions.condition: {self.condition!r}, expected one of {', '.join(known)}"
+            )
+        for name in ("token_dropout", "dropout", "drop_path"):
+            if not 0.0 <= (value := getattr(self, name)) < 1.0:
+                raise InputError(f"GridOptions.{name}: {value}, expected 0 to less than 1")
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Sizes of the networks that generators make from scratch; each reads its own."""
 
@@ -125,6 +176,8 @@ class Sizes:
     """Of a causal language model."""
     scale: ScaleSize = field(default_factory=ScaleSize)
     """Of a next-scale transformer."""
+    grid: GridOptions = field(default_factory=GridOptions)
+    """What a Llama over a grid of codes, whose size is `llama`, has beside it."""
 
 
 @dataclass(frozen=True)
@@ -265,8 +318,14 @@ class SamplingConfig:
 
     guidance: float = 2.0
     """Scale s of classifier-free guidance, u + s (c - u); 1 is none, and costs half."""
-    guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Constant, or growing from 1 at the first unit to `guidance` at the last."""
+    guidance_schedule: GuidanceSchedule = "constant"
+    """Constant, or growing to `guidance` at the last unit: "linear" and "cosine" from 1 at the
+    first unit (VAR), the others as in ELM (arXiv 2410.16257) with the share r = j / n of unit j,
+    counted from 1: "steps" r, "sine" sin(pi r / 2), "log" ln(1 + (e - 1) r), "square" r^2, and
+    "root" sqrt((j - 1) / n), which stays a little below."""
+    guidance_units: int = 0
+    """Of the linear schedule: units after the first in which `guidance` is reached at the latest;
+    it grows on where there are more (FlexVAR's code has 9). 0: reached at the last, never more."""
     guidance_from: float = 0.0
     """Share of the picture at which guidance begins."""
     guidance_until: float = 1.0
@@ -283,6 +342,7 @@ class SamplingConfig:
             ("guidance", self.guidance, 0.0 <= self.guidance < 1e4, "0 or more"),
             ("guidance_from", self.guidance_from, 0.0 <= self.guidance_from <= 1.0, "0 to 1"),
             ("guidance_until", self.guidance_until, 0.0 <= self.guidance_until <= 1.0, "0 to 1"),
+            ("guidance_units", self.guidance_units, self.guidance_units >= 0, "0 (off) or more"),
             ("temperature", self.temperature, 0.0 <= self.temperature < 1e4, "0 or more"),
             ("top_k", self.top_k, self.top_k >= 0, "0 (off) or more"),
             ("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "above 0, at most 1"),
@@ -301,9 +361,16 @@ class SamplingConfig:
         share = unit / max(units - 1, 1)
         if not self.guidance_from <= share <= self.guidance_until:
             return 1.0
+        done = (unit + 1) / units
+        rise = min(units - 1, self.guidance_units) if self.guidance_units else units - 1
         ramp = {
             "constant": 1.0,
-            "linear": share,
+            "linear": unit / max(rise, 1),
             "cosine": (1.0 - math.cos(math.pi * share)) / 2.0,
+            "steps": done,
+            "sine": math.sin(math.pi / 2.0 * done),
+            "log": math.log1p((math.e - 1.0) * done),
+            "square": done**2,
+            "root": (unit / units) ** 0.5,
         }[self.guidance_schedule]
         return 1.0 + (self.guidance - 1.0) * ramp

@@ -26,6 +26,7 @@ from arra.files import atomic_folder, read_json, sha256_of_json
 from arra.generators.base import Generator
 from arra.generators.fast import decoding
 from arra.generators.raster import SIDE_FILE
+from arra.orders.schedules import fitted
 from arra.pixels import to_uint8
 from arra.registry import generators, samplers
 from arra.settings import Decoder, Precision, SamplingConfig
@@ -55,6 +56,7 @@ class TextToImage:
                 "codes"
             )
         self.generator, self.codec = generator.eval(), codec.eval()
+        self.scales: tuple[tuple[int, int], ...] | None = None  # of a schedule that was asked for
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Self:
@@ -80,6 +82,18 @@ class TextToImage:
         """Height and width of a picture in pixels."""
         rows, columns = self.generator.grids[-1]
         return rows * self.codec.downsample, columns * self.codec.downsample
+
+    def scheduled(self, sides: Sequence[int], grid: tuple[int, int] | None = None) -> Self:
+        """The same model drawing in another schedule, or at another size.
+
+        `sides` grow; the last stands for the whole picture, whose rows and columns of codes are
+        `grid`, those of training unless given. Raises `InputError` where that cannot be chosen.
+        """
+        grid = grid or self.generator.grids[-1]
+        scales = fitted(sides, grid)
+        other = type(self)(self.generator.scheduled(scales), self.codec.at(grid))
+        other.scales = scales
+        return other
 
     def fingerprint(self) -> str:
         """Hex digest of weights, token layout, codec and tokenizer: what decides a picture."""

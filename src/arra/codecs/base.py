@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class CodecOutput:
     The error of the reconstruction is not among them: training weighs that."""
     latents: Tensor | None = None
     """(B, D, h, w) float32: what was quantised, with its gradient; None where nothing was."""
+    smaller: tuple[tuple[Tensor, Tensor], ...] = ()
+    """Reconstructions at further resolutions, each with what it should be like."""
 
 
 class Codec(Part):
@@ -47,6 +49,8 @@ class Codec(Part):
     """Channels of a picture."""
     codes_axes: tuple[str, ...] = ("h", "w")
     """Axes of a picture's codes, by the names they have in messages."""
+    split: int = 1
+    """Codes of a cell of the grid; where there are several, the axis "m" comes behind "h", "w"."""
     grid: tuple[int, int] | None = None
     """The (h, w) of the only pictures that the codec takes; None: pictures of any size."""
     stream: ByteStream | None = None
@@ -68,6 +72,17 @@ class Codec(Part):
         """Height and width in pixels of the pictures of codes (B, ...)."""
         rows, columns = self.grid or tuple(codes.shape[1:3])
         return rows * self.downsample, columns * self.downsample
+
+    def at(self, grid: tuple[int, int]) -> Self:
+        """This codec, with the same weights, for pictures of these rows and columns of codes.
+
+        Raises `InputError` where it is made for one size.
+        """
+        if self.grid not in (None, grid):
+            raise InputError(
+                f"grid: {grid}, but this {self.registered_name} codec is made for {self.grid}"
+            )
+        return self
 
     @abstractmethod
     def encode(self, pictures: Tensor) -> Tensor:

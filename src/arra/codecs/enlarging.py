@@ -25,8 +25,8 @@ def enlarged(codec: QuantizedCodec, factor: int) -> QuantizedCodec:
     knows of pixels.
     """
     config = codec.config
-    if config.autoencoder.stem != "patch":
-        raise InputError("enlarged: expected a codec with the 'patch' stem")
+    if config.autoencoder.stem != "patch" or not hasattr(codec.decoder, "layers"):
+        raise InputError("enlarged: expected a codec with the 'patch' stem, and not a binary one")
     if factor < 1:
         raise InputError(f"enlarged: factor {factor}, expected 1 or more")
     autoencoder = replace(config.autoencoder, downsample=codec.downsample * factor)

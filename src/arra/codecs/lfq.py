@@ -87,7 +87,7 @@ class LFQCodec(QuantizedCodec):
         """
         self._check_enumerable()
         flat = in_raster_order(latents)
-        return _joint(torch.sigmoid(4.0 * flat / temperature).flatten(0, 1)).unflatten(
+        return joint_law(torch.sigmoid(4.0 * flat / temperature).flatten(0, 1)).unflatten(
             0, flat.shape[:2]
         )
 
@@ -130,7 +130,7 @@ def _binary_entropy(ones: Tensor) -> Tensor:
     return entropy(torch.stack([ones, 1.0 - ones], dim=-1))
 
 
-def _joint(ones: Tensor) -> Tensor:
+def joint_law(ones: Tensor) -> Tensor:
     """(N, 2 ** d) law of d independent bits with probabilities `ones` (N, d), first bit highest."""
     law = ones.new_ones(len(ones), 1)
     for bit in ones.unbind(dim=1):
@@ -145,4 +145,4 @@ def mean_law(ones: Tensor) -> Tensor:
     gives it without ever holding N laws of 2 ** d entries.
     """
     half = ones.shape[1] // 2
-    return _joint(ones[:, :half]).T @ _joint(ones[:, half:]) / len(ones)
+    return joint_law(ones[:, :half]).T @ joint_law(ones[:, half:]) / len(ones)

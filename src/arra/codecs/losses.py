@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
+from arra.codecs.base import CodecOutput
 from arra.errors import InputError
 from arra.randomness import seeded
 
@@ -37,6 +38,9 @@ class ReconstructionConfig:
     """Stride-2 convolutions of the discriminator."""
     discriminator_lr: float = 1e-4
     """Learning rate of the discriminator's own Adam."""
+    smallest: int = 16
+    """Of a codec that reconstructs at several resolutions: those of fewer pixels a side are
+    compared by pixels alone, as features and discriminator have nothing to look at there."""
 
     def __post_init__(self) -> None:
         for name in ("l1", "l2", "perceptual", "adversarial"):
@@ -201,13 +205,33 @@ class ReconstructionLoss:
         """Whether the adversarial term counts at training step `step` (from 0)."""
         return self.adversary is not None and step >= self.config.adversarial_start
 
-    def __call__(self, reconstruction: Tensor, pictures: Tensor, step: int) -> dict[str, Tensor]:
+    def looks_at(self, pictures: Tensor) -> bool:
+        """Whether a smaller resolution is large enough for features and discriminator."""
+        least = self.config.smallest
+        if self.adversary is not None:
+            least = max(least, self.adversary.discriminator.smallest)
+        return min(pictures.shape[2:]) >= least
+
+    def of_all(self, output: CodecOutput, pictures: Tensor, step: int) -> dict[str, Tensor]:
+        """The terms of the reconstruction and of all smaller ones, summed over resolutions."""
+        losses = self(output.reconstruction.float(), pictures, step)
+        for made, target in output.smaller:
+            terms = self(made.float(), target, step, pixels_only=not self.looks_at(target))
+            for name, value in terms.items():
+                losses[name] = losses[name] + value
+        return losses
+
+    def __call__(
+        self, reconstruction: Tensor, pictures: Tensor, step: int, pixels_only: bool = False
+    ) -> dict[str, Tensor]:
         """Weighted scalars; their sum is to be minimised by the codec."""
         config, losses = self.config, {}
         if config.l1:
             losses["l1"] = config.l1 * F.l1_loss(reconstruction, pictures)
         if config.l2:
             losses["l2"] = config.l2 * F.mse_loss(reconstruction, pictures)
+        if pixels_only:
+            return losses
         if config.perceptual:
             assert self.features is not None
             distance = perceptual_distance(self.features, reconstruction, pictures)

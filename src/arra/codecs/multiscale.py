@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.pyramids import ResidualConfig, ResidualPyramid, ResidualStep
 from arra.codecs.quantized import AutoencodedCodec
-from arra.codecs.reviving import badly_served
+from arra.codecs.reviving import badly_served, evenly
 from arra.errors import InputError
 from arra.orders.pyramid import Pyramid
 from arra.registry import codecs
@@ -128,15 +128,12 @@ class MultiScaleCodec(AutoencodedCodec):
         vectors, distances = [], []
         for step in self.scales.quantize(latents, self.pyramid):
             far = step.vectors - F.embedding(step.codes, self.scales.codebook)
-            distance = far.square().sum(dim=-1).flatten()
-            distances.append(distance / distance.sum().clamp_min(1e-12) * len(distance))
+            distances.append(far.square().sum(dim=-1).flatten())
             vectors.append(step.vectors.flatten(0, 1))
-        counts = torch.tensor([len(v) for v in vectors], device=latents.device)
-        weight = torch.cat(distances) / torch.repeat_interleave(counts, counts) * counts.max()
         candidates = torch.cat(vectors)
         spread = candidates.std().clamp_min(1e-6)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + int(self.step))
-        moved = badly_served(candidates / spread, weight, len(dead), generator)
+        moved = badly_served(candidates / spread, evenly(distances), len(dead), generator)
         dead = dead[: len(moved)]
         self.scales.codebook[dead] = moved * spread
         self.usage[dead] = 1.0 / self.vocabulary

@@ -183,3 +183,92 @@ def shared_phi(level: int, levels: int, convs: int) -> int:
     # numpy's rounding decides the third of ten scales, which lies just between two ticks
     ticks = np.linspace(edge, 1 - edge, convs)
     return int(np.abs(ticks - level / max(levels - 1, 1)).argmin())
+
+
+@dataclass(frozen=True)
+class DirectConfig:
+    """Codebook of a direct pyramid."""
+
+    vocabulary: int = 1024
+    """Number of codes; all scales share them."""
+    width: int = 8
+    """Dimensions of a code."""
+    normalised: bool = True
+    """Whether latents and codes are compared, and codes read, at unit length."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("vocabulary", 2), ("width", 2 if self.normalised else 1)):
+            if (value := getattr(self, name)) < least:
+                raise InputError(f"DirectConfig.{name}: {value}, expected at least {least}")
+
+
+@dataclass(frozen=True)
+class DirectStep:
+    """One scale of quantisation."""
+
+    vectors: Tensor
+    """(B, D, h, w) the averaged latents, with their gradient, of unit length where codes are."""
+    codes: Tensor
+    """(B, n) int64."""
+    state: Tensor
+    """(B, D, h, w) their codes, with the codebook's gradient."""
+
+
+class DirectPyramid(CodePyramid):
+    """Every scale shows the whole picture at its own size (FlexVAR, arXiv 2502.20313, section 3).
+
+    The state is the newest scale alone, (B, D, h, w): a scale replaces the one before. The codes of
+    a scale are those of the averaged, unquantised latents, and so do not depend on which other
+    scales there are; what the next scale reads are code vectors, enlarged in one step and not
+    brought back to unit length.
+    """
+
+    def __init__(self, config: DirectConfig):
+        super().__init__()
+        self.config = config
+        self.vocabulary, self.width = config.vocabulary, config.width
+        limit = 1.0 / config.vocabulary
+        codes = torch.empty(config.vocabulary, config.width).uniform_(-limit, limit)
+        self.codebook = nn.Parameter(F.normalize(codes, dim=1) if config.normalised else codes)
+
+    @property
+    def table(self) -> Tensor:
+        """(vocabulary, D) the codes as they are compared and read."""
+        return F.normalize(self.codebook, dim=1) if self.config.normalised else self.codebook
+
+    def begin(self, rows: int, pyramid: Pyramid, device: torch.device) -> Tensor:
+        return torch.zeros(rows, self.width, *pyramid.sizes[0], device=device)
+
+    def add(self, state: Tensor, codes: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        return self.grid(codes, pyramid.sizes[level])
+
+    def read(self, state: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        size = pyramid.sizes[level]
+        if state.shape[2:] != size:
+            state = F.interpolate(state, size=size, mode="bicubic")
+        return state.flatten(2).transpose(1, 2)
+
+    def last(self, codes: Tensor, pyramid: Pyramid) -> Tensor:
+        return self.grid(pyramid.split(codes)[-1], pyramid.grid)
+
+    def grid(self, codes: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, D, h, w) the vectors of codes (B, n) of one scale of this size."""
+        return F.embedding(codes, self.table).transpose(1, 2).unflatten(2, size)
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """(...) int64: the code of vectors (..., D), which may have any length."""
+        table = self.table
+        if self.config.normalised:  # the length of a vector scales all cosines alike
+            return most_similar(vectors, table)
+        return most_similar(vectors, table, -0.5 * table.square().sum(dim=1))
+
+    def quantize(self, latents: Tensor, pyramid: Pyramid) -> Iterator[DirectStep]:
+        """Scale by scale the codes of latents (B, D, H, W), each independent of the others."""
+        for size in pyramid.sizes:
+            vectors = latents
+            if latents.shape[2:] != size:
+                vectors = F.interpolate(latents, size=size, mode="area")
+            if self.config.normalised:
+                vectors = F.normalize(vectors, dim=1)
+            codes = self.nearest(vectors.detach().flatten(2).transpose(1, 2))
+            yield DirectStep(vectors, codes, self.grid(codes, size))

@@ -22,17 +22,24 @@ class AutoencodedCodec(Codec):
     A configuration of a subclass has a field `autoencoder: AutoencoderConfig`.
     """
 
-    def __init__(self, config: Any, vocabulary: int, width: int):
-        """`width` is D, the number of dimensions of a latent vector."""
+    def __init__(self, config: Any, vocabulary: int, width: int, read: int | None = None):
+        """`width` is D, the number of dimensions of a latent vector; `read` how many the decoder
+        takes, if they are others."""
         super().__init__(config)
         autoencoder: AutoencoderConfig = config.autoencoder
         self.vocabulary, self.width = vocabulary, width
         self.downsample, self.channels = autoencoder.downsample, autoencoder.channels
         self.encoder = Encoder(autoencoder, width)
-        self.decoder = Decoder(autoencoder, width)
+        self.decoder: Any = Decoder(autoencoder, width if read is None else read)
         # Part of the codec, not of its training: another layout rounds differently, and a latent on
         # the border between two codes would then change its code from one machine run to the next.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _settings(self) -> dict[str, Any]:
+        settings = super()._settings()
+        if not settings["autoencoder"]["latent"]:  # codecs from before it was there are the same
+            del settings["autoencoder"]["latent"]
+        return settings
 
     @abstractmethod
     def nearest(self, latents: Tensor) -> Tensor:

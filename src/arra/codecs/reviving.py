@@ -24,3 +24,9 @@ def badly_served(
     # equal patches give equal latents: a little noise keeps two revived codes apart
     noise = 0.02 * torch.randn(count, vectors.shape[1], generator=generator)
     return vectors[chosen.to(vectors.device)] + noise.to(vectors)
+
+
+def evenly(distances: list[Tensor]) -> Tensor:
+    """(N,) the distances of several scales one after another, each scale with the same sum."""
+    most = max(len(distance) for distance in distances)
+    return torch.cat([d / d.sum().clamp_min(1e-12) * most for d in distances])

@@ -186,7 +186,7 @@ class _Trainer:
         with autocast(self.device, self.bf16):
             output = self.codec(batch)
         reconstruction = output.reconstruction.float()
-        losses = output.losses | self.reconstruction(reconstruction, batch, step)
+        losses = output.losses | self.reconstruction.of_all(output, batch, step)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         norm = float(nn.utils.clip_grad_norm_(self.codec.parameters(), self.config.clip))
@@ -199,6 +199,9 @@ class _Trainer:
         adversary = self.reconstruction.adversary
         if adversary is not None and self.reconstruction.adversarial_at(step):
             values["discriminator"] = float(adversary.update(batch, reconstruction))
+            for made, target in output.smaller:
+                if self.reconstruction.looks_at(target):
+                    adversary.update(target, made.float())
         return values
 
     def finish(self) -> None:

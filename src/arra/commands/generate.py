@@ -26,6 +26,8 @@ def command(
     device: str = "auto",
     decoder: Decoder = "auto",
     precision: Precision = "fp32",
+    schedule: tuple[int, ...] = (),
+    grid: tuple[int, int] | None = None,
     overwrite: bool = False,
     json: bool = False,
     sampling: Annotated[SamplingConfig, arg(name="")] = _SAMPLINGCONFIG,
@@ -53,6 +55,9 @@ def command(
             forward (plain); fast insists on our own decoder, and says why where there is none.
         precision: Of the decoder's weights. bf16 and int8 are faster for large models (100 M
             parameters and more), and draw other, slightly worse pictures.
+        schedule: Growing sides of the scales that are drawn, such as 1 2 4 8; the last is the whole
+            picture. For generators that take any schedule (flexible-scales).
+        grid: Rows and columns of codes of the picture, with --schedule; unless given, training's.
         overwrite: Replace pictures in DIR that were drawn with other settings.
         json: Print a JSON list of the pictures for programs.
         sampling: How pictures are drawn.
@@ -62,6 +67,8 @@ def command(
     from arra.jobs.generation import GRID, Generation, generate, read_prompts
     from arra.text_to_image import TextToImage
 
+    if grid is not None and not schedule:
+        raise InputError("grid: another size needs the scales that lead to it, --schedule")
     if layout != "plain":
         from arra.jobs.benchmarks import SAMPLES, Benchmark, draw_benchmark
 
@@ -69,6 +76,8 @@ def command(
             raise InputError(f"--layout {layout}: give the benchmark's own prompts with --prompts")
         if (decoder, precision) != ("auto", "fp32"):
             raise InputError(f"--layout {layout}: is drawn at fp32, without --decoder, --precision")
+        if schedule:
+            raise InputError(f"--layout {layout}: is drawn without --schedule")
         if count not in (1, SAMPLES):
             raise InputError(f"count: {count}, the scorers want {SAMPLES} pictures of each prompt")
         model = TextToImage.from_pretrained(checkpoint, choose_device(device))
@@ -83,6 +92,8 @@ def command(
         return
     wanted = [*prompts, *(read_prompts(prompts_file) if prompts_file is not None else ())]
     model = TextToImage.from_pretrained(checkpoint, choose_device(device))
+    if schedule:
+        model = model.scheduled(schedule, grid)
     job = Generation(wanted, out, count, seed, sampling, batch, overwrite, decoder, precision)
     made = generate(model, job)
     if json:

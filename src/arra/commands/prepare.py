@@ -23,7 +23,7 @@ def command(
     out: Annotated[Path, arg(metavar="STORE")],
     size: int | None = None,
     codec: Annotated[str | None, arg(metavar="PATH")] = None,
-    train_codec: Literal["vq", "lfq", "multiscale", "patches", "jpeg"] = "vq",
+    train_codec: Literal["vq", "lfq", "multiscale", "scalable", "binary", "patches", "jpeg"] = "vq",
     encoder: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="[NAME=]PATH")] = (),
     train_encoder: Annotated[str | None, arg(metavar="[NAME=]OBJECTIVE")] = None,
     tokenizer: Annotated[str | None, arg(metavar="NAME|PATH")] = None,
@@ -65,8 +65,10 @@ def command(
         codec: Folder or hub name of a trained codec, or of a language model that draws with one of
             its own (Chameleon, Emu3, Janus). Without it one is trained on the pictures.
         train_codec: Kind of the codec that is trained: vector quantisation, lookup-free,
-            or multi-scale residual quantisation for next-scale generators; and, without a network,
-            squares of pixels by k-means, or the bytes of JPEG files (--codec.quality).
+            multi-scale residual quantisation for next-scale generators (scales), quantisation at
+            every size for those of any schedule (flexible-scales), binary (an autoencoder of bits);
+            and, without a network, squares of pixels by k-means (patches), or the bytes of JPEG
+            files (jpeg).
         encoder: A representation encoder for alignment: a folder saved by arra, any vision model of
             transformers by folder or hub name, or one of open_clip (its folder,
             open_clip:OWNER/NAME, or open_clip:ARCHITECTURE@WEIGHTS). May be repeated: further ones

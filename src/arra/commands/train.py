@@ -12,6 +12,7 @@ from arra.settings import (
     AdapterConfig,
     AlignmentConfig,
     BatchConfig,
+    GridOptions,
     LlamaName,
     LlamaSize,
     RowInit,
@@ -25,6 +26,7 @@ _BATCHCONFIG = BatchConfig()
 _ALIGNMENTCONFIG = AlignmentConfig()
 _LLAMASIZE = LlamaSize()
 _SCALESIZE = ScaleSize()
+_GRIDOPTIONS = GridOptions()
 _ADAPTERCONFIG = AdapterConfig()
 _SAMPLINGCONFIG = SamplingConfig()
 _TRAINING = TrainConfig(
@@ -55,6 +57,7 @@ def command(
     adapter: AdapterConfig = _ADAPTERCONFIG,
     llama: LlamaSize = _LLAMASIZE,
     scale: ScaleSize = _SCALESIZE,
+    grid: GridOptions = _GRIDOPTIONS,
     sampling: SamplingConfig = _SAMPLINGCONFIG,
 ) -> None:
     """Train a text-to-image model on a prepared store: a pretrained language model, or a new one.
@@ -79,8 +82,11 @@ def command(
             Llama is made.
         rows: How rows of new tokens begin: near the mean of the old ones, or spread as they are.
         chat: Captions are a user's turn in the tokenizer's chat template; also for drawing.
-        generator: What draws, where no --lm is given: raster (a Llama, code by code) or scales (a
-            next-scale transformer; the store needs a codec of kind multiscale).
+        generator: What draws, where no --lm is given: raster (a Llama, code by code), scales (a
+            next-scale transformer; a codec of kind multiscale), scan-scales (one whose scales hear
+            of each other by a scan), flexible-scales (one that draws in any schedule; a codec of
+            kind scalable), grid (a Llama that knows rows and columns, and codes that are split) or
+            masked (in rounds, the surest cells first).
         llama_size: A size of LlamaGen for the Llama that is made, instead of --llama.width, depth,
             heads and feed-forward.
         no_align: Train without representation alignment; so does --align.weight 0.
@@ -101,6 +107,7 @@ def command(
         adapter: Adapters on a pretrained language model, whose own weights are then frozen.
         llama: Size of the Llama that is made without --lm.
         scale: Size of the next-scale transformer.
+        grid: Of a grid or masked generator, whose size is --llama: what it has beside it.
         sampling: How the samples are drawn.
     """
     from dataclasses import replace
@@ -120,7 +127,7 @@ def command(
     job = Training(
         store=store,
         out=out,
-        start=StartingPoint(lm, generator, Sizes(llama, scale), rows, chat, adapter),
+        start=StartingPoint(lm, generator, Sizes(llama, scale, grid), rows, chat, adapter),
         align=() if no_align else (align, *(further_alignment(text, align) for text in also)),
         batch=batch,
         training=training,

@@ -236,14 +236,17 @@ class PreparedStore:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of codes; `InputError` where a picture's codes are no grid."""
-        if len(self.codes_shape) != 2:
+        """Rows and columns of codes; `InputError` where a picture's codes are no grid.
+
+        A cell may have several codes: codes are (h, w) or (h, w, m).
+        """
+        if len(self.codes_shape) not in (2, 3):
             name = self.provenance.settings.codec["name"]
             raise InputError(
                 f"{self.folder}: codes of shape {self.codes_shape} ({name}), expected a grid (h, "
                 "w): prepare it with a codec that gives one code for each square of pixels"
             )
-        rows, columns = self.codes_shape
+        rows, columns = self.codes_shape[:2]
         return rows, columns
 
     def __reduce__(self) -> Any:

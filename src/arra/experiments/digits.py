@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from arra.codecs.base import Codec
-from arra.metrics.frechet import frechet_distance
+from arra.metrics.frechet import frechet_distance, normalised, sample_distance
 from arra.pixels import to_unit
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -69,6 +69,8 @@ class Judge:
     biases: tuple[np.ndarray, ...]
     reference: np.ndarray
     """(R, 8, 8, 3) uint8 real, held-out pictures in all crops."""
+    labels: np.ndarray
+    """(R,) what they show."""
 
     name = "a perceptron over the pixels of digits"
 
@@ -92,6 +94,19 @@ class Judge:
         found = frechet_distance(self._real, self.features(pictures), encoder=self.name)
         return found.value
 
+    def distance_by_class(self, pictures: np.ndarray, asked: np.ndarray) -> float:
+        """Mean over the digits of the Fréchet distance between pictures that were to show it and
+        real ones that do, features standardised by the whole reference.
+
+        The distance of all pictures does not notice one that shows another digit than it should.
+        """
+        real, (drawn,) = normalised(self._real, [self.features(pictures)], "standardise")
+        found = [
+            sample_distance(real[self.labels == digit], drawn[asked == digit])
+            for digit in np.unique(asked)
+        ]
+        return float(np.mean(found))
+
 
 def train_judge(train: Digits, held_out: Digits, crop: int, seed: int = 1_000_003) -> Judge:
     """A judge that knows the crops of `train`; its reference are those of `held_out`."""
@@ -102,7 +117,8 @@ def train_judge(train: Digits, held_out: Digits, crop: int, seed: int = 1_000_00
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the number of epochs is a choice, not a failure
         network.fit(_pixels(known.pictures), known.labels)
-    return Judge(tuple(network.coefs_), tuple(network.intercepts_), held_out.cropped(crop).pictures)
+    real = held_out.cropped(crop)
+    return Judge(tuple(network.coefs_), tuple(network.intercepts_), real.pictures, real.labels)
 
 
 def _pixels(pictures: np.ndarray) -> np.ndarray:

@@ -1,4 +1,8 @@
 """Order, network and head together: what can be trained and sampled."""
 
-from arra.generators import raster as raster  # registers
+from arra.generators import flexible as flexible  # registers
+from arra.generators import grid as grid
+from arra.generators import masked as masked
+from arra.generators import raster as raster
 from arra.generators import scales as scales
+from arra.generators import scan_scales as scan_scales

@@ -70,9 +70,10 @@ class Output:
     """What a generator's forward gives; objectives read nothing else."""
 
     logits: Tensor
-    """(M, V) at the M positions with a target, in row-major order of the batch."""
+    """(M, V) at the M positions with a target, in row-major order of the batch; of a generator that
+    predicts m codes at a position (M m, V), those of a position side by side."""
     targets: Tensor
-    """(M,) their targets."""
+    """(M,) or (M m,) their targets."""
     hidden: dict[int, Tensor]
     """layer -> (R, T, D): output of block `layer` (1 is the first), before the final norm."""
 
@@ -113,6 +114,8 @@ class Generator(Part):
     default_codec: ClassVar[str] = "vq"
     """Kind of codec that `arra prepare` trains where nothing but this generator is asked for."""
 
+    causal: ClassVar[bool] = True
+    """Whether what is said at a position depends on nothing that comes after it."""
     width: int
     """D, the width of the hidden states."""
     depth: int
@@ -163,6 +166,16 @@ class Generator(Part):
     def codes_shape(self) -> tuple[int, ...]:
         """Shape of one picture's codes as the codec takes them; samplers draw them flat."""
         return (sum(rows * columns for rows, columns in self.grids),)
+
+    def scheduled(self, sizes: tuple[tuple[int, int], ...]) -> Self:
+        """This generator, with the same weights, drawing scales of these rows and columns.
+
+        Raises `InputError` where the steps of drawing cannot be chosen.
+        """
+        raise InputError(
+            f"a {self.registered_name} generator draws in the steps of its training; "
+            "flexible-scales takes any schedule"
+        )
 
     def caption_ids(self, caption: str) -> list[int]:
         """Token ids of a caption, exactly as preparation made them for training."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -238,7 +238,12 @@ class StoreBatches(ABC):
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Part `part` of the `parts` of one step: those of all its micro-batches and processes."""
-        number = step * parts + part
+        return self._batch(step * parts + part, self._sample)
+
+    def _batch(
+        self, number: int, sample_of: Callable[[Sequence[int], Sequence[int]], Sample]
+    ) -> Batch:
+        """Batch `number`, of whose rows `sample_of` makes sequences."""
         indices = self._indices(number)
         shuffled = self.config.shuffle_features
         stored = self.store.rows(indices, () if shuffled else self.features)
@@ -246,7 +251,7 @@ class StoreBatches(ABC):
         dropped = rng.random(len(indices)) < self.config.drop_caption
         codes = stored.codes.flatten(1).tolist()
         samples = [
-            self._sample([] if drop else text, code)
+            sample_of([] if drop else text, code)
             for text, code, drop in zip(stored.text_ids, codes, dropped, strict=True)
         ]
         features = stored.features

@@ -43,12 +43,15 @@ class ScaleBatches(StoreBatches):
         return replace(made, read=None)  # no position reads one code
 
     def _sample(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
+        self._check(codes)
         length, words = self.pyramid.length, len(text)
-        if len(codes) != length:
+        place = [-1] * words + list(range(length))
+        target = [IGNORE] * words + list(codes)
+        return Sample([*text, *codes], target, place, [-1] * (words + length))
+
+    def _check(self, codes: Sequence[int]) -> None:
+        if len(codes) != (length := self.pyramid.length):
             raise InputError(
                 f"the store has {len(codes)} codes a picture, the pyramid {length}: prepare it "
                 "with the codec of this generator"
             )
-        place = [-1] * words + list(range(length))
-        target = [IGNORE] * words + list(codes)
-        return Sample([*text, *codes], target, place, [-1] * (words + length))

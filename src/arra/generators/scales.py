@@ -28,8 +28,9 @@ from arra.errors import InputError
 from arra.generators.base import Batch, Generator, Output
 from arra.generators.batches import Store
 from arra.generators.scale_batches import ScaleBatches
-from arra.networks.adaln import Block, Memory, Modulated, initialise
-from arra.orders.layout import visible
+from arra.networks.adaln import Block, Memory, Modulated, Sight, initialise
+from arra.networks.scan import runs_of
+from arra.orders.layout import FOREVER, visible
 from arra.orders.pyramid import Pyramid
 from arra.randomness import seeded
 from arra.registry import generators
@@ -125,8 +126,7 @@ class ScaleGenerator(Generator):
         if config.prefix:
             self.text_places = nn.Parameter(torch.empty(size.positions, size.width))
         self.read_in = nn.Linear(self.scales.width, size.width)
-        self.places = nn.Parameter(torch.empty(self.pyramid.length, size.width))
-        self.levels = nn.Parameter(torch.empty(len(self.pyramid.sizes), size.width))
+        self._add_places(size.width)
         self.blocks = nn.ModuleList(
             Block(
                 size.width,
@@ -134,6 +134,8 @@ class ScaleGenerator(Generator):
                 size.feed_forward,
                 size.normalised,
                 size.drop_path * number / max(size.depth - 1, 1),
+                size.mixer,
+                size.scan,
             )
             for number in range(size.depth)
         )
@@ -141,9 +143,16 @@ class ScaleGenerator(Generator):
         self.head = nn.Linear(size.width, self.scales.vocabulary)
         initialise(self, size.width, size.depth, size.gate)
         self.head.weight.data.mul_(0.02)
+        for weight in (self.text.weight, self.null, self.read_in.weight):
+            weight.data.mul_(size.inputs)
         self.register_buffer("level", self.pyramid.levels(), persistent=False)
 
     level: Tensor
+
+    def _add_places(self, width: int) -> None:
+        """Parameters of `_where`."""
+        self.places = nn.Parameter(torch.empty(self.pyramid.length, width))
+        self.levels = nn.Parameter(torch.empty(len(self.pyramid.sizes), width))
 
     def _meaning(self) -> CodePyramid:
         """How codes become what is read; its weights come from the codec or a saved generator."""
@@ -241,11 +250,11 @@ class ScaleGenerator(Generator):
             x = torch.where(picture[..., None], x, words + self._text_places(batch.position, text))
         moment = torch.where(picture, self.level[place] + 1, 0)
         alone = bool(((segment == segment.amax(dim=1, keepdim=True)) | (segment < 0)).all())
-        mask = self._mask(segment, moment, alone)
+        sight = self._sight(segment, moment, alone, batch.samples)
         condition = condition[segment.amax(dim=1)] if alone else condition[sample]
         hidden = {}
         for number, block in enumerate(self.blocks, start=1):
-            x = block(x, condition, mask)
+            x = block(x, condition, sight)
             if number in layers:
                 hidden[number] = x
         supervised = batch.target >= 0
@@ -287,13 +296,22 @@ class ScaleGenerator(Generator):
         """(L, D): the embedding of every position's place and scale."""
         return self.places + self.levels[self.level]
 
-    def _mask(self, segment: Tensor, moment: Tensor, alone: bool) -> Tensor:
-        """(R, 1, T, T) bool, or one row for all where they are laid out alike."""
+    def _sight(self, segment: Tensor, moment: Tensor, alone: bool, samples: int) -> Sight:
+        """What positions learn of each other; one mask for all rows that are laid out alike."""
+        runs = None
+        if "scan" in self.config.size.mixer and not (alone and bool((segment >= 0).all())):
+            runs = runs_of(segment, samples)
         if alone:
             segment = segment.clamp(max=0)
             if bool(((segment == segment[:1]) & (moment == moment[:1])).all()):
                 segment, moment = segment[:1], moment[:1]
-        return visible(segment, moment)[:, None]
+        dies = torch.where(moment > 0, moment + 1, FOREVER) if self._forgets else FOREVER
+        return Sight(visible(segment, moment, dies)[:, None], runs=runs)
+
+    @property
+    def _forgets(self) -> bool:
+        """Whether attention sees a scale only from within (captions are seen by all)."""
+        return "intra" in self.config.size.mixer
 
     def _logits(self, x: Tensor, condition: Tensor) -> Tensor:
         """(R, T, V) float32."""
@@ -333,11 +351,11 @@ class ScaleGenerator(Generator):
         condition = self._condition(words, text, rows[:, None].expand_as(text), len(prompts))
         state = self.scales.begin(len(prompts), self.pyramid, device)
         cache = ScaleCache(
-            [Memory() for _ in self.blocks], text[:, :0], condition, [state], longest
+            [], text[:, :0], condition, [state], longest if self.config.prefix else 0
         )
-        if not self.config.prefix or longest == 0:
-            cache.prefix = 0
-        else:
+        keep = cache.prefix if self._forgets else None
+        cache.memories = [Memory(keep=keep) for _ in self.blocks]
+        if cache.prefix > 0:
             position = (text.cumsum(dim=1) - 1).clamp(min=0)
             self._advance(words + self._text_places(position, text), text, cache)
         first = condition[:, None].expand(-1, self.pyramid.counts[0], -1)
@@ -366,6 +384,9 @@ class ScaleGenerator(Generator):
                 (cache.real.shape[1] - x.shape[1], 0),
             )
             mask = (cache.real[:, None] | (itself & ~real[..., None]))[:, None]
+            if self._forgets and mask.shape[-1] > len(x[0]):
+                mask = torch.cat((mask[..., : cache.prefix], mask[..., -len(x[0]) :]), dim=-1)
+        sight = Sight(mask, real=None if bool(real.all()) else real)
         for block, memory in zip(self.blocks, cache.memories, strict=True):
-            x = block(x, cache.condition, mask, memory)
+            x = block(x, cache.condition, sight, memory)
         return x

@@ -38,8 +38,11 @@ class CodecOptions:
     """Pixels per code along each side; a picture has (size / downsample) squared codes. Unless
     given: 4 up to 32 pixels, 8 up to 128, else 16."""
     vocabulary: int = 1024
-    """Number of different codes; a power of two for lfq; for jpeg bytes, merges and the end (the
-    paper takes 320)."""
+    """Number of different codes; a power of two for lfq and binary; for jpeg bytes, merges and the
+    end (the paper takes 320)."""
+    split: int = 1
+    """Of a binary codec: how many codes the bits of a cell make, each of vocabulary ** (1 / split);
+    a `grid` generator predicts them side by side."""
     quality: int = 50
     """Of JPEG files (1 to 100), for jpeg."""
     stem: Literal["patch", "conv"] | None = None

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from arra.codecs import (
+    BinaryCodec,
+    BinaryConfig,
     JpegCodec,
     JpegConfig,
     LFQCodec,
@@ -24,6 +26,8 @@ from arra.codecs import (
     MultiScaleConfig,
     PatchCodec,
     PatchConfig,
+    ScalableCodec,
+    ScalableConfig,
     VQCodec,
     VQConfig,
 )
@@ -31,7 +35,7 @@ from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.base import Codec
 from arra.codecs.measuring import CodecReport, evaluate_codec
 from arra.codecs.native import native_codec
-from arra.codecs.pyramids import ResidualConfig
+from arra.codecs.pyramids import DirectConfig, ResidualConfig
 from arra.codecs.recipes import scene_autoencoder, scene_training
 from arra.codecs.training import CodecTraining, train_codec
 from arra.data.tokenizer import TokenizerKind, load_text_tokenizer, train_text_tokenizer
@@ -59,7 +63,7 @@ from arra.text_to_image import quiet_transformers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CodecKind = Literal["vq", "lfq", "multiscale", "patches", "jpeg"]
+CodecKind = Literal["vq", "lfq", "multiscale", "scalable", "binary", "patches", "jpeg"]
 _OPEN_CLIP = "open_clip:"
 RECORD = "made.json"
 """In the folder of a trained part: the digest of what it was made from, and a report."""
@@ -147,9 +151,19 @@ def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Code
             residual = ResidualConfig(options.vocabulary)
             scales = growing_sizes(size // downsample)
             return MultiScaleCodec(MultiScaleConfig(autoencoder, scales, residual)), training
+        if kind == "scalable":
+            side = size // downsample
+            direct = DirectConfig(options.vocabulary)
+            return ScalableCodec(ScalableConfig(autoencoder, (side, side), direct)), training
         bits = options.vocabulary.bit_length() - 1
         if 2**bits != options.vocabulary:
-            raise InputError(f"codec.vocabulary: {options.vocabulary}, lfq needs a power of two")
+            raise InputError(f"codec.vocabulary: {options.vocabulary}, {kind} needs a power of two")
+        if kind == "binary":
+            # noise on the bits makes them robust, but takes longer training than is usual here
+            binary = BinaryConfig(
+                autoencoder, bits, options.split, autoencoder.width, stochastic=False
+            )
+            return BinaryCodec(binary), training
         config = LFQConfig(autoencoder, bits, commitment=0.05, entropy=0.02)
         return LFQCodec(config), training
 

@@ -56,15 +56,17 @@ def picture_bits(output: Output, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Bits (B,) and image tokens (B,) of the samples of one batch.
 
     Only positions with `batch.image` count: text that a model may also be trained to predict is no
-    part of the picture.
+    part of the picture. A position that predicts several codes is one token, of all their bits.
     """
     supervised = batch.target != -100
-    if output.logits.shape[0] != int(supervised.sum()):
-        raise InputError(
-            f"output: {output.logits.shape[0]} rows of logits for {int(supervised.sum())} targets"
-        )
+    count = int(supervised.sum())
+    codes, rest = divmod(output.logits.shape[0], max(count, 1))  # of a position
+    if codes == 0 or rest:
+        raise InputError(f"output: {output.logits.shape[0]} rows of logits for {count} targets")
     image = batch.image[supervised]
-    nats = F.cross_entropy(output.logits[image].float(), output.targets[image], reduction="none")
+    rows = image.repeat_interleave(codes)
+    nats = F.cross_entropy(output.logits[rows].float(), output.targets[rows], reduction="none")
+    nats = nats.view(-1, codes).sum(dim=1)
     sample = batch.segment[supervised][image].cpu()
     bits = torch.zeros(batch.samples, dtype=torch.float64)
     bits.index_add_(0, sample, nats.double().cpu() / math.log(2))

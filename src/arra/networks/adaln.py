@@ -7,6 +7,7 @@ width D, H heads; a condition is (R, D) for whole rows or (R, T, D) for every po
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arra.errors import InputError
+from arra.networks.scan import Scan, ScanMemory
+from arra.settings import Mixer, ScanSize
 
 _SHARPEST = math.log(100.0)
 
@@ -23,22 +26,29 @@ class Memory:
     """Keys and values of one block, (R, H, T, D / H) each; empty before the first positions."""
 
     stored: list[Tensor] = field(default_factory=list)
+    keep: int | None = None
+    """How many of the first positions stay; None is all (later ones are seen once, when they are
+    read)."""
+    scan: ScanMemory = field(default_factory=ScanMemory)
+    """What the block's scan carries on, if it has one."""
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values, these behind those from before."""
         new = [keys, values]
         if self.stored:
             new = [torch.cat(pair, dim=2) for pair in zip(self.stored, new, strict=True)]
-        self.stored = new
+        self.stored = new if self.keep is None else [tensor[:, :, : self.keep] for tensor in new]
         return new[0], new[1]
 
     def gather(self, rows: Tensor) -> None:
         """Keep the given rows (n,) int64, in this order; rows may repeat."""
         self.stored = [tensor[rows] for tensor in self.stored]
+        self.scan.gather(rows)
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` positions."""
         self.stored = [tensor[:, :, :length] for tensor in self.stored]
+        self.scan.truncate(length)
 
 
 class Attention(nn.Module):
@@ -60,8 +70,18 @@ class Attention(nn.Module):
         if normalised:
             self.log_sharpness = nn.Parameter(torch.full((heads, 1, 1), math.log(4.0)))
 
-    def forward(self, x: Tensor, mask: Tensor | None, memory: Memory | None = None) -> Tensor:
-        """(R, T, D); `mask` (R or 1, 1, T or 1, keys) bool, None lets all see all."""
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        memory: Memory | None = None,
+        spans: Sequence[int] | None = None,
+    ) -> Tensor:
+        """(R, T, D); `mask` (R or 1, 1, T or 1, keys) bool, None lets all see all.
+
+        `spans` are lengths of stretches, T in all, of which each sees itself alone: without a mask,
+        in work of the sum of their squares.
+        """
         rows, length, width = x.shape
         bias = torch.cat((self.query_bias, torch.zeros_like(self.query_bias), self.value_bias))
         mixed = F.linear(x, self.qkv.weight, bias).view(rows, length, 3, self.heads, -1)
@@ -73,7 +93,15 @@ class Attention(nn.Module):
             key, scale = F.normalize(key, dim=-1).to(value.dtype), 1.0
         if memory is not None:
             key, value = memory.extend(key, value)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        if spans is None:
+            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        else:
+            parts = zip(
+                *(part.split(list(spans), dim=2) for part in (query, key, value)), strict=True
+            )
+            seen = torch.cat(
+                [F.scaled_dot_product_attention(q, k, v, scale=scale) for q, k, v in parts], dim=2
+            )
         return self.out(seen.transpose(1, 2).reshape(rows, length, width))
 
 
@@ -104,30 +132,78 @@ class Modulated(nn.Module):
         return modulate(x, scale, shift)
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What positions of a block learn of each other."""
+
+    mask: Tensor | None = None
+    """For attention: (R or 1, 1, T or 1, keys) bool, None lets all see all."""
+    spans: tuple[int, ...] | None = None
+    """For attention, in the place of a mask: lengths of stretches that see themselves alone."""
+    real: Tensor | None = None
+    """For a scan: (R, T) bool, which positions count; None is all of them, row by row."""
+    runs: Tensor | None = None
+    """For a scan whose rows are not samples: (S, N) int64, the positions of the flattened rows that
+    it reads one after another, -1 behind the last of a sample."""
+
+
 class Block(nn.Module):
-    """x + gate Attention(norm x), then x + gate FeedForward(norm x); gates and norms are set by the
-    condition."""
+    """x + gate Mix(norm x) for every mixer, then x + gate FeedForward(norm x); gates and norms are
+    set by the condition.
+
+    Mixers (M-VAR, arXiv 2411.10433): attention, a linear-time scan, or both, in this order. Whether
+    attention sees coarser scales is a matter of the mask.
+    """
 
     def __init__(
-        self, width: int, heads: int, feed_forward: int, normalised: bool, drop_path: float = 0.0
+        self,
+        width: int,
+        heads: int,
+        feed_forward: int,
+        normalised: bool,
+        drop_path: float = 0.0,
+        mixer: Mixer = "attention",
+        scan: ScanSize | None = None,
     ):
         super().__init__()
-        self.set = nn.Linear(width, 6 * width)
-        self.attention = Attention(width, heads, normalised)
+        self.branches = 1 + len(mixer.split("+"))
+        self.set = nn.Linear(width, 3 * self.branches * width)
+        self.attention = None if mixer == "scan" else Attention(width, heads, normalised)
+        self.scan = Scan(width, heads, scan or ScanSize()) if "scan" in mixer else None
         self.inside = nn.Linear(width, feed_forward)
         self.outside = nn.Linear(feed_forward, width)
         self.drop = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor, condition: Tensor, mask: Tensor | None, memory: Memory | None = None
+        self,
+        x: Tensor,
+        condition: Tensor,
+        sight: Sight | Tensor | None,
+        memory: Memory | None = None,
     ) -> Tensor:
-        """(R, T, D) of states (R, T, D)."""
-        parts = spread(self.set(F.silu(condition)), x).chunk(6, dim=-1)
-        gate1, gate2, scale1, scale2, shift1, shift2 = parts
-        seen = self.attention(modulate(x, scale1, shift1), mask, memory)
-        x = x + self.drop(gate1 * seen)
-        hidden = F.gelu(self.inside(modulate(x, scale2, shift2)), approximate="tanh")
-        return x + self.drop(gate2 * self.outside(hidden))
+        """(R, T, D) of states (R, T, D); a tensor is a `Sight` of this mask."""
+        sight = sight if isinstance(sight, Sight) else Sight(sight)
+        parts = spread(self.set(F.silu(condition)), x).chunk(3 * self.branches, dim=-1)
+        n = self.branches
+        branch = zip(parts[:n], parts[n : 2 * n], parts[2 * n :], strict=True)
+        if self.attention is not None:
+            gate, scale, shift = next(branch)
+            seen = self.attention(modulate(x, scale, shift), sight.mask, memory, sight.spans)
+            x = x + self.drop(gate * seen)
+        if self.scan is not None:
+            gate, scale, shift = next(branch)
+            x = x + self.drop(gate * self._scan(modulate(x, scale, shift), sight, memory))
+        gate, scale, shift = next(branch)
+        hidden = F.gelu(self.inside(modulate(x, scale, shift)), approximate="tanh")
+        return x + self.drop(gate * self.outside(hidden))
+
+    def _scan(self, x: Tensor, sight: Sight, memory: Memory | None) -> Tensor:
+        assert self.scan is not None
+        if sight.runs is None:
+            return self.scan(x, sight.real, None if memory is None else memory.scan)
+        real, flat = sight.runs >= 0, x.flatten(0, 1)
+        found = self.scan(flat[sight.runs.clamp(min=0)], real)
+        return torch.zeros_like(flat).index_put((sight.runs[real],), found[real]).view_as(x)
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -144,8 +220,9 @@ def initialise(module: nn.Module, width: int, depth: int, gate: float) -> None:
     """Set the weights of `module` as VAR's are (released code), in place, from torch's generator.
 
     Linear layers, embeddings and the parameters of `module` itself come from a normal law of
-    deviation sqrt(1 / 3 D); biases are 0; what adds to the stream of states
-    is divided by sqrt(2 depth), what sets norms is halved, what sets gates multiplied by `gate`.
+    deviation sqrt(1 / 3 D); biases are 0; what adds to the stream of states is divided by the root
+    of how many do (2 depth; 3 depth with a scan beside attention), what sets norms is halved, what
+    sets gates multiplied by `gate`.
     """
     deviation = (1.0 / (3.0 * width)) ** 0.5
     for part in module.modules():
@@ -158,9 +235,11 @@ def initialise(module: nn.Module, width: int, depth: int, gate: float) -> None:
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, Block):
-                part.attention.out.weight /= (2.0 * depth) ** 0.5
-                part.outside.weight /= (2.0 * depth) ** 0.5
-                gates = 2 * part.set.weight.shape[1]
+                for mixer in (part.attention, part.scan):
+                    if mixer is not None:
+                        mixer.out.weight /= (part.branches * depth) ** 0.5
+                part.outside.weight /= (part.branches * depth) ** 0.5
+                gates = part.branches * part.set.weight.shape[1]
                 part.set.weight[:gates] *= gate
                 part.set.weight[gates:] *= 0.5
             elif isinstance(part, Modulated):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from arra.errors import InputError
 from arra.orders.builders import units
-from arra.orders.layout import Layout
+from arra.orders.layout import FOREVER, Layout
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,13 @@ class Pyramid:
         """(L,) int64: the scale of each position, from 0."""
         return torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.counts))
 
+    def places_of(self, sizes: tuple[tuple[int, int], ...]) -> list[int]:
+        """Positions, among the L, of the scales of these sizes, in the order of `sizes`."""
+        where = dict(zip(self.sizes, self.slices, strict=True))
+        if missing := [size for size in sizes if size not in where]:
+            raise InputError(f"scales {missing}: expected some of {self.sizes}")
+        return [place for size in sizes for place in range(self.length)[where[size]]]
+
     def cells(self) -> Tensor:
         """(L, 2) int64: row and column of each position within its scale."""
         return torch.cat([torch.cartesian_prod(*map(torch.arange, size)) for size in self.sizes])
@@ -85,13 +92,16 @@ class Pyramid:
             parts.append(both.flatten(2).flatten(0, 1))
         return torch.cat(parts)
 
-    def layout(self, prefix: int = 0) -> Layout:
+    def layout(self, prefix: int = 0, forget: bool = False) -> Layout:
         """`prefix` positions of text, seen by all and seeing each other, then the scales.
 
         Every position of a scale sees its scale and what came before, stands at the place that it
-        predicts, and needs no shift: what it reads is made of the coarser scales.
+        predicts, and needs no shift: what it reads is made of the coarser scales. With `forget` a
+        scale is seen only from within (attention of M-VAR, arXiv 2411.10433); text still by all.
         """
-        blocks = units([prefix, *self.counts] if prefix else self.counts)
+        blocks = units([prefix, *self.counts] if prefix else self.counts, forget)
+        if forget:
+            blocks.dies[:prefix] = FOREVER
         place = torch.cat((torch.full((prefix,), -1), torch.arange(self.length)))
         return replace(blocks, place=place, target=place)
 

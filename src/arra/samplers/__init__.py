@@ -1,4 +1,5 @@
 """Decoding: from a step function to codes."""
 
 from arra.samplers import ancestral as ancestral  # registers
+from arra.samplers import masked as masked
 from arra.samplers import scales as scales

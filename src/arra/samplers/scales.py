@@ -33,6 +33,16 @@ class Given:
                 f"shape of codes, {tuple(self.codes.shape)}"
             )
 
+    @classmethod
+    def beginning(cls, codes: Tensor, length: int) -> Self:
+        """The first n of `length` codes stand, (B, n) int64: scales of a small picture, say, of
+        which larger ones are to be drawn."""
+        rows, given = codes.shape
+        if given > length:
+            raise InputError(f"Given.beginning: {given} codes of {length}")
+        kept = (torch.arange(length, device=codes.device) < given).expand(rows, -1)
+        return cls(torch.nn.functional.pad(codes, (0, length - given)), kept)
+
     def __getitem__(self, rows: slice) -> Self:
         return type(self)(self.codes[rows], self.kept[rows])
 

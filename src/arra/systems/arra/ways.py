@@ -1,12 +1,14 @@
-"""The same recipes with other generators: what comes next is a code, or a whole scale."""
+"""The same recipes with other generators: what comes next is a code, a whole scale, or bits."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arra.codecs.autoencoder import AutoencoderConfig
+from arra.codecs.binary import BinaryConfig
 from arra.codecs.multiscale import MultiScaleConfig
 from arra.codecs.pyramids import ResidualConfig
 from arra.codecs.vq import VQConfig
@@ -39,8 +41,20 @@ def _scales(autoencoder: AutoencoderConfig, side: int, vocabulary: int) -> Multi
     return MultiScaleConfig(autoencoder, growing_sizes(side), ResidualConfig(vocabulary))
 
 
+def _scale_sizes(llama: LlamaSize) -> Sizes:
+    # with large weights for what is read: 504 against 577 bits a picture after 120 steps
+    return Sizes(llama, replace(ScaleSize.beside(llama), inputs=10.0))
+
+
+def _bits(autoencoder: AutoencoderConfig, side: int, vocabulary: int) -> BinaryConfig:
+    """As many bits as a code of the vocabulary has, in two halves (ELM, arXiv 2410.16257)."""
+    bits = max(2, round(math.log2(vocabulary) / 2) * 2)
+    return BinaryConfig(autoencoder, bits, split=2, width=autoencoder.width)
+
+
 WAYS: dict[str, Way] = {
-    "scales": Way("scales", _scales, lambda llama: Sizes(llama, ScaleSize.beside(llama)))
+    "scales": Way("scales", _scales, _scale_sizes),
+    "bits": Way("grid", _bits, Sizes),
 }
 """By the names that studies and corpora have for them, beside the raster generator."""
 

@@ -27,6 +27,7 @@ from arra.experiments.once import once
 from arra.files import read_json
 from arra.generators.base import Generator
 from arra.generators.batches import RasterBatches, collate, sequence
+from arra.generators.fast import decoding
 from arra.generators.raster import RasterGenerator
 from arra.metrics.likelihood import held_out_bits
 from arra.objectives.base import Objective
@@ -243,7 +244,7 @@ class _Watch:
         asked = np.arange(len(self.seeds)) % len(WORDS)
         captions = [WORDS[digit] for digit in asked]
         sampler = AncestralSampler(SamplingConfig(guidance=guidance))
-        codes = sampler(generator, captions, self.seeds, batch=500)
+        codes = sampler(decoding(generator, 500).stepper, captions, self.seeds, batch=500)
         pictures = to_uint8(self.codec.decode(codes.view(len(codes), *generator.config.grid)))
         right = self.judge.classes(pictures) == asked
         return {

@@ -1,0 +1,89 @@
+"""Everything about the claim that is a number, and its arms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from arra.orders.schedules import RandomSchedules
+from arra.settings import BatchConfig, ScaleSize
+from arra.training.config import TrainConfig
+
+RESIDUAL, DIRECT, FIXED, FLEXIBLE = "residual", "direct", "fixed", "flexible"
+"""Residual scales, as in VAR; scales that show the picture, all else equal; the same with the table
+of places that fits any schedule (the control); and with schedules drawn at random in training."""
+ARMS = (RESIDUAL, DIRECT, FIXED, FLEXIBLE)
+SIDE = 8
+LEVELS = 17
+"""Greys of a digit's pixel."""
+DEFAULT = (1, 2, 4, SIDE)
+"""The schedule of all arms but the flexible one, and that at which all are compared."""
+UNSEEN: tuple[tuple[int, ...], ...] = (
+    (1, 3, 8),
+    (1, 3, 5, 8),
+    (1, 2, 3, 4, 6, 8),
+    (1, 2, 3, 4, 5, 6, 7, 8),
+)
+"""Schedules that no training has (random ones begin 1, 2 and have at most five scales)."""
+
+
+def named(sides: tuple[int, ...]) -> str:
+    """A schedule in a table."""
+    return "-".join(map(str, sides))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Digits of 8 x 8 pixels as codes without loss, over one network."""
+
+    size: ScaleSize
+    batch: BatchConfig
+    train: TrainConfig
+    schedules: RandomSchedules = field(
+        default_factory=lambda: RandomSchedules(
+            DEFAULT, 0.05, groups=((3, SIDE - 1, 2),), most_cells=SIDE**3, keep_last=True
+        )
+    )
+    """The law of training's schedules: 1, 2, two of 3 to 7, 8; sometimes one less."""
+    table: int = 2 * SIDE
+    """Side of the table of places."""
+    gain: float = 10.0
+    """Factor of the initial weights that read codes and captions in, in all arms."""
+    crop: int = 1
+    """Pixels by which training pictures are moved."""
+    drawn: int = 1000
+    """Pictures drawn of each model in each schedule."""
+
+
+def full() -> Recipe:
+    """What the result comes from."""
+    return Recipe(
+        size=ScaleSize(width=64, depth=3, heads=4, feed_forward=256, gate=1.0),
+        batch=BatchConfig(size=32, drop_caption=0.1, multiple=1),
+        train=TrainConfig(
+            steps=600,
+            learning_rate=2e-3,
+            weight_decay=0.05,
+            warmup=50,
+            schedule="linear",
+            clip=2.0,
+            precision="fp32",
+            checkpoint_every=600,
+            keep=1,
+            log_every=50,
+        ),
+    )
+
+
+def tiny() -> Recipe:
+    """To see that it runs; nobody should read its numbers."""
+    recipe = full()
+    return replace(
+        recipe,
+        size=ScaleSize(width=16, depth=1, heads=2, feed_forward=16),
+        batch=replace(recipe.batch, size=8),
+        train=replace(recipe.train, steps=3, warmup=1, checkpoint_every=3, log_every=1),
+        drawn=60,
+    )
+
+
+RECIPES = {"full": full, "tiny": tiny}
