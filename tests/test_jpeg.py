@@ -127,7 +127,7 @@ def test_markers_count_the_units_and_a_prompt_is_cut_behind_one():
 
 
 def test_an_error_stays_in_its_unit(codec):
-    """Whatever bit of a unit is flipped (no byte FF comes or goes), other units keep their pixels."""
+    """Whatever bit of a unit is flipped (no FF comes or goes), other units keep their pixels."""
     rng = np.random.default_rng(0)
     checked = 0
     for body in codec.spell(codec.encode(to_unit(some_digits(12)))):

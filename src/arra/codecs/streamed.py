@@ -35,6 +35,7 @@ class StreamCodec(Codec):
     separators: tuple[str, ...] = ()
     """See `ByteStream.separators`."""
     merges: Tensor
+    stream: ByteStream
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -119,7 +120,7 @@ class StreamCodec(Codec):
         return codes
 
     def valid(self, codes: Tensor) -> Tensor:
-        """(B,) bool: the file is whole: it ends, nothing follows, and a reader objects to nothing."""
+        """(B,) bool: the file is whole: it ends, and a reader objects to nothing in it."""
         bodies, end = self.spell(codes), self.stream.end
         ended = (codes[:, -1] == end) & ~((codes[:, :-1] == end) & (codes[:, 1:] != end)).any(1)
         sound = torch.tensor([self.sound(body) for body in bodies], dtype=torch.bool)

@@ -21,7 +21,7 @@ class ByteStream:
     """
 
     pieces: tuple[str, ...]
-    """The bytes, in hexadecimal, that each code spells; the last code is the end and spells none."""
+    """The bytes, in hexadecimal, that each code spells; the last one is the end and spells none."""
     longest: int
     """Codes of the longest file that fits, its end included."""
     separators: tuple[str, ...] = ()
