@@ -52,11 +52,9 @@ class FlexibleConfig:
     table: int = 32
     """Side of the table of places; twice the largest grid in training, so that training only ever
     averages it. 0: an embedding of every place and scale in its stead, as in VAR."""
-    gain: float = 1.0
-    """Factor of the initial weights that read codes and captions in. The table of places has
-    entries of about 1, so that small models learn faster with more than 1."""
     size: ScaleSize = field(default_factory=ScaleSize)
-    """The network."""
+    """The network. The table of places has entries of about 1, beside which what is read should
+    not vanish: small models learn faster with `inputs` of about 10."""
     prefix: bool = True
     """Whether captions also stand before the picture; if not, only their mean counts (VAR)."""
     codec: str = ""
@@ -65,11 +63,8 @@ class FlexibleConfig:
     def __post_init__(self) -> None:
         if self.table == 0 and self.schedules is not None:
             raise InputError("FlexibleConfig.schedules: random ones need a table of places")
-        if self.table < 0 or self.gain <= 0:
-            raise InputError(
-                f"FlexibleConfig: table {self.table}, gain {self.gain}, expected 0 or more, and "
-                "more than 0"
-            )
+        if self.table < 0:
+            raise InputError(f"FlexibleConfig.table: {self.table}, expected 0 or more")
         missing = set(self.sizes) - set(self.stored)
         if missing:
             raise InputError(
@@ -108,7 +103,7 @@ class FlexibleBatches(ScaleBatches):
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         here = self.pyramid.places_of(self.sizes(step))
-        return self._batch(step * parts + part, lambda *row: self._chosen(*row, here))
+        return self._batch(step * parts + part, lambda text, codes: self._chosen(text, codes, here))
 
     def _sample(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
         return self._chosen(text, codes, self.pyramid.places_of(self.fixed))
@@ -133,8 +128,6 @@ class FlexibleGenerator(ScaleGenerator):
         self.stored = Pyramid(config.stored)
         if config.table:
             self.table.data.copy_(waves(config.size.width, config.table))
-        for weight in (self.read_in.weight, self.text.weight, self.null):
-            weight.data.mul_(config.gain)
 
     def _add_places(self, width: int) -> None:
         if self.config.table:
@@ -171,7 +164,7 @@ class FlexibleGenerator(ScaleGenerator):
                 "size; prepare the store with --train-codec scalable"
             )
         size = replace(sizes.scale, positions=max(sizes.scale.positions, longest))
-        return cls.from_scratch(tokenizer, codec, size, seed=seed, gain=10.0)
+        return cls.from_scratch(tokenizer, codec, size, seed=seed)
 
     @classmethod
     def from_scratch(  # type: ignore[override]
@@ -184,7 +177,6 @@ class FlexibleGenerator(ScaleGenerator):
         prefix: bool = True,
         sizes: Scales | None = None,
         random: bool = True,
-        gain: float = 1.0,
     ) -> Self:
         """A generator of the codec's codes with random weights, a function of `seed`.
 
@@ -200,7 +192,6 @@ class FlexibleGenerator(ScaleGenerator):
             text=len(tokenizer),
             schedules=schedules if random else None,
             table=2 * max(grid),
-            gain=gain,
             size=size or ScaleSize(),
             prefix=prefix,
             codec=codec.fingerprint(),

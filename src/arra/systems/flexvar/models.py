@@ -51,8 +51,6 @@ def make_generator(arm: str, recipe: Recipe, seed: int) -> ScaleGenerator:
         if arm == RESIDUAL:
             config = ScaleConfig(SCALES, residual_scales().config, text, recipe.size, prefix=False)
             made = ScaleGenerator(config)
-            for weight in (made.read_in.weight, made.text.weight, made.null):
-                weight.data.mul_(recipe.gain)
         else:
             made = FlexibleGenerator(_config(arm, recipe, text))
     meaning = residual_scales() if arm == RESIDUAL else direct_scales()
@@ -68,15 +66,15 @@ def _config(arm: str, recipe: Recipe, text: int) -> FlexibleConfig:
         text=text,
         schedules=recipe.schedules if arm == FLEXIBLE else None,
         table=0 if arm == DIRECT else recipe.table,
-        gain=recipe.gain,
         size=recipe.size,
         prefix=False,
     )
 
 
 def latents(pictures: np.ndarray) -> Tensor:
-    """(N, 1, 8, 8) in [0, 1] of digits (N, 8, 8, 3) uint8."""
-    return torch.from_numpy(pictures[..., 0] / 255.0).float()[:, None]
+    """(N, 1, 8, 8) in [0, 1], exactly the greys, of digits (N, 8, 8, 3) uint8."""
+    greys = np.round(pictures[..., 0] / 255 * (LEVELS - 1)) / (LEVELS - 1)
+    return torch.from_numpy(greys).float()[:, None]
 
 
 @torch.no_grad()

@@ -66,8 +66,10 @@ def plot(generator: FlexibleGenerator, path: str | Path) -> None:
     ]
     small, large = refined(generator)
     rows += [("given\n4 x 4", small), ("refined\n8 x 8", large)]
-    figure, axes = canvas(7.2, 0.72 * len(rows), len(rows), len(WORDS))
-    for line, (name, pictures) in zip(axes, rows, strict=True):
+    across = len(WORDS)
+    figure, axes = canvas(7.2, 0.72 * len(rows), (len(rows), across))
+    for number, (name, pictures) in enumerate(rows):
+        line = axes[number * across : (number + 1) * across]
         for place, picture in zip(line, pictures, strict=True):
             place.imshow(picture, interpolation="nearest")
             place.set_xticks([])
