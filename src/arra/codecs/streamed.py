@@ -74,14 +74,16 @@ class StreamCodec(Codec):
         parts = [part for body in bodies for part in codec._parts(body)]
         bpe = ByteBPE.learn(parts, config.vocabulary - 1)
 
-        def made(longest: int) -> Self:
-            found = cls.seeded(replace(config, longest=longest), 0)
-            found.merges = torch.tensor(bpe.merges, dtype=torch.int64).view(-1, 2)
-            found._arrange()
-            return found.eval()
+        merges = torch.tensor(bpe.merges, dtype=torch.int64).view(-1, 2)
+        codec._learnt(merges)
+        most = max((len(row) for row in codec.merged(bodies)), default=1)
+        codec = cls.seeded(replace(config, longest=int(most * ROOM) + 1), 0)
+        codec._learnt(merges)
+        return codec.eval()
 
-        most = max((len(codes) for codes in made(config.longest).merged(bodies)), default=1)
-        return made(int(most * ROOM) + 1)
+    def _learnt(self, merges: Tensor) -> None:
+        self.merges = merges
+        self._arrange()
 
     def _parts(self, body: bytes) -> list[bytes]:
         """What is merged by itself: the whole body, or each of its blocks."""
@@ -90,8 +92,9 @@ class StreamCodec(Codec):
     def merged(self, bodies: Sequence[bytes]) -> list[list[int]]:
         """The codes of each body, without an end."""
         parts = [self._parts(body) for body in bodies]
-        codes = iter(self.bpe.encode([part for some in parts for part in some]))
-        return [[code for _ in some for code in next(codes)] for some in parts]
+        codes = self.bpe.encode([part for some in parts for part in some])
+        following = iter(codes)
+        return [[code for _ in some for code in next(following)] for some in parts]
 
     # ---- files ---------------------------------------------------------------------------------
 
