@@ -278,6 +278,23 @@ def test_blocks_are_completed_where_their_marker_is():
     assert stream.spell([5, 1, 7]) == b"\x00\xff\xd0\x00\xff"
 
 
+@pytest.mark.parametrize("across", [True, False])
+def test_a_prompt_is_the_beginning_of_the_codes_where_no_merge_spans_blocks(across):
+    pictures = some_digits(64)
+    config = JpegConfig((2, 2), 10, "grey", vocabulary=320, across=across)
+    codec = JpegCodec.fit(pictures, config)
+    codes = codec.encode(to_unit(pictures))
+    prompts = codec.prompts(codes, 2)
+    mine = codes[:, : prompts.shape[1]]
+    assert bool(torch.where(prompts < 0, True, prompts == mine).all()) == (not across)
+    completed = [codec.stream.completed(codec.stream.content(row)) for row in codes.tolist()]
+    every = [[place for place in row if place >= 0] == [0, 1, 2, 3] for row in completed]
+    assert all(every) or across
+    assert codec.files(codes) == JpegCodec.seeded(config, 0).files(
+        JpegCodec.seeded(replace(config, longest=200), 0).encode(to_unit(pictures))
+    )
+
+
 # ---- squares of pixels -------------------------------------------------------------------------
 
 

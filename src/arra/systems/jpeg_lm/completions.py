@@ -1,4 +1,4 @@
-"""The picture of the page: halves of held-out digits, and how the claim's model goes on."""
+"""The picture of the page: halves of digits, and how the model of the claim goes on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from arra.codecs.jpeg import JpegCodec
 from arra.generators.raster import RasterGenerator
@@ -16,10 +17,10 @@ from arra.systems.jpeg_lm.recipe import JPEG, Recipe
 
 
 def completions(
-    recipe: Recipe, folder: Path, seed: int = 0, count: int = 16, draws: int = 4, zoom: int = 3
+    recipe: Recipe, folder: Path, seed: int = 0, count: int = 16, draws: int = 2, zoom: int = 3
 ) -> Image.Image:
-    """`count` held-out digits: as they are, through the codec, the prompt (two blocks of four, the
-    rest of the file missing), and `draws` completions, one below the other.
+    """`count` training digits through the codec and, below each, `draws` completions of its upper
+    half (two blocks of four); the same of held-out digits; and `draws` rows from nothing.
 
     `folder` is where the claim ran, with a model of `seed` in it.
     """
@@ -27,17 +28,19 @@ def completions(
     codec = make_codec(recipe, JPEG, known, seed)
     assert isinstance(codec, JpegCodec)
     generator = RasterGenerator.from_pretrained(folder / f"{JPEG}-{seed}" / "training" / "model")
-    pictures = held_out.pictures[:count]
-    codes = codec.encode(to_unit(pictures))
-    prompt = codec.prompts(codes, 2)
-    cut = np.stack(
-        [codec.read(codec.stream.spell([c for c in p if c >= 0])) for p in prompt.tolist()]
-    )
-    rows = [pictures, to_uint8(codec.decode(codes)), cut]
-    for draw in range(draws):
-        seeds = range(draw * count, (draw + 1) * count)
-        drawn = AncestralSampler(recipe.sampling)(generator, [None] * count, seeds, prefix=prompt)
-        rows.append(to_uint8(codec.decode(drawn)))
+    sampler, rows = AncestralSampler(recipe.sampling), []
+
+    def drawn(prompt: Tensor | None) -> None:
+        for draw in range(draws):
+            seeds = range(draw * count, (draw + 1) * count)
+            codes = sampler(generator, [None] * count, seeds, prefix=prompt)
+            rows.append(to_uint8(codec.decode(codes)))
+
+    for some in (known, held_out):
+        codes = codec.encode(to_unit(some.pictures[:count]))
+        rows.append(to_uint8(codec.decode(codes)))
+        drawn(codec.prompts(codes, 2))
+    drawn(None)
     table = np.stack(rows)  # (rows, count, side, side, 3)
     table = np.pad(table, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=90)
     side = table.shape[2]
