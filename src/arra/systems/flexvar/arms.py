@@ -60,7 +60,7 @@ def schedules_of(arm: str) -> tuple[tuple[int, ...], ...]:
 
 def scheduled(generator: ScaleGenerator, arm: str, sizes: Scales) -> ScaleGenerator:
     """The generator of an arm, drawing these scales."""
-    return generator.scheduled(sizes) if arm in (FIXED, FLEXIBLE) else generator  # type: ignore[attr-defined]
+    return generator.scheduled(sizes) if arm in (FIXED, FLEXIBLE) else generator
 
 
 def train_arm(
