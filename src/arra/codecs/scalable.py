@@ -144,9 +144,9 @@ class ScalableCodec(AutoencodedCodec):
     # ---- training ------------------------------------------------------------------------------
 
     def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The whole scale alone."""
+        """The whole scale alone, with the codes of all."""
         (step,) = self.scales.quantize(latents, Pyramid((self.grid,)))
-        return _through(step), step.codes, self._losses([step])
+        return _through(step), self.nearest(latents.detach()), self._losses([step])
 
     def forward(self, pictures: Tensor) -> CodecOutput:
         """In training with reconstructions at some smaller resolutions, which the step chooses."""
@@ -160,14 +160,14 @@ class ScalableCodec(AutoencodedCodec):
             steps = list(self.scales.quantize(latents, Pyramid(sizes)))
             if self.training:
                 self._count(steps)
-            losses = self._losses(steps)
+            losses, codes = self._losses(steps), self.nearest(latents.detach())
         smaller = []
         for step, size in zip(steps[:-1], sizes, strict=False):
             pixels = tuple(self.downsample * cells for cells in size)
             target = F.interpolate(pictures, size=pixels, mode="area")
             smaller.append((self.decoder(_through(step)), target))
         whole = self.decoder(_through(steps[-1]))
-        return CodecOutput(whole, self.nearest(latents.detach()), losses, latents, tuple(smaller))
+        return CodecOutput(whole, codes, losses, latents, tuple(smaller))
 
     def resolutions(self, step: int) -> Scales:
         """The scales of a training step, the whole one last: a function of seed and step."""

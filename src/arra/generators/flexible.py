@@ -103,7 +103,11 @@ class FlexibleBatches(ScaleBatches):
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         here = self.pyramid.places_of(self.sizes(step))
-        return self._batch(step * parts + part, lambda text, codes: self._chosen(text, codes, here))
+
+        def sample(text: Sequence[int], codes: Sequence[int]) -> Sample:
+            return self._chosen(text, codes, here)
+
+        return self._batch(step * parts + part, sample)
 
     def _sample(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
         return self._chosen(text, codes, self.pyramid.places_of(self.fixed))
