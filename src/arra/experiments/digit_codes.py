@@ -19,7 +19,8 @@ from arra.experiments.digits import WORDS, Digits, MemoryStore
 from arra.generators.scales import ScaleConfig, ScaleGenerator
 from arra.orders.pyramid import Pyramid
 from arra.randomness import seeded
-from arra.settings import ScaleSize
+from arra.settings import BatchConfig, ScaleSize
+from arra.training.config import TrainConfig
 
 SIDE = 8
 LEVELS = 17
@@ -27,6 +28,23 @@ LEVELS = 17
 STEPS = 2 * (LEVELS - 1) + 1
 """Codes of the residual pyramid: greys and their negatives."""
 SCALES = Pyramid.square((1, 2, 4, SIDE))
+BATCHES = BatchConfig(size=32, drop_caption=0.1, multiple=1)
+
+
+def training(steps: int) -> TrainConfig:
+    """How claims train next-scale models of a quarter of a million parameters on digits."""
+    return TrainConfig(
+        steps=steps,
+        learning_rate=4e-3,
+        weight_decay=0.05,
+        warmup=50,
+        schedule="linear",
+        clip=2.0,
+        precision="fp32",
+        checkpoint_every=steps,
+        keep=1,
+        log_every=50,
+    )
 
 
 def greys(pictures: np.ndarray) -> Tensor:
@@ -47,18 +65,23 @@ def residual_scales() -> ResidualPyramid:
     return scales
 
 
+def latents(pictures: np.ndarray) -> Tensor:
+    """(N, 1, 8, 8) in [0, 1], exactly the greys, of digits (N, 8, 8, 3) uint8."""
+    return greys(pictures)[:, None].float() / (LEVELS - 1)
+
+
 @torch.no_grad()
 def encode(pictures: np.ndarray, pyramid: Pyramid = SCALES) -> Tensor:
     """Codes (N, L) of digits, scale by scale."""
-    latents = greys(pictures)[:, None].float() / (LEVELS - 1)
-    return torch.cat([step.codes for step in residual_scales().quantize(latents, pyramid)], dim=1)
+    steps = residual_scales().quantize(latents(pictures), pyramid)
+    return torch.cat([step.codes for step in steps], dim=1)
 
 
 @torch.no_grad()
 def decode(codes: Tensor, pyramid: Pyramid = SCALES) -> np.ndarray:
     """Digits (N, 8, 8, 3) uint8 of codes (N, L)."""
-    latents = residual_scales().last(codes, pyramid)[:, 0]
-    return pictures_of((latents.clamp(0.0, 1.0) * (LEVELS - 1)).round().long())
+    found = residual_scales().last(codes, pyramid)[:, 0]
+    return pictures_of((found.clamp(0.0, 1.0) * (LEVELS - 1)).round().long())
 
 
 def word_ids() -> dict[str, list[int]]:

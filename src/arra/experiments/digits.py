@@ -108,6 +108,15 @@ class Judge:
         return float(np.mean(found))
 
 
+def floors(judge: Judge, known: Digits, held_out: Digits, drawn: int) -> dict[str, float]:
+    """What real pictures get: the distance of `drawn` training pictures, and the share of held-out
+    digits that are read rightly."""
+    real = known.pictures
+    some = np.random.default_rng(0).choice(len(real), min(drawn, len(real)), replace=False)
+    right = judge.classes(held_out.pictures) == held_out.labels
+    return {"frechet": judge.distance(real[some]), "accuracy": float(right.mean())}
+
+
 def train_judge(train: Digits, held_out: Digits, crop: int, seed: int = 1_000_003) -> Judge:
     """A judge that knows the crops of `train`; its reference are those of `held_out`."""
     from sklearn.neural_network import MLPClassifier

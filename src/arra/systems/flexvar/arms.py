@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from arra.experiments.digits import WORDS, Digits, Judge, digits
+from arra.experiments.digit_codes import Words
+from arra.experiments.digits import WORDS, Judge, digits
 from arra.experiments.once import once
 from arra.generators.scales import ScaleGenerator
 from arra.objectives.cross_entropy import NextToken
@@ -22,7 +23,6 @@ from arra.systems.flexvar.models import (
     decode,
     make_generator,
     store_of,
-    word_ids,
 )
 from arra.systems.flexvar.recipe import (
     DEFAULT,
@@ -38,19 +38,6 @@ from arra.systems.flexvar.recipe import (
 from arra.training.loop import train
 
 WEIGHTS = "model.safetensors"
-
-
-class Words:
-    """A generator whose captions are the ten words (it needs no tokenizer for them)."""
-
-    def __init__(self, generator: ScaleGenerator):
-        self.generator, self._ids = generator, word_ids()
-        self.units = generator.units
-        self.prefill, self.step = generator.prefill, generator.step
-
-    def prompt_ids(self, caption: str | None) -> list[int]:
-        """The id of a word; None is the null condition."""
-        return [] if caption is None else self._ids[caption]
 
 
 def schedules_of(arm: str) -> tuple[tuple[int, ...], ...]:
@@ -116,11 +103,3 @@ def draw(generator: ScaleGenerator, asked: np.ndarray, seed: int, guidance: floa
     captions = [WORDS[digit] for digit in asked]
     with torch.inference_mode():
         return sampler(Words(generator), captions, seeds, batch=500)
-
-
-def floors(judge: Judge, recipe: Recipe, known: Digits, held_out: Digits) -> dict[str, float]:
-    """What real pictures get: the distance of training pictures, and how many digits are read."""
-    real = known.cropped(recipe.crop).pictures
-    some = np.random.default_rng(0).choice(len(real), min(recipe.drawn, len(real)), replace=False)
-    right = judge.classes(held_out.pictures) == held_out.labels
-    return {"frechet": judge.distance(real[some]), "accuracy": float(right.mean())}

@@ -13,12 +13,12 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from arra.experiments.digits import Judge, digits, train_judge
+from arra.experiments.digits import Judge, digits, floors, train_judge
 from arra.experiments.parallel import Job, run_jobs
 from arra.files import to_plain
 from arra.metrics.bootstrap import PairedDifference, paired_difference
 from arra.systems.base import ClaimRun
-from arra.systems.flexvar.arms import floors, train_arm
+from arra.systems.flexvar.arms import train_arm
 from arra.systems.flexvar.recipe import (
     ARMS,
     DEFAULT,
@@ -71,7 +71,9 @@ def claim(run: ClaimRun) -> ClaimResult:
         verdict=verdict,
         statement=statement,
         measures=tuple(_measures(results)),
-        scale=_scale(recipe, results, floors(judge, recipe, known, held_out)),
+        scale=_scale(
+            recipe, results, floors(judge, known.cropped(recipe.crop), held_out, recipe.drawn)
+        ),
         settings=to_plain({"recipe": recipe, "unseen": UNSEEN}),
     )
 

@@ -12,24 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arra.codecs.pyramids import DirectConfig, DirectPyramid, ResidualConfig, ResidualPyramid
-from arra.experiments.digits import WORDS, Digits, MemoryStore
+from arra.codecs.pyramids import DirectConfig, DirectPyramid
+from arra.experiments import digit_codes
+from arra.experiments.digit_codes import LEVELS, SIDE, pictures_of, residual_scales, word_ids
+from arra.experiments.digits import Digits, MemoryStore
 from arra.generators.flexible import FlexibleConfig, FlexibleGenerator
 from arra.generators.scales import ScaleConfig, ScaleGenerator
 from arra.orders.pyramid import Pyramid
 from arra.orders.schedules import Scales, every_scale, fitted
 from arra.randomness import seeded
-from arra.systems.flexvar.recipe import DEFAULT, DIRECT, FLEXIBLE, LEVELS, RESIDUAL, SIDE, Recipe
+from arra.systems.flexvar.recipe import DEFAULT, DIRECT, FLEXIBLE, RESIDUAL, Recipe
 
 SCALES = fitted(DEFAULT, (SIDE, SIDE))
 EVERY = every_scale((SIDE, SIDE))
-
-
-def residual_scales() -> ResidualPyramid:
-    """Of pixels: no smoothing, a codebook of evenly spaced numbers in [-1, 1]."""
-    scales = ResidualPyramid(ResidualConfig(2 * LEVELS - 1, width=1, phi=0))
-    scales.codebook.data.copy_(torch.linspace(-1.0, 1.0, 2 * LEVELS - 1)[:, None])
-    return scales
 
 
 def direct_scales() -> DirectPyramid:
@@ -37,11 +32,6 @@ def direct_scales() -> DirectPyramid:
     scales = DirectPyramid(DirectConfig(LEVELS, width=1, normalised=False))
     scales.codebook.data.copy_(torch.linspace(0.0, 1.0, LEVELS)[:, None])
     return scales
-
-
-def word_ids() -> dict[str, list[int]]:
-    """One id for each of the ten words; 0 is padding."""
-    return {word: [number] for number, word in enumerate(WORDS, start=1)}
 
 
 def make_generator(arm: str, recipe: Recipe, seed: int) -> ScaleGenerator:
@@ -71,18 +61,12 @@ def _config(arm: str, recipe: Recipe, text: int) -> FlexibleConfig:
     )
 
 
-def latents(pictures: np.ndarray) -> Tensor:
-    """(N, 1, 8, 8) in [0, 1], exactly the greys, of digits (N, 8, 8, 3) uint8."""
-    greys = np.round(pictures[..., 0] / 255 * (LEVELS - 1)) / (LEVELS - 1)
-    return torch.from_numpy(greys).float()[:, None]
-
-
 @torch.no_grad()
 def encode(arm: str, pictures: np.ndarray) -> Tensor:
     """Codes (N, L) of digits: of every scale that the arm's schedules choose from."""
     meaning = residual_scales() if arm == RESIDUAL else direct_scales()
     pyramid = Pyramid(SCALES if arm in (RESIDUAL, DIRECT) else EVERY)
-    steps = meaning.quantize(latents(pictures), pyramid)
+    steps = meaning.quantize(digit_codes.latents(pictures), pyramid)
     return torch.cat([step.codes for step in steps], dim=1)
 
 
@@ -91,11 +75,9 @@ def decode(arm: str, codes: Tensor, sizes: Scales = SCALES) -> np.ndarray:
     """Digits (N, h, w, 3) uint8 of codes (N, L) of these scales; h x w is the last."""
     meaning = residual_scales() if arm == RESIDUAL else direct_scales()
     values = meaning.last(codes, Pyramid(sizes))[:, 0].clamp(0.0, 1.0)
-    grey = (values * (LEVELS - 1)).round() * (255 / (LEVELS - 1))
-    return np.repeat(grey.round().byte().numpy()[..., None], 3, axis=-1)
+    return pictures_of((values * (LEVELS - 1)).round().long())
 
 
 def store_of(arm: str, known: Digits) -> MemoryStore:
     """Codes of digits, with their words."""
-    ids = word_ids()
-    return MemoryStore([ids[word] for word in known.captions], encode(arm, known.pictures))
+    return digit_codes.store_of(known, encode(arm, known.pictures))

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from arra.experiments.digit_codes import Words
 from arra.experiments.digits import WORDS, digits
 from arra.experiments.plotting import canvas, save
 from arra.generators.flexible import FlexibleGenerator
 from arra.orders.schedules import Scales, fitted
 from arra.samplers.scales import Given, ScaleSampler
 from arra.settings import SamplingConfig
-from arra.systems.flexvar.arms import WEIGHTS, Words
+from arra.systems.flexvar.arms import WEIGHTS
 from arra.systems.flexvar.models import decode, encode, make_generator
 from arra.systems.flexvar.recipe import FLEXIBLE, RECIPES, named
 

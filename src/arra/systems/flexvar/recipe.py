@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from arra.experiments.digit_codes import BATCHES, SIDE, training
 from arra.orders.schedules import RandomSchedules
 from arra.settings import BatchConfig, ScaleSize
 from arra.training.config import TrainConfig
@@ -12,9 +13,6 @@ RESIDUAL, DIRECT, FIXED, FLEXIBLE = "residual", "direct", "fixed", "flexible"
 """Residual scales, as in VAR; scales that show the picture, all else equal; the same with the table
 of places that fits any schedule (the control); and with schedules drawn at random in training."""
 ARMS = (RESIDUAL, DIRECT, FIXED, FLEXIBLE)
-SIDE = 8
-LEVELS = 17
-"""Greys of a digit's pixel."""
 DEFAULT = (1, 2, 4, SIDE)
 """The schedule of all arms but the flexible one, and that at which all are compared."""
 UNSEEN: tuple[tuple[int, ...], ...] = (
@@ -66,19 +64,8 @@ def full() -> Recipe:
     """What the result comes from."""
     return Recipe(
         size=ScaleSize(width=64, depth=3, heads=4, feed_forward=256, gate=1.0, inputs=10.0),
-        batch=BatchConfig(size=32, drop_caption=0.1, multiple=1),
-        train=TrainConfig(
-            steps=300,
-            learning_rate=4e-3,
-            weight_decay=0.05,
-            warmup=50,
-            schedule="linear",
-            clip=2.0,
-            precision="fp32",
-            checkpoint_every=300,
-            keep=1,
-            log_every=50,
-        ),
+        batch=BATCHES,
+        train=training(300),
     )
 
 

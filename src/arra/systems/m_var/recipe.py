@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from arra.experiments.digit_codes import BATCHES, training
 from arra.settings import BatchConfig, Mixer, ScaleSize, ScanSize
 from arra.training.config import TrainConfig
 
@@ -43,19 +44,8 @@ def full() -> Recipe:
             inputs=10.0,
             scan=ScanSize(16, 3, 1),
         ),
-        batch=BatchConfig(size=32, drop_caption=0.1, multiple=1),
-        train=TrainConfig(
-            steps=250,
-            learning_rate=4e-3,
-            weight_decay=0.05,
-            warmup=50,
-            schedule="linear",
-            clip=2.0,
-            precision="fp32",
-            checkpoint_every=250,
-            keep=1,
-            log_every=50,
-        ),
+        batch=BATCHES,
+        train=training(250),
     )
 
 

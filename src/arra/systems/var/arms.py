@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from arra.experiments.digit_codes import Words
-from arra.experiments.digits import WORDS, Digits, Judge, MemoryStore, digits
+from arra.experiments.digits import WORDS, Judge, MemoryStore, digits
 from arra.experiments.once import once
 from arra.generators.scales import ScaleGenerator
 from arra.metrics.likelihood import held_out_bits
@@ -95,14 +95,6 @@ def drawing_seconds(recipe: Recipe, batch: int) -> dict[str, list[float]]:
             if number:
                 found[arm].append((time.perf_counter() - began) / batch)
     return found
-
-
-def floors(judge: Judge, recipe: Recipe, known: Digits, held_out: Digits) -> dict[str, float]:
-    """What real pictures get: the distance of training pictures, and how many digits are read."""
-    real = known.cropped(recipe.crop).pictures
-    some = np.random.default_rng(0).choice(len(real), min(recipe.drawn, len(real)), replace=False)
-    right = judge.classes(held_out.pictures) == held_out.labels
-    return {"frechet": judge.distance(real[some]), "accuracy": float(right.mean())}
 
 
 def middle(values: Sequence[float]) -> float:

@@ -11,13 +11,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from arra.experiments.digits import Judge, digits, train_judge
+from arra.experiments.digits import Judge, digits, floors, train_judge
 from arra.experiments.parallel import Job, run_jobs
 from arra.files import to_plain
 from arra.systems.base import ClaimRun
 from arra.systems.results import ClaimResult, Estimate, Measure, Verdict
 from arra.systems.seeds import Result, Row, estimate, measure, paired
-from arra.systems.var.arms import drawing_seconds, floors, middle, train_arm
+from arra.systems.var.arms import drawing_seconds, middle, train_arm
 from arra.systems.var.recipe import ARMS, BANDS, RASTER, RECIPES, SCALES, Recipe
 
 Results = dict[str, list[Result]]
@@ -65,7 +65,9 @@ def claim(run: ClaimRun) -> ClaimResult:
         verdict=verdict,
         statement=statement,
         measures=tuple(measures),
-        scale=_scale(recipe, results, floors(judge, recipe, known, held_out)),
+        scale=_scale(
+            recipe, results, floors(judge, known.cropped(recipe.crop), held_out, recipe.drawn)
+        ),
         settings=to_plain({"recipe": recipe, "units": ARMS}),
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from arra.experiments.digit_codes import BATCHES, SIDE, training
 from arra.experiments.digit_codes import SCALES as PYRAMID
-from arra.experiments.digit_codes import SIDE
 from arra.settings import BatchConfig, SamplingConfig, ScaleSize
 from arra.training.config import TrainConfig
 
@@ -45,19 +45,8 @@ def full() -> Recipe:
     """What the result comes from."""
     return Recipe(
         size=ScaleSize(width=64, depth=3, heads=4, feed_forward=256, gate=1e-2, inputs=10.0),
-        batch=BatchConfig(size=32, drop_caption=0.1, multiple=1),
-        train=TrainConfig(
-            steps=300,
-            learning_rate=4e-3,
-            weight_decay=0.05,
-            warmup=50,
-            schedule="linear",
-            clip=2.0,
-            precision="fp32",
-            checkpoint_every=300,
-            keep=1,
-            log_every=50,
-        ),
+        batch=BATCHES,
+        train=training(300),
     )
 
 
