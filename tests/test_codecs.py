@@ -158,11 +158,11 @@ def test_codes_out_of_range_are_refused(name: str, bad: int | str) -> None:
 def test_wrong_shapes_are_refused(name: str) -> None:
     codec = tiny(name)
     with pytest.raises(InputError, match="multiples of"):
-        codec.encode(noise(1, 3, 8, 7))
+        codec.encode(noise(1, codec.channels, 8, 7))
     with pytest.raises(InputError, match="expected float"):
-        codec.encode(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+        codec.encode(torch.zeros(1, codec.channels, 8, 8, dtype=torch.uint8))
     with pytest.raises(InputError, match="expected float"):
-        codec(noise(1, 4, 8, 8))
+        codec(noise(1, codec.channels + 1, 8, 8))
     with pytest.raises(InputError, match="int64 of shape"):
         codec.decode(torch.zeros(2, 2, 2, 2, dtype=torch.int64))
 

@@ -13,7 +13,6 @@ from PIL import Image
 import arra.generators as _registers  # noqa: F401
 from arra import cli
 from arra.data.store import PreparedStore
-from arra.generators.base import Generator
 from arra.jobs.validation import plain_batches
 from arra.metrics.likelihood import held_out_bits
 from arra.registry import generators
@@ -30,15 +29,20 @@ def run(*arguments: object) -> int:
     return cli.run([str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module", params=sorted(generators))
+PAIRS = [(name, generators[name].default_codec) for name in sorted(generators)]
+PAIRS += [("raster", "jpeg"), ("raster", "patches"), ("grid", "binary")]
+"""Every generator with the codec that it is at home with, and further pairs."""
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids="-".join)
 def work(request, tmp_path_factory):
     """A store for this generator, and two runs: one of eight steps, one interrupted after four."""
-    root, name = tmp_path_factory.mktemp("every"), request.param
-    kind: type[Generator] = generators[name]
+    root, (name, codec) = tmp_path_factory.mktemp("every"), request.param
     store = root / "store"
+    vocabulary = "300" if codec == "jpeg" else "32"
     prepared = run(
-        *("prepare", "scenes:48", "--out", store, "--train-codec", kind.default_codec),
-        *("--codec.vocabulary", "32", "--codec.width", "16", "--codec.steps", "12"),
+        *("prepare", "scenes:48", "--out", store, "--train-codec", codec),
+        *("--codec.vocabulary", vocabulary, "--codec.width", "16", "--codec.steps", "12"),
         *("--train-encoder", "masked", "--encoder.steps", "3", "--encoder.width", "16"),
         *("--encoder.dim", "8", "--aggregations", "cls", "mean", "patches"),
     )

@@ -127,7 +127,7 @@ def test_markers_count_the_units_and_a_prompt_is_cut_behind_one():
 
 
 def test_an_error_stays_in_its_unit(codec):
-    """Whatever bit of a unit is flipped (no byte FF comes or goes), other units keep their pixels."""
+    """Whatever bit of a unit is flipped (no FF comes or goes), other units keep their pixels."""
     rng = np.random.default_rng(0)
     checked = 0
     for body in codec.spell(codec.encode(to_unit(some_digits(12)))):
@@ -276,6 +276,23 @@ def test_blocks_are_completed_where_their_marker_is():
     assert replace(stream, cells=2).completed([5, 6]) == [0, 1, 0]  # the first cell of a frame
     assert stream.content([0, 7, 4, 7]) == [0]
     assert stream.spell([5, 1, 7]) == b"\x00\xff\xd0\x00\xff"
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_a_prompt_is_the_beginning_of_the_codes_where_no_merge_spans_blocks(across):
+    pictures = some_digits(64)
+    config = JpegConfig((2, 2), 10, "grey", vocabulary=320, across=across)
+    codec = JpegCodec.fit(pictures, config)
+    codes = codec.encode(to_unit(pictures))
+    prompts = codec.prompts(codes, 2)
+    mine = codes[:, : prompts.shape[1]]
+    assert bool(torch.where(prompts < 0, True, prompts == mine).all()) == (not across)
+    completed = [codec.stream.completed(codec.stream.content(row)) for row in codes.tolist()]
+    every = [[place for place in row if place >= 0] == [0, 1, 2, 3] for row in completed]
+    assert all(every) or across
+    assert codec.files(codes) == JpegCodec.seeded(config, 0).files(
+        JpegCodec.seeded(replace(config, longest=200), 0).encode(to_unit(pictures))
+    )
 
 
 # ---- squares of pixels -------------------------------------------------------------------------

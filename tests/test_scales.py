@@ -376,3 +376,17 @@ def test_sizes_of_the_paper():
     count = sum(p.numel() for p in block.parameters()) * size.depth
     assert abs(count / (73728 * 16**3) - 1) < 0.01
     assert Pyramid.square((1, 2, 3)).length == 14
+
+
+def test_what_reads_begins_as_large_as_is_asked_for():
+    """ScaleSize.inputs: pictures, captions and the null condition; nothing else changes."""
+    one = ScaleGenerator.tiny()
+    config = dataclasses.replace(one.config, size=dataclasses.replace(one.config.size, inputs=10.0))
+    with seeded(0):
+        large = ScaleGenerator(config)
+    with seeded(0):
+        plain = ScaleGenerator(one.config)
+    states = plain.state_dict()
+    grown = {name for name, value in large.state_dict().items() if not value.equal(states[name])}
+    assert grown == {"text.weight", "null", "read_in.weight"}
+    torch.testing.assert_close(large.read_in.weight, 10.0 * plain.read_in.weight)

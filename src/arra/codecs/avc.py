@@ -41,6 +41,9 @@ class AvcConfig:
     """Codes: 256 bytes, merged ones, and the end."""
     longest: int = 32_768
     """Codes of the longest file, its end included; `AvcCodec.fit` finds it."""
+    across: bool = True
+    """Whether merges may span blocks, as in the paper; if not, a prompt that is cut behind a block
+    is a beginning of the picture's own codes, and every block has a code that completes it."""
 
     def __post_init__(self) -> None:
         if self.frames < 1 or min(self.grid) < 1 or self.rate < 1:

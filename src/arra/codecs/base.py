@@ -96,9 +96,9 @@ class Codec(Part):
         """
 
     def prompts(self, codes: Tensor, blocks: int) -> Tensor:
-        """(B, p) int64: those of the codes that give the first `blocks` cells of the grid, in raster
-        order, and nothing of the others; -1 behind shorter ones. What the rest of a half-given
-        picture is drawn after."""
+        """(B, p) int64: those of the codes that give the first `blocks` cells of the grid, in
+        raster order, and nothing of the others; -1 behind shorter ones. What the rest of a
+        half-given picture is drawn after."""
         return codes.flatten(1)[:, :blocks]
 
     def appearance(self) -> Tensor:

@@ -22,8 +22,8 @@ class ByteBPE:
     """Codes 0 to 255 are the bytes; the others spell two earlier codes each."""
 
     def __init__(self, merges: Sequence[Pair] = ()):
-        """`merges` in the order in which they are applied. Two of them may spell the same bytes, and
-        then stand for one code. `InputError` where one names a code that is not there yet."""
+        """`merges` in the order in which they are applied. Two of them may spell the same bytes,
+        and then stand for one code. `InputError` where one names a code that is not there yet."""
         self.merges = [(int(a), int(b)) for a, b in merges]
         names = list(_SIGNS)
         known = {name: code for code, name in enumerate(names)}

@@ -39,6 +39,9 @@ class JpegConfig:
     """Codes: 256 bytes, merged ones, and the end."""
     longest: int = 8192
     """Codes of the longest file, its end included; `JpegCodec.fit` finds it."""
+    across: bool = True
+    """Whether merges may span blocks, as in the paper; if not, a prompt that is cut behind a block
+    is a beginning of the picture's own codes, and every block has a code that completes it."""
 
     def __post_init__(self) -> None:
         if min(self.grid) < 1 or max(self.grid) * self.unit > 65_535:

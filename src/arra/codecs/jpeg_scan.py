@@ -59,7 +59,7 @@ class ScanReader:
     """Says whether a scan of one MCU a restart interval is whole."""
 
     def __init__(self, header: bytes, tables: bytes, units: int):
-        """`header` with frame and scan segments, `tables` with the Huffman tables, number of MCUs."""
+        """`header` with frame and scan segments, `tables` with the Huffman tables; `units` MCUs."""
         known, parts = huffman_tables(tables), dict(segments(header))
         frame, scan = parts[0xC0], parts[0xDA]
         factors = {frame[6 + 3 * n]: frame[7 + 3 * n] for n in range(frame[5])}
@@ -83,11 +83,12 @@ class ScanReader:
         if len(plain) != len(interval) - interval.count(b"\xff"):
             return False  # a byte FF that is not followed by 00
         bits = format(int.from_bytes(plain, "big"), f"0{8 * len(plain)}b") if plain else ""
-        place: int | None = 0
+        place = 0
         for dc, ac in self.blocks:
-            place = _block(bits, place, dc, ac)
-            if place is None:
+            stop = _block(bits, place, dc, ac)
+            if stop is None:
                 return False
+            place = stop
         return len(bits) - place < 8
 
 

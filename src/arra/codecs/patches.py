@@ -1,4 +1,4 @@
-"""Squares of pixels as codes, by their nearest neighbour in a table: the tokenizer without a network.
+"""Squares of pixels as codes, by their nearest neighbour in a table: no network at all.
 
 Of one pixel with evenly spaced levels these are pixels themselves; of one pixel with clusters of
 colours the palette of ImageGPT (Chen et al., 2020, section 2.1); of larger squares plain vector

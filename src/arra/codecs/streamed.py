@@ -27,14 +27,15 @@ class StreamCodec(Codec):
 
     What all files of a configuration have in common (headers, tables) is kept here, as buffers that
     are saved and part of the fingerprint: tables of another encoder would make noise of the codes.
-    A configuration of a subclass has the fields `vocabulary` (bytes, merges and the end) and
-    `longest`.
+    A configuration of a subclass has the fields `vocabulary` (bytes, merges and the end), `longest`
+    and `across` (whether merges may span blocks).
     """
 
     codes_axes = ("L",)
     separators: tuple[str, ...] = ()
     """See `ByteStream.separators`."""
     merges: Tensor
+    stream: ByteStream
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -70,12 +71,30 @@ class StreamCodec(Codec):
         """
         codec = cls.seeded(config, 0)
         bodies = codec.bodies(pictures)
-        bpe = ByteBPE.learn(bodies, config.vocabulary - 1)
-        most = max((len(codes) for codes in bpe.encode(bodies)), default=1)
+        parts = [part for body in bodies for part in codec._parts(body)]
+        bpe = ByteBPE.learn(parts, config.vocabulary - 1)
+
+        merges = torch.tensor(bpe.merges, dtype=torch.int64).view(-1, 2)
+        codec._learnt(merges)
+        most = max((len(row) for row in codec.merged(bodies)), default=1)
         codec = cls.seeded(replace(config, longest=int(most * ROOM) + 1), 0)
-        codec.merges = torch.tensor(bpe.merges, dtype=torch.int64).view(-1, 2)
-        codec._arrange()
+        codec._learnt(merges)
         return codec.eval()
+
+    def _learnt(self, merges: Tensor) -> None:
+        self.merges = merges
+        self._arrange()
+
+    def _parts(self, body: bytes) -> list[bytes]:
+        """What is merged by itself: the whole body, or each of its blocks."""
+        return [body] if self.config.across else self.stream.blocks(body)
+
+    def merged(self, bodies: Sequence[bytes]) -> list[list[int]]:
+        """The codes of each body, without an end."""
+        parts = [self._parts(body) for body in bodies]
+        codes = self.bpe.encode([part for some in parts for part in some])
+        following = iter(codes)
+        return [[code for _ in some for code in next(following)] for some in parts]
 
     # ---- files ---------------------------------------------------------------------------------
 
@@ -106,7 +125,7 @@ class StreamCodec(Codec):
 
     def coded(self, bodies: Sequence[bytes]) -> Tensor:
         """Codes (B, L) int64 of bodies; `InputError` where one has no room."""
-        rows, longest, end = self.bpe.encode(bodies), self.config.longest, self.stream.end
+        rows, longest, end = self.merged(bodies), self.config.longest, self.stream.end
         codes = torch.full((len(rows), longest), end, dtype=torch.int64)
         for number, row in enumerate(rows):
             if len(row) >= longest:
@@ -119,7 +138,7 @@ class StreamCodec(Codec):
         return codes
 
     def valid(self, codes: Tensor) -> Tensor:
-        """(B,) bool: the file is whole: it ends, nothing follows, and a reader objects to nothing."""
+        """(B,) bool: the file is whole: it ends, and a reader objects to nothing in it."""
         bodies, end = self.spell(codes), self.stream.end
         ended = (codes[:, -1] == end) & ~((codes[:, :-1] == end) & (codes[:, 1:] != end)).any(1)
         sound = torch.tensor([self.sound(body) for body in bodies], dtype=torch.bool)
@@ -157,7 +176,8 @@ class StreamCodec(Codec):
         """(B, p) int64: codes of the first `blocks` blocks of each picture, -1 behind shorter ones.
 
         The file is cut right behind a separator and coded anew, so that no code spans the cut
-        (official `build_prompt`); a picture's pixels there are then given, whatever follows.
+        (official `build_prompt`); a picture's pixels there are then given, whatever follows. Where
+        merges may span blocks, its last codes can be others than a model has seen there.
         """
         if not self.separators:
             raise InputError(
@@ -169,7 +189,7 @@ class StreamCodec(Codec):
             if not 0 <= blocks < len(ends):
                 raise InputError(f"blocks: {blocks}, expected 0 to {len(ends) - 1}")
             cut.append(body[: ends[blocks]])
-        return padded(self.bpe.encode(cut))
+        return padded(self.merged(cut))
 
     def appearance(self) -> Tensor:
         """(vocabulary, 18): the bits of the first and of the last byte of each code, how many bytes

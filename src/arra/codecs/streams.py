@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from arra.errors import InputError
 
@@ -21,7 +21,7 @@ class ByteStream:
     """
 
     pieces: tuple[str, ...]
-    """The bytes, in hexadecimal, that each code spells; the last code is the end and spells none."""
+    """The bytes, in hexadecimal, that each code spells; the last one is the end and spells none."""
     longest: int
     """Codes of the longest file that fits, its end included."""
     separators: tuple[str, ...] = ()
@@ -66,6 +66,11 @@ class ByteStream:
         among them, for no separator stands behind it."""
         found = self._separator
         return [] if found is None else [match.end() for match in found.finditer(data)]
+
+    def blocks(self, data: bytes) -> list[bytes]:
+        """The bytes of each block, its separator with them."""
+        ends = [0, *self.ends_of_blocks(data), len(data)]
+        return [data[start:stop] for start, stop in pairwise(ends) if stop > start]
 
     def completed(self, content: Sequence[int]) -> list[int]:
         """For each of n codes before the end, and for the end: the cell that it completes, or -1.

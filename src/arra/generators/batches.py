@@ -330,8 +330,8 @@ class RasterBatches(StoreBatches):
         replay: Sequence[Sequence[int]] = (),
         stream: ByteStream | None = None,
     ):
-        """`replay` are pieces of plain text as ids, of which `config.replay` asks for some; `stream`
-        what the codes mean where they are the bytes of a file."""
+        """`replay` are pieces of plain text as ids, of which `config.replay` asks for some;
+        `stream` what the codes mean where they are the bytes of a file."""
         super().__init__(store, config, features)
         self.vocabulary, self.replay, self.pad = vocabulary, replay, vocabulary.pad
         self.stream = stream

@@ -124,6 +124,7 @@ class FlexibleBatches(ScaleBatches):
 class FlexibleGenerator(ScaleGenerator):
     """The network of `ScaleGenerator` over direct scales, with places that need no schedule."""
 
+    default_codec = "scalable"
     Config = FlexibleConfig  # type: ignore[assignment]
     config: FlexibleConfig  # type: ignore[assignment]
 

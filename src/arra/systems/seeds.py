@@ -49,3 +49,13 @@ def measure(
     ]
     assert columns[0] is not None
     return Measure(name, columns[0], columns[1], columns[2], better)
+
+
+def beside(name: str, better: Better, *columns: tuple[Sequence[Result], Reading]) -> Measure:
+    """A line of the table whose up to three columns are read each in its own way."""
+    found: list[Estimate | None] = [
+        over_seeds([read(result) for result in results]) for results, read in columns
+    ]
+    system, baseline, control = [*found, None, None][:3]
+    assert system is not None
+    return Measure(name, system, baseline, control, better)

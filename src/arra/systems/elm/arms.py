@@ -90,7 +90,7 @@ def _law(generator: GridGenerator, store: MemoryStore) -> Tensor:
     logs = generator(batch).logits.double().log_softmax(-1)
     logs = logs.view(len(store), _CELLS, split, -1)
     parts = divided(torch.arange(CODES), generator.config.codes, split)
-    return sum(logs[:, :, m, parts[:, m]] for m in range(split)).exp()  # type: ignore[union-attr]
+    return sum(logs[:, :, m, parts[:, m]] for m in range(split)).exp()
 
 
 def train_bits(recipe: Recipe, seed: int, folder: Path, quiet: bool) -> dict[str, Any]:

@@ -19,13 +19,13 @@ from arra.files import to_plain
 from arra.systems.base import ClaimRun
 from arra.systems.elm.arms import measure_digits, measure_synthetic, train_bits
 from arra.systems.elm.recipe import FEW, GREEDY, HALF, KEPT, RECIPES, SPLITS, TIES, Recipe
-from arra.systems.results import Better, ClaimResult, Estimate, Measure, Verdict
-from arra.systems.seeds import Reading, Result, estimate, over_seeds, paired
+from arra.systems.results import Better, ClaimResult, Measure, Verdict
+from arra.systems.seeds import Reading, Result, beside, estimate, over_seeds, paired
 
 NEAR_ENOUGH = 0.25
 """Bits a cell by which a model of the known sequences may miss what it can reach at best."""
 KEEPS = 1.25
-"""Two sub-codes keep quality if their Fréchet distance is at most this many times the whole's."""
+"""Two sub-codes keep quality if their distance is at most this many times that of the whole."""
 
 Results = dict[Any, list[Result]]
 """(ties, split), or the name of an arm of digits, to what was measured, seed by seed."""
@@ -57,12 +57,10 @@ def claim(run: ClaimRun) -> ClaimResult:
 
 def _run_all(recipe: Recipe, judge: Judge, run: ClaimRun) -> Results:
     given = {"recipe": recipe, "folder": run.folder, "quiet": run.quiet}
-    jobs, names = [], []
-    for seed in run.seeds:
-        names.append("codec")
-        jobs.append(Job(f"codec, seed {seed}", train_bits, {**given, "seed": seed}))
-    found: Results = {"codec": run_jobs(jobs, quiet=run.quiet)}
-    jobs, keys = [], []
+    codecs = [Job(f"codec, seed {seed}", train_bits, {**given, "seed": seed}) for seed in run.seeds]
+    found: Results = {"codec": run_jobs(codecs, quiet=run.quiet)}
+    jobs: list[Job] = []
+    keys: list[Any] = []
     for name, (split, masked) in ARMS.items():
         for seed in run.seeds:
             own = {"judge": judge, "split": split, "masked": masked, "seed": seed}
@@ -82,7 +80,7 @@ def _run_all(recipe: Recipe, judge: Judge, run: ClaimRun) -> Results:
 
 def _log(arm: str, sampling: str = "plain") -> Reading:
     """Logarithm of the Fréchet distance of the pictures that were drawn so, out of all arms."""
-    return lambda result: math.log(max(result[arm][sampling]["frechet"], 1e-6))
+    return lambda result: math.log(max(result[arm][sampling]["class frechet"], 1e-6))
 
 
 def _by_seed(results: Results) -> list[Result]:
@@ -96,16 +94,18 @@ def _gap(one: Reading, other: Reading) -> Reading:
 
 
 QUESTIONS: dict[str, Reading] = {
-    f"digits: ln Fréchet distance, greedy against top-{HALF}": (
+    f"digits: ln Fréchet distance by digit, greedy against top-{HALF}": (
         _gap(_log(WHOLE, f"top {GREEDY}"), _log(WHOLE, f"top {HALF}"))
     ),
-    f"digits: ln Fréchet distance, top-{FEW} against top-{HALF}": (
+    f"digits: ln Fréchet distance by digit, top-{FEW} against top-{HALF}": (
         _gap(_log(WHOLE, f"top {FEW}"), _log(WHOLE, f"top {HALF}"))
     ),
-    f"digits: ln {KEEPS:g} + ln Fréchet distance, {WHOLE} against {HALVES}": (
+    f"digits: ln {KEEPS:g} + ln Fréchet distance by digit, {WHOLE} against {HALVES}": (
         lambda r: _gap(_log(WHOLE), _log(HALVES))(r) + math.log(KEEPS) if r else 0.0
     ),
-    f"digits: ln Fréchet distance, {BITWISE} against {HALVES}": (_gap(_log(BITWISE), _log(HALVES))),
+    f"digits: ln Fréchet distance by digit, {BITWISE} against {HALVES}": (
+        _gap(_log(BITWISE), _log(HALVES))
+    ),
 }
 """What must be above 0 for digits."""
 
@@ -140,70 +140,75 @@ def verdict_of(results: Results) -> tuple[Verdict, str]:
     return "inconclusive", f"The seeds do not tell everything. {numbers}"
 
 
-def _columns(results: list[list[Result]], read: Reading) -> list[Estimate]:
-    return [over_seeds([read(result) for result in column]) for column in results]
+def _of(*path: str) -> Reading:
+    """A number by the names that lead to it."""
+
+    def read(result: Result) -> float:
+        value: Any = result
+        for name in path:
+            value = value[name]
+        return float(value)
+
+    return read
 
 
 def _synthetic_rows(results: Results) -> list[Measure]:
     """Two sub-codes beside the whole and beside eight; what was possible behind it."""
+    parts: tuple[tuple[str, str, Better], ...] = (
+        ("bits a cell over the entropy", "excess", "lower"),
+        ("the least that is possible", "least", "neither"),
+        ("total variation of the laws", "variation", "lower"),
+    )
     rows = []
     for ties in TIES:
-        arms = [results[ties, split] for split in (2, 1, 8)]
-        parts: tuple[tuple[str, str, Better], ...] = (
-            ("bits a cell over the entropy", "excess", "lower"),
-            ("the least that is possible", "least", "neither"),
-            ("total variation of the laws", "variation", "lower"),
-        )
         for label, name, better in parts:
-            columns = _columns(arms, lambda r, name=name: r[name])  # type: ignore[misc]
-            rows.append(
-                Measure(f"known law, {ties}: {label} (2 | 1 | 8 sub-codes)", *columns, better)
-            )
-        four = _columns([results[ties, 4]], lambda r: r["excess"])
-        rows.append(Measure(f"known law, {ties}: bits a cell over the entropy, 4 sub-codes", *four))
-    arms = [results["free", split] for split in (2, 1, 8)]
+            columns = ((results[ties, split], _of(name)) for split in (2, 1, 8))
+            title = f"known law, {ties}: {label} (2 | 1 | 8 sub-codes)"
+            rows.append(beside(title, better, *columns))
+        title = f"known law, {ties}: bits a cell over the entropy, 4 sub-codes"
+        rows.append(beside(title, "lower", (results[ties, 4], _of("excess"))))
     for label, name in (("parameters", "parameters"), ("of them tables and heads", "tables")):
-        columns = _columns(arms, lambda r, name=name: float(r[name]))  # type: ignore[misc]
-        rows.append(Measure(f"known law: {label} (2 | 1 | 8 sub-codes)", *columns, "lower"))
-    return rows
-
-
-def _digit_rows(results: Results) -> list[Measure]:
-    rows = []
-    codec = results["codec"]
-    rows.append(Measure("digits: codes used", *_columns([codec], lambda r: r["usage"])))
-    rows.append(Measure("digits: error of the codec", *_columns([codec], lambda r: r["mse"])))
-    arms = [results[name] for name in (HALVES, WHOLE, BITWISE)]
-    columns = _columns(arms, lambda r: r["bits"])
-    rows.append(
-        Measure("digits: held-out bits a picture (2 x 4 | 1 x 8 | 8 x 1)", *columns, "lower")
-    )
-    for sampling in ("plain", "guided"):
-        for label, name, better in _JUDGED:
-            for arm, others in ((HALVES, (WHOLE, BITWISE)), ("4 x 2", ()), (MASKED, (HALVES,))):
-                chosen = [results[arm], *(results[other] for other in others)]
-                columns = _columns(chosen, lambda r, s=sampling, n=name: r[s][n])  # type: ignore[misc]
-                title = " | ".join((arm, *others))
-                rows.append(Measure(f"digits, {sampling}: {label} ({title})", *columns, better))
+        columns = ((results["free", split], _of(name)) for split in (2, 1, 8))
+        rows.append(beside(f"known law: {label} (2 | 1 | 8 sub-codes)", "lower", *columns))
     return rows
 
 
 _JUDGED: tuple[tuple[str, str, Better], ...] = (
-    ("Fréchet distance", "frechet", "lower"),
+    ("Fréchet distance by digit", "class frechet", "lower"),
+    ("Fréchet distance of all", "frechet", "lower"),
     ("digit right", "accuracy", "higher"),
 )
 
 
+def _digit_rows(results: Results) -> list[Measure]:
+    codec = results["codec"]
+    bits = ((results[arm], _of("bits")) for arm in (HALVES, WHOLE, BITWISE))
+    rows = [
+        beside("digits: codes used", "higher", (codec, _of("usage"))),
+        beside("digits: error of the codec", "lower", (codec, _of("mse"))),
+        beside(f"digits: held-out bits a picture ({HALVES} | {WHOLE} | {BITWISE})", "lower", *bits),
+    ]
+    compared = ((HALVES, WHOLE, BITWISE), ("4 x 2",), (MASKED, HALVES))
+    for sampling in ("plain", "guided"):
+        for label, name, better in _JUDGED:
+            for arms in compared:
+                columns = ((results[arm], _of(sampling, name)) for arm in arms)
+                title = f"digits, {sampling}: {label} ({' | '.join(arms)})"
+                rows.append(beside(title, better, *columns))
+    return rows
+
+
 def _kept_rows(results: Results) -> list[Measure]:
     """What the number of codes that are drawn from does, on the whole code."""
-    rows = []
-    for kept in KEPT:
-        for label, name, better in _JUDGED:
-            columns = _columns([results[WHOLE]], lambda r, k=kept, n=name: r[f"top {k}"][n])  # type: ignore[misc]
-            rows.append(
-                Measure(f"digits, top-{kept} of 256: {label}", columns[0], None, None, better)
-            )
-    return rows
+    return [
+        beside(
+            f"digits, top-{kept} of 256: {label}",
+            better,
+            (results[WHOLE], _of(f"top {kept}", name)),
+        )
+        for kept in KEPT
+        for label, name, better in _JUDGED
+    ]
 
 
 def _gaps(results: Results) -> list[Measure]:
@@ -212,7 +217,7 @@ def _gaps(results: Results) -> list[Measure]:
         return []
     asked = {
         **QUESTIONS,
-        f"digits: ln Fréchet distance, {MASKED} against {HALVES}": (
+        f"digits: ln Fréchet distance by digit, {MASKED} against {HALVES}": (
             _gap(_log(MASKED), _log(HALVES))
         ),
     }

@@ -23,12 +23,11 @@ from arra.metrics.likelihood import held_out_bits
 from arra.objectives.cross_entropy import NextToken
 from arra.pixels import to_uint8, to_unit
 from arra.samplers.ancestral import AncestralSampler
-from arra.settings import BatchConfig, SamplingConfig
+from arra.settings import BatchConfig
 from arra.systems.jpeg_lm.recipe import JPEG, KNOWN, PIXELS, SCRAMBLED, SQUARES, Recipe
 from arra.training.loop import train
 
 _CIPHER = np.random.default_rng(0).integers(0, 256, 1 << 16, dtype=np.uint8)
-_NOT_GUIDED = SamplingConfig(guidance=1.0)
 
 
 class ScrambledCodec(JpegCodec):
@@ -63,7 +62,7 @@ def sets(recipe: Recipe) -> tuple[Digits, Digits]:
 
 
 def make_judge(recipe: Recipe) -> Judge:
-    """A judge that has seen digits moved by a pixel; its reference are held-out ones as they are."""
+    """A judge that has seen digits moved by a pixel; its reference are held-out ones, unmoved."""
     known, held_out = sets(recipe)
     return replace(train_judge(known, held_out, crop=1), reference=held_out.pictures)
 
@@ -118,6 +117,7 @@ def train_arm(
             "positions": length,
             "batch": size,
             "bits": _bits(generator, codec, held_out),
+            "training bits": _bits(generator, codec, known),
             "floor": judge.distance(repainted(codec, known.pictures)),
             "step_seconds": report.median_step_seconds,
             "parameters": report.parameters,
@@ -147,16 +147,15 @@ def _drawn(
 ) -> dict[str, float]:
     seeds = [seed * 1_000_003 + picture for picture in range(recipe.drawn)]
     way = decoding(generator, 2 * generator.units, prompt=len(generator.prompt_ids(None)))
-    codes = AncestralSampler(_NOT_GUIDED)(way.stepper, [None] * len(seeds), seeds, batch=500)
+    codes = AncestralSampler(recipe.sampling)(way.stepper, [None] * len(seeds), seeds, batch=500)
     if codec.stream is None:
         codes = codes.view(len(codes), *generator.config.grid)
     pictures = to_uint8(codec.decode(codes))
-    whole = isinstance(codec, JpegCodec)
-    return {
-        "frechet": judge.distance(pictures),
-        "valid": float(codec.valid(codes).float().mean()) if whole else 1.0,
-        "opens": float(codec.opens(codes).float().mean()) if whole else 1.0,
-    }
+    found = {"frechet": judge.distance(pictures), "valid": 1.0, "opens": 1.0}
+    if isinstance(codec, JpegCodec):
+        found["valid"] = float(codec.valid(codes).float().mean())
+        found["opens"] = float(codec.opens(codes).float().mean())
+    return found
 
 
 def robustness(recipe: Recipe, arm: str, seed: int) -> dict[str, float]:

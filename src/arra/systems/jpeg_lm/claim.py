@@ -38,6 +38,7 @@ ROWS: tuple[Row, ...] = (
     VALID,
     ("files that Pillow opens", "higher", lambda r: r["opens"]),
     ("bits of a held-out picture (of its codes)", "neither", lambda r: r["bits"]),
+    ("bits of a training picture", "neither", lambda r: r["training bits"]),
     ("positions a picture", "neither", lambda r: r["positions"]),
     ("seconds a training step", "neither", lambda r: r["step_seconds"]),
 )
@@ -102,10 +103,10 @@ def _reading(key: str) -> Any:
 
 
 def judged(results: Results, codecs: Results) -> tuple[Verdict, str]:
-    """Pass: in the 95 % interval over seeds nearer to real digits than pixels and than scrambled
+    """Pass: in the 95 % interval over seeds nearer to real digits than pixels and scrambled
     files; at least 0.95 of the files whole, in the mean; and on transposed and on inverted digits
-    JPEG makes at most 1.3 times its usual error, the squares at least 1.5 times theirs. Fail: farther
-    than pixels, or no nearer than scrambled files, in the whole interval; less than 0.8 whole; or
+    JPEG makes at most 1.3 times its usual error, the squares at least 1.5 times theirs. Fail:
+    farther than pixels, or than scrambled files, in the whole interval; less than 0.8 whole; or
     JPEG bears unusual pictures no better than the squares. Otherwise the experiment cannot tell."""
     if len(results[JPEG]) < 2:
         return "inconclusive", "One seed shows no spread, so nothing can be said."
@@ -143,10 +144,11 @@ def _mean(results: list[Result], key: str) -> float:
 def _scale(recipe: Recipe, results: Results, floor: float) -> str:
     size, one = recipe.size, results[JPEG][0]
     return (
-        f"handwritten digits enlarged to {recipe.side} x {recipe.side} greys (1200 to train on, 597 "
-        f"held out), JPEG of quality {recipe.jpeg.quality} with a restart marker a block, a Llama "
-        f"of {size.depth} blocks of width {size.width} ({one['parameters'] / 1e6:.2f} M parameters "
-        f"for JPEG), {recipe.train.steps} steps of about {recipe.tokens} positions in every arm, "
-        f"{len(results[JPEG])} paired seeds, {recipe.drawn} pictures drawn of each model; training "
-        f"digits themselves are {floor:.3g} from the held-out ones"
+        f"handwritten digits enlarged to {recipe.side} x {recipe.side} greys (1200 to train on, "
+        f"597 held out), JPEG of quality {recipe.jpeg.quality} with a restart marker a block, a "
+        f"Llama of {size.depth} blocks of width {size.width} ({one['parameters'] / 1e6:.2f} M "
+        f"parameters for JPEG), {recipe.train.steps} steps of about {recipe.tokens} positions in "
+        f"every arm, "
+        f"{len(results[JPEG])} paired seeds, {recipe.drawn} pictures drawn of each model; "
+        f"training digits themselves are {floor:.3g} from the held-out ones"
     )

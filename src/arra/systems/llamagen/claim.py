@@ -29,8 +29,8 @@ from arra.systems.llamagen.recipe import (
     RECIPES,
     Recipe,
 )
-from arra.systems.results import ClaimResult, Measure, Verdict
-from arra.systems.seeds import Reading, Result, Row, estimate, measure, paired
+from arra.systems.results import Better, ClaimResult, Measure, Verdict
+from arra.systems.seeds import Reading, Result, Row, beside, estimate, measure, paired
 
 MOST = 8.0
 """The scale of guidance that must be too much."""
@@ -82,16 +82,14 @@ def _difference(name: str, one: str, other: str, log: bool = False) -> Reading:
 def _codec_rows(results: list[Result]) -> list[Measure]:
     """Few normalised dimensions beside many, and beside few that are not normalised."""
     arms = (f"{NORMALISED} {FEW}", f"{NORMALISED} {MANY}", f"{PLAIN} {FEW}")
-    rows = []
-    for label, name, better in (
+    parts: tuple[tuple[str, str, Better], ...] = (
         ("codes used", "usage", "higher"),
         ("reconstruction, mean squared error on [-1, 1]", "mse", "lower"),
-    ):
-        columns = [
-            measure((label, better, of(arm, name)), results).system  # type: ignore[arg-type]
-            for arm in arms
-        ]
-        rows.append(Measure(f"A: {label}", *columns, better))  # type: ignore[arg-type]
+    )
+    rows = [
+        beside(f"A: {label}", better, *((results, of(arm, name)) for arm in arms))
+        for label, name, better in parts
+    ]
     for kind, width in CODECS:
         arm = f"{kind} {width}"
         for label, name in (("codes used", "usage"), ("error", "mse")):
@@ -102,21 +100,17 @@ def _codec_rows(results: list[Result]) -> list[Measure]:
 
 def _guidance_rows(recipe: Recipe, results: list[Result]) -> list[Measure]:
     """Every scale: guided, not guided, sharpened instead."""
+    parts: tuple[tuple[str, str, Better], ...] = (
+        ("Fréchet distance by digit", "class frechet", "lower"),
+        ("Fréchet distance of all", "frechet", "lower"),
+        ("digit right", "accuracy", "higher"),
+    )
     rows = []
     for scale in recipe.scales:
         arms = (f"guided {scale:g}", "guided 1", f"sharpened {scale:g}")
-        for label, name, better in (
-            ("Fréchet distance by digit", "class frechet", "lower"),
-            ("Fréchet distance of all", "frechet", "lower"),
-            ("digit right", "accuracy", "higher"),
-        ):
-            columns = [
-                measure((label, better, of(arm, name)), results).system  # type: ignore[arg-type]
-                for arm in arms
-            ]
-            rows.append(
-                Measure(f"B: scale {scale:g}: {label}", *columns, better)  # type: ignore[arg-type]
-            )
+        for label, name, better in parts:
+            columns = ((results, of(arm, name)) for arm in arms)
+            rows.append(beside(f"B: scale {scale:g}: {label}", better, *columns))
     rows.append(measure(("B: held-out bits a picture", "lower", lambda r: r["bits"]), results))
     if len(results) > 1:
         for name, read in _questions().items():

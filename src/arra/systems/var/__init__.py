@@ -12,5 +12,5 @@ SYSTEM = System(
         "many passes as there are scales instead of as many as there are codes."
     ),
     claim=deferred("arra.systems.var.claim:claim"),
-    seeds=5,
+    seeds=4,
 )

@@ -8,6 +8,7 @@ rows (the control: as few passes, without scales). Their pictures go before one 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from arra.experiments.digits import Judge, digits, train_judge
@@ -93,14 +94,18 @@ def _gap(row: Row, results: Results) -> Measure:
 
 def _costs(recipe: Recipe) -> list[Measure]:
     """Passes, and seconds a picture alone and in a batch."""
-    passes = (Estimate(float(len(ARMS[arm]))) for arm in (SCALES, RASTER, BANDS))
-    found = [Measure("sequential passes a picture", *passes, "lower")]
+    passes = {arm: float(len(units)) for arm, units in ARMS.items()}
+    found = [_columns("sequential passes a picture", passes)]
     for batch in (1, 32):
         times = drawing_seconds(recipe, batch)
-        columns = (Estimate(middle(times[arm])) for arm in (SCALES, RASTER, BANDS))
-        name = f"seconds a picture, {batch} at once (median)"
-        found.append(Measure(name, *columns, "lower", "s"))
+        medians = {arm: middle(times[arm]) for arm in ARMS}
+        found.append(_columns(f"seconds a picture, {batch} at once (median)", medians, "s"))
     return found
+
+
+def _columns(name: str, values: Mapping[str, float], unit: str = "") -> Measure:
+    system, baseline, control = (Estimate(values[arm]) for arm in (SCALES, RASTER, BANDS))
+    return Measure(name, system, baseline, control, "lower", unit)
 
 
 def judged(results: Results) -> tuple[Verdict, str]:
