@@ -12,5 +12,5 @@ SYSTEM = System(
         "that saw random schedules draws in any number of steps, at any size and aspect ratio."
     ),
     claim=deferred("arra.systems.flexvar.claim:claim"),
-    seeds=4,
+    seeds=8,
 )
