@@ -203,17 +203,21 @@ class Workbench:
         return self._prepare("held_out", self.held_out, None)
 
     def _prepare(self, name: str, sample: Sample, encoder: Encoder | None) -> PreparedStore:
-        return prepare(
-            ArrayPictures(sample.pictures, sample.captions),
-            self.folder / name,
-            codec=self.codec,
-            tokenizer=self.tokenizer,
-            size=self.corpus.size,
-            encoder=encoder,
-            batch=256,
-            overwrite=True,
-            quiet=self.quiet,
-        )
+        from filelock import FileLock
+
+        # arms that begin at the same moment look at the store one after the other
+        with FileLock(self.folder / f".{name}.lock"):
+            return prepare(
+                ArrayPictures(sample.pictures, sample.captions),
+                self.folder / name,
+                codec=self.codec,
+                tokenizer=self.tokenizer,
+                size=self.corpus.size,
+                encoder=encoder,
+                batch=256,
+                overwrite=True,
+                quiet=self.quiet,
+            )
 
     def painted(self, rows: PreparedStore) -> np.ndarray:
         """The pictures of a store as the codec paints them: (N, S, S, 3) uint8."""
