@@ -45,8 +45,7 @@ def cases(budget: str, folder: Path) -> Iterator[Callable[[], Case]]:
         return
     yield partial(_case, _SMALL, 1, ("fp32",), True)
     yield partial(_case, _SMALL, 32, ("fp32", "bf16"), False)
-    for pictures in (1, 8):
-        yield partial(_case, _BASE, pictures, ("fp32", "bf16"), False)
+    yield partial(_case, _BASE, 1, ("fp32", "bf16"), False)
 
 
 def _case(size: _Size, pictures: int, precisions: tuple[Precision, ...], compiled: bool) -> Case:
