@@ -11,7 +11,7 @@ from arra.files import atomic_file
 
 Block = Callable[[str, Path, str], str | None]
 """(name, folder of results, link from the page to it) -> what stands in the block, or None."""
-_BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(page: str, block: Block, results: Path, link: str) -> str:
