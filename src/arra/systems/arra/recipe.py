@@ -1,6 +1,6 @@
 """The recipe of ARRA on digit scenes: what is trained, how, and which arms are compared.
 
-Cost: about eight minutes for the full demo on two CPU cores. Bench and generator are as small as
+Cost: about five minutes for the full demo on two idle CPU cores. Bench and generator are as small as
 pictures that a person reads at a glance allow.
 """
 
