@@ -133,7 +133,9 @@ def test_a_command_may_choose_its_exit_code(command):
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_interrupting_ends_with_130(tmp_path):
     text = (
-        "import sys, arra.commands\n"
+        "import signal, sys, arra.commands\n"
+        # who runs the tests in the background may have told all its children to ignore it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"arra.commands.__path__.append({str(tmp_path)!r})\n"
         "from arra.cli import run\n"
         "sys.exit(run(['probe']))\n"

@@ -1,7 +1,7 @@
 """The recipe of ARRA on digit scenes: what is trained, how, and which arms are compared.
 
-Cost: about five minutes for the full demo on two idle CPU cores. Bench and generator are as small as
-pictures that a person reads at a glance allow.
+Cost: about five minutes for the full demo on two idle CPU cores. Bench and generator are as small
+as pictures that a person reads at a glance allow.
 """
 
 from __future__ import annotations
