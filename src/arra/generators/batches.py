@@ -152,8 +152,8 @@ def collate(
             here = slice(start, start + len(sample.tokens))
             tokens[number, here], target[number, here] = sample.tokens, sample.target
             place[number, here], read[number, here] = sample.place, sample.read
-            shown = sample.image or [place >= 0 for place in sample.place]
-            image[number, here], segment[number, here] = shown, i
+            image[number, here] = place[number, here] >= 0 if sample.image is None else sample.image
+            segment[number, here] = i
             position[number, here] = np.arange(len(sample.tokens))
             start = here.stop
     return Batch(

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from arra.codecs.base import Codec
 from arra.codecs.pyramids import CodePyramid, DirectConfig, DirectPyramid
 from arra.codecs.scalable import ScalableCodec
 from arra.errors import InputError
@@ -31,7 +30,7 @@ from arra.orders.pyramid import Pyramid
 from arra.orders.schedules import RandomSchedules, Scales, fitted
 from arra.randomness import seeded
 from arra.registry import generators
-from arra.settings import BatchConfig, ScaleSize, Sizes
+from arra.settings import BatchConfig, ScaleSize
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class FlexibleBatches(ScaleBatches):
 class FlexibleGenerator(ScaleGenerator):
     """The network of `ScaleGenerator` over direct scales, with places that need no schedule."""
 
-    default_codec = "scalable"
+    default_codec, takes = "scalable", ScalableCodec
     Config = FlexibleConfig  # type: ignore[assignment]
     config: FlexibleConfig  # type: ignore[assignment]
 
@@ -151,25 +150,6 @@ class FlexibleGenerator(ScaleGenerator):
             return super()._where()
         first, *others = (resized(self.table, size).flatten(1).T for size in self.pyramid.sizes)
         return torch.cat((first + self.start, *others))
-
-    @classmethod
-    def for_store(
-        cls,
-        tokenizer: PreTrainedTokenizerBase,
-        codec: Codec,
-        grid: tuple[int, int],
-        sizes: Sizes,
-        *,
-        seed: int,
-        longest: int = 0,
-    ) -> Self:
-        if not isinstance(codec, ScalableCodec):
-            raise InputError(
-                f"a {codec.registered_name} codec: its codes do not show the picture at every "
-                "size; prepare the store with --train-codec scalable"
-            )
-        size = replace(sizes.scale, positions=max(sizes.scale.positions, longest))
-        return cls.from_scratch(tokenizer, codec, size, seed=seed)
 
     @classmethod
     def from_scratch(  # type: ignore[override]

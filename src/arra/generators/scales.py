@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +113,8 @@ class ScaleGenerator(Generator):
     config: ScaleConfig
     sampler = "scales"
     default_codec = "multiscale"
+    takes: ClassVar[type[Any]] = MultiScaleCodec
+    """The codec whose codes it draws."""
 
     def __init__(self, config: ScaleConfig, tokenizer: PreTrainedTokenizerBase | None = None):
         super().__init__(config)
@@ -169,10 +171,10 @@ class ScaleGenerator(Generator):
         seed: int,
         longest: int = 0,
     ) -> Self:
-        if not isinstance(codec, MultiScaleCodec):
+        if not isinstance(codec, cls.takes):
             raise InputError(
-                f"a {codec.registered_name} codec: its codes are no pyramid of scales; prepare the "
-                "store with --train-codec multiscale"
+                f"a {codec.registered_name} codec: its codes are none that a {cls.registered_name} "
+                f"generator draws; prepare the store with --train-codec {cls.default_codec}"
             )
         size = replace(sizes.scale, positions=max(sizes.scale.positions, longest))
         return cls.from_scratch(tokenizer, codec, size, seed=seed)
