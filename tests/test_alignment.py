@@ -90,9 +90,9 @@ def test_against_a_loop(generator, settings):
             for place in places:
                 about = batch.read if config.positions == "read" else batch.place
                 where = int((about[i] == place).nonzero())
-                projected = objective.projectors[str(layer)](output.hidden[layer][i, where][None])[
-                    0
-                ]
+                projected = objective.projectors[str(layer)].projector(
+                    output.hidden[layer][i, where][None]
+                )[0]
                 target = {
                     "cls": lambda i=i: batch.features["cls"][i],
                     "mean": lambda i=i: batch.features[f"{config.encoder}/mean".lstrip("/")][i],
@@ -125,7 +125,7 @@ def test_the_cheap_way_is_the_plain_one(generator, settings):
         target, _ = objective._target(batch, sample, places[chosen])
         losses = []
         for layer in objective.layers:
-            projected = objective.projectors[str(layer)](hidden[layer][chosen])
+            projected = objective.projectors[str(layer)].projector(hidden[layer][chosen])
             if objective.config.similarity == "cosine":
                 losses.append(1 - F.cosine_similarity(projected, target, dim=-1))
             else:
@@ -139,6 +139,26 @@ def test_the_cheap_way_is_the_plain_one(generator, settings):
         torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "mse"])
+def test_compiled_as_plain(generator, similarity):
+    """`compile_blocks` changes neither loss nor gradients beyond rounding, nor the weights' names;
+    also when another number of positions comes."""
+    batches = [batch_of(generator, rows, "rows") for rows in ((0, 1, 2), (0, 1))]
+    found = []
+    for compiled in (False, True):
+        objective = alignment(generator, similarity=similarity)
+        names = list(objective.state_dict())
+        if compiled:
+            objective.compile_blocks()
+        assert list(objective.state_dict()) == names
+        for batch in batches:
+            loss = objective(generator(batch, objective.layers), batch)
+            found.append([loss, *torch.autograd.grad(loss, list(objective.parameters()))])
+    for plain, other in zip(found[:2], found[2:], strict=True):
+        for one, two in zip(plain, other, strict=True):
+            torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
 
 
 def test_cosine_has_the_right_gradient_also_at_nothing():
@@ -186,8 +206,8 @@ def test_perfect_and_opposite_projections(generator):
     batch = batch_of(generator)
     objective = Alignment(AlignmentConfig(projector="linear"), FEATURES, FEATURES)
     with torch.no_grad():
-        objective.projectors["1"].weight.copy_(torch.eye(FEATURES))
-        objective.projectors["1"].bias.zero_()
+        objective.projectors["1"].projector.weight.copy_(torch.eye(FEATURES))
+        objective.projectors["1"].projector.bias.zero_()
     states = batch.features["cls"][batch.segment.clamp(min=0)]
     for sign, expected in ((1.0, 0.0), (-1.0, 2.0)):
         output = Output(torch.empty(0), torch.empty(0), {1: sign * states})
@@ -280,7 +300,7 @@ def test_spatial_normalisation_is_the_formula():
 
 def test_projectors_have_the_published_shapes():
     def shapes(**settings):
-        projector = Alignment(AlignmentConfig(**settings), 8, 6).projectors["1"]
+        projector = Alignment(AlignmentConfig(**settings), 8, 6).projectors["1"].projector
         return [tuple(p.shape) for p in projector.parameters() if p.ndim == 2], projector
 
     assert shapes()[0] == [(6, 8), (6, 6)]

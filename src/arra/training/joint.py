@@ -124,23 +124,25 @@ def checkpointed_activations(generator: Generator) -> AbstractContextManager[Non
     return offered()
 
 
-def try_compile(generator: Generator, attempt: Callable[[], None] | None) -> bool:
-    """Compile the generator's blocks and run `attempt` with them; on failure go back, and say so.
+def try_compile(joint: Joint, attempt: Callable[[], None] | None) -> bool:
+    """Compile the generator's blocks, and what objectives have to compile, and run `attempt` with
+    them; on failure go back, and say so.
 
     Without an attempt (sharded weights: a pass that fails half-way leaves them in disorder) failure
     shows in the first step. `generator.compile_blocks()` compiles in place: `module.compile()`, or
     a compiled `forward` on the instance. Compilation happens at the first call only, hence the
     attempt; buffers are left as they were.
     """
-    compile_blocks = getattr(generator, "compile_blocks", None)
-    if not callable(compile_blocks):
-        warnings.warn(f"{type(generator).__name__} has nothing to compile", stacklevel=3)
+    if not callable(getattr(joint.generator, "compile_blocks", None)):
+        warnings.warn(f"{type(joint.generator).__name__} has nothing to compile", stacklevel=3)
         return False
-    buffers = {name: buffer.clone() for name, buffer in generator.named_buffers()}
+    buffers = {name: buffer.clone() for name, buffer in joint.named_buffers()}
     calls = ("forward", "_compiled_call_impl")
-    eager = [(m, {c: vars(m)[c] for c in calls if c in vars(m)}) for m in generator.modules()]
+    eager = [(m, {c: vars(m)[c] for c in calls if c in vars(m)}) for m in joint.modules()]
     try:
-        compile_blocks()
+        for part in (joint.generator, *joint.objectives):
+            if callable(compile_blocks := getattr(part, "compile_blocks", None)):
+                compile_blocks()
         if attempt is not None:
             attempt()
         return True
@@ -154,6 +156,6 @@ def try_compile(generator: Generator, attempt: Callable[[], None] | None) -> boo
         return False
     finally:
         with torch.no_grad():
-            for name, buffer in generator.named_buffers():
+            for name, buffer in joint.named_buffers():
                 if name in buffers:  # a forward pass may add caches
                     buffer.copy_(buffers[name])

@@ -178,7 +178,7 @@ class _Run:
             self.joint.to(self.device)
         self.joint.train()
         if config.compile:
-            self.compiled = try_compile(trained, None if self.sharded else self._attempt)
+            self.compiled = try_compile(self.joint, None if self.sharded else self._attempt)
             self.joint.zero_grad()
         self.model: Any = self.joint
         self.optimizers: list[Any] = build_optimizers(self.joint, config)

@@ -48,23 +48,51 @@ def _scrambled(body: bytes) -> bytes:
     return (np.frombuffer(body, np.uint8) ^ _CIPHER[: len(body)]).tobytes()
 
 
-def large(some: Digits, side: int) -> Digits:
-    """The same digits of side x side pixels, interpolated linearly."""
+TURN, MOVE, SIZE = 0.25, 0.06, 0.12
+"""How far a digit is turned (radians), moved (parts of its side) and sized (parts), at most."""
+
+
+def rewritten(some: Digits, side: int, variants: int, seed: int) -> Digits:
+    """Every digit enlarged to side x side pixels `variants` times, each time turned, moved and
+    sized by other random amounts; interpolated linearly."""
+    random = np.random.default_rng(seed)
     grey = [Image.fromarray(picture).convert("L") for picture in some.pictures]
-    found = [np.array(image.resize((side, side), Image.Resampling.BILINEAR)) for image in grey]
-    return Digits(np.stack(found)[..., None].repeat(3, axis=-1), some.labels)
+    found = [
+        np.array(
+            image.transform((side, side), _AFFINE, _written(image.width, side, random), _LINEAR)
+        )
+        for _ in range(variants)
+        for image in grey
+    ]
+    return Digits(np.stack(found)[..., None].repeat(3, axis=-1), np.tile(some.labels, variants))
+
+
+_AFFINE, _LINEAR = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+
+
+def _written(old: int, side: int, random: np.random.Generator) -> tuple[float, ...]:
+    """From where in a picture of old x old pixels each of side x side comes: Pillow's (a, ..., f)
+    with x = a u + b v + c and y = d u + e v + f."""
+    turn, right, down, size = random.uniform(-1, 1, 4) * (TURN, MOVE, MOVE, SIZE)
+    scale = old / side * (1 + size)
+    cos, sin = scale * np.cos(turn), scale * np.sin(turn)
+    middle, shift = side / 2, (old / 2 + old * right, old / 2 + old * down)
+    x, y = (shift[0] - middle * (cos - sin), shift[1] - middle * (sin + cos))
+    return tuple(map(float, (cos, -sin, x, sin, cos, y)))
 
 
 def sets(recipe: Recipe) -> tuple[Digits, Digits]:
-    """Training digits and held-out ones, enlarged."""
+    """Training digits and held-out ones, written anew."""
     known, held_out = digits()
-    return large(known, recipe.side), large(held_out, recipe.side)
+    return (
+        rewritten(known, recipe.side, recipe.variants, seed=0),
+        rewritten(held_out, recipe.side, recipe.held_out_variants, seed=1),
+    )
 
 
 def make_judge(recipe: Recipe) -> Judge:
-    """A judge that has seen digits moved by a pixel; its reference are held-out ones, unmoved."""
-    known, held_out = sets(recipe)
-    return replace(train_judge(known, held_out, crop=1), reference=held_out.pictures)
+    """A judge that has seen the training digits; its reference are the held-out ones."""
+    return train_judge(*sets(recipe), crop=0)
 
 
 def make_codec(recipe: Recipe, arm: str, known: Digits, seed: int) -> Codec:
@@ -109,7 +137,7 @@ def train_arm(
         length = _positions(generator, store)
         size = max(1, round(recipe.tokens / length))
         batch = BatchConfig(size, drop_caption=0.0, multiple=1, seed=seed)
-        config = replace(recipe.train, seed=seed)
+        config = replace(recipe.train, seed=seed, learning_rate=recipe.rates[arm])
         report = train(
             generator, [NextToken()], generator.batches(store, batch), config, target / "training"
         )
@@ -117,7 +145,7 @@ def train_arm(
             "positions": length,
             "batch": size,
             "bits": _bits(generator, codec, held_out),
-            "training bits": _bits(generator, codec, known),
+            "training bits": _bits(generator, codec, _some(known, len(held_out.labels))),
             "floor": judge.distance(repainted(codec, known.pictures)),
             "step_seconds": report.median_step_seconds,
             "parameters": report.parameters,
@@ -140,6 +168,10 @@ def _bits(generator: RasterGenerator, codec: Codec, held_out: Digits) -> float:
     batches = generator.batches(store, BatchConfig(size, drop_caption=0.0))
     parts = [batches.batch(number) for number in range(len(store) // size)]
     return held_out_bits(generator, parts).per_picture
+
+
+def _some(digits: Digits, count: int) -> Digits:
+    return Digits(digits.pictures[:count], digits.labels[:count])
 
 
 def _drawn(

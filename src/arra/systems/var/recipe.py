@@ -46,7 +46,7 @@ def full() -> Recipe:
     return Recipe(
         size=ScaleSize(width=64, depth=3, heads=4, feed_forward=256, gate=1e-2, inputs=10.0),
         batch=BATCHES,
-        train=training(300),
+        train=training(500),
     )
 
 
