@@ -145,7 +145,8 @@ def _scale(recipe: Recipe, results: Results, floor: float) -> str:
     size, one = recipe.size, results[JPEG][0]
     return (
         f"handwritten digits enlarged to {recipe.side} x {recipe.side} greys (1200 to train on, "
-        f"each written anew {recipe.variants} times, 597 held out), JPEG of quality {recipe.jpeg.quality} with a restart marker a block, a "
+        f"each written anew {recipe.variants} times, 597 held out), "
+        f"JPEG of quality {recipe.jpeg.quality} with a restart marker a block, a "
         f"Llama of {size.depth} blocks of width {size.width} ({one['parameters'] / 1e6:.2f} M "
         f"parameters for JPEG), {recipe.train.steps} steps of about {recipe.tokens} positions in "
         f"every arm, "

@@ -76,7 +76,7 @@ def full() -> Recipe:
             log_every=50,
         ),
         tokens=1024,
-        rates=dict.fromkeys(ARMS, 3e-3),
+        rates={JPEG: 3e-3, PIXELS: 3e-3, SQUARES: 3e-3, SCRAMBLED: 6e-3},
     )
 
 

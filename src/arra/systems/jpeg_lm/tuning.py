@@ -1,4 +1,4 @@
-"""Which learning rate each arm of the claim takes: the same ones tried for all, with another seed."""
+"""Which learning rate each arm of the claim takes: all try the same, with another seed."""
 
 from __future__ import annotations
 
