@@ -18,8 +18,9 @@ def step_seconds(
 ) -> dict[str, list[float]]:
     """Seconds of `repeats` training steps of each arm, one step of each in turn.
 
-    The arms take turns because a busy machine's speed drifts: compare step by step. The steps are
-    the training loop's own. The first three are not timed.
+    The arms take turns because a busy machine's speed drifts: compare step by step. They do so in
+    the order given and in the opposite one, because who comes first in a round pays for the end of
+    the last. The steps are the training loop's own. The first three are not timed.
     """
     times: dict[str, list[float]] = {name: [] for name in arms}
     with tempfile.TemporaryDirectory() as scratch:
@@ -28,9 +29,9 @@ def step_seconds(
             for name, arm in arms.items()
         }
         for number in range(repeats + 3):
-            for name, step in steps.items():
+            for name in list(steps)[:: -1 if number % 2 else 1]:
                 began = time.perf_counter()
-                step(number)
+                steps[name](number)
                 if number >= 3:
                     times[name].append(time.perf_counter() - began)
     return times
