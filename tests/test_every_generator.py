@@ -16,6 +16,9 @@ from arra.data.store import PreparedStore
 from arra.jobs.validation import plain_batches
 from arra.metrics.likelihood import held_out_bits
 from arra.registry import generators
+from arra.serving.requests import Request
+from arra.serving.service import Service, ServiceConfig, Workshop
+from arra.settings import SamplingConfig
 from arra.text_to_image import TextToImage
 
 SMALL = (
@@ -104,3 +107,19 @@ def test_held_out_rows_count_once_and_in_any_batch(work):
             for size in (3, 10)
         ]
     assert bits[0] == pytest.approx(bits[1], rel=1e-5)
+
+
+def test_served_pictures_are_those_that_are_drawn(work):
+    model = TextToImage.from_pretrained(work.root / "run", "cpu")
+    service = Service(model, ServiceConfig(slots=6))
+    wanted = [
+        Request(caption, seed, SamplingConfig(guidance))
+        for seed, (caption, guidance) in enumerate([("a red 3", 1.5), (None, 1.0), ("a 7", 1.5)])
+    ]
+    workshop = Workshop([service]).start()
+    drawings = service.submit(wanted)
+    assert workshop.stop(60)
+    for drawing, request in zip(drawings, wanted, strict=True):
+        assert drawing.error is None
+        (alone,) = model.draw([request.caption], [request.seed], request.sampling)
+        assert np.array_equal(drawing.picture, alone)

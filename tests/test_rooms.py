@@ -26,6 +26,7 @@ SHARED = {
     "environment",
     "errors",
     "files",
+    "labels",
     "pixels",
     "precision",
     "progress",
@@ -92,7 +93,7 @@ def test_a_room_knows_only_what_stands_below_it(room):
 
 
 def test_every_folder_is_a_room_or_above_all_rooms():
-    above = {"commands", "experiments", "jobs", "report", "systems", "templates"}
+    above = {"commands", "experiments", "jobs", "report", "serving", "systems", "templates"}
     folders = {path.name for path in SOURCE.iterdir() if path.is_dir()} - {"__pycache__"}
     assert folders - above == set(KNOWS)
 

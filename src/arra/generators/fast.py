@@ -45,16 +45,32 @@ class FastStepper:
     def __init__(self, generator: RasterGenerator, decoder: NativeDecoder | EagerDecoder):
         self.generator, self.decoder = generator, decoder
         self.units, self.prompt_ids = generator.units, generator.prompt_ids
-        self.end = generator.end
+        self.end, self.codes = generator.end, generator.codes
         self._offset = generator.config.vocabulary.offset
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]:
         """As the generator's; equal prompts are read once."""
         return self.decoder.prefill(prompts, max(map(len, prompts)) + self.units)
 
-    def step(self, codes: Tensor, cache: Any) -> Tensor:
-        """As the generator's."""
-        return self.decoder.step(codes + self._offset, cache)
+    def step(self, codes: Tensor, cache: Any, slots: Sequence[int] | None = None) -> Tensor:
+        """As the generator's; with `slots` only these go on, those of a dense range unless the
+        decoder is `scattered`."""
+        return self.decoder.step(codes + self._offset, cache, slots)
+
+    # ---- many pictures in one cache, each at a step of its own ----------------------------------
+
+    @property
+    def scattered(self) -> bool:
+        """Whether `step` takes any slots, in any order."""
+        return self.decoder.scattered
+
+    def room(self, slots: int, prompt: int) -> Any:
+        """A cache of empty slots for pictures after prompts of up to `prompt` tokens."""
+        return self.decoder.room(slots, prompt + self.units)
+
+    def read(self, prompts: Sequence[Sequence[int]], cache: Any, slots: Sequence[int]) -> Tensor:
+        """Logits (n, codes) of the first unit after prompts, each read into a slot of its own."""
+        return self.decoder.read(prompts, cache, slots)
 
 
 class NativeStepper(FastStepper):
@@ -65,6 +81,15 @@ class NativeStepper(FastStepper):
     def choose(self, logits: Tensor, scale: float, config: SamplingConfig, race: Tensor) -> Tensor:
         """See `NativeDecoder.choose`."""
         return self.decoder.choose(logits, scale, config, race)
+
+    def choose_each(
+        self,
+        logits: Tensor,
+        choices: Sequence[tuple[int, int, float, SamplingConfig]],
+        race: Tensor,
+    ) -> Tensor:
+        """See `NativeDecoder.choose_each`."""
+        return self.decoder.choose_each(logits, choices, race)
 
 
 def decoding(

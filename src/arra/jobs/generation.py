@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.PngImagePlugin import PngImageFile
 
 from arra.data.captions import clean_caption
 from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_file, read_json, sha256_of_file, sha256_of_json, to_plain, write_json
 from arra.jobs.console import resumable
 from arra.jobs.validation import write_grid
+from arra.labels import labelled_png
 from arra.progress import Task, track
 from arra.samplers.noise import NOISE
 from arra.settings import Decoder, Precision, SamplingConfig
@@ -225,15 +226,15 @@ def _is_whole(path: Path, wanted: Wanted, digest: str) -> bool:
 def _write(
     path: Path, picture: np.ndarray, wanted: Wanted, settings: dict[str, Any], digest: str
 ) -> None:
-    label = PngInfo()
-    label.add_itxt("prompt", wanted.prompt)
-    label.add_text("seed", str(wanted.seed))
-    label.add_text("sampling", json.dumps(settings["sampling"], sort_keys=True))
-    label.add_text("checkpoint", settings["checkpoint"])
-    label.add_text("digest", digest)
-    label.add_text("Software", "arra")
+    label = {
+        "prompt": wanted.prompt,
+        "seed": wanted.seed,
+        "sampling": settings["sampling"],
+        "checkpoint": settings["checkpoint"],
+        "digest": digest,
+    }
     with atomic_file(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=label)
+        temporary.write_bytes(labelled_png(picture, label))
 
 
 def _summarise(result: Generated, job: Generation) -> None:

@@ -13,6 +13,10 @@ from arra.registry import samplers
 from arra.samplers.logits import SamplingConfig, guide_pairs, law
 from arra.samplers.noise import PictureNoise, draw
 
+Choice = tuple[int, int, float, SamplingConfig]
+"""How one code is drawn: the row of its logits, that of those without caption (-1: no guidance),
+the scale of guidance, and the rest."""
+
 
 class Stepper(Protocol):
     """What the sampler needs of a generator: prompts are read once, then unit follows unit.
@@ -128,3 +132,22 @@ class AncestralSampler:
         if choose is not None:
             return choose(logits, scale, self.config, race)
         return draw(law(guide_pairs(logits, scale) if guided else logits, self.config), race)
+
+
+def choose_each(logits: Tensor, choices: Sequence[Choice], race: Tensor) -> Tensor:
+    """(n,) int64: codes drawn from rows of `logits`, each in its own way, by a race (n, V).
+
+    Of each the code that it would get alone.
+    """
+    drawn = torch.empty(len(choices), dtype=torch.int64, device=logits.device)
+    alike: dict[tuple[bool, float, SamplingConfig], list[int]] = {}
+    for number, (_, unconditional, scale, config) in enumerate(choices):
+        alike.setdefault((unconditional >= 0, scale, config), []).append(number)
+    for (guided, scale, config), numbers in alike.items():
+        rows = [choices[number][0] for number in numbers]
+        rows += [choices[number][1] for number in numbers] if guided else []
+        found = logits[rows]
+        chosen = torch.tensor(numbers, device=logits.device)
+        chances = law(guide_pairs(found, scale) if guided else found, config)
+        drawn[chosen] = draw(chances, race[chosen])
+    return drawn

@@ -23,10 +23,13 @@ class PictureNoise:
         """(B, width) float32 exponential variables: the next ones of each picture's stream."""
         return next(self.ahead(1, width, device))
 
-    def ahead(self, units: int, width: int, device: torch.device) -> Iterator[Tensor]:
+    def ahead(
+        self, units: int, width: int, device: torch.device, most: int = _MOST_AHEAD
+    ) -> Iterator[Tensor]:
         """`exponential` for so many units, made for many units at once: before a picture is drawn,
-        or, of large ones, a few times while it is."""
-        block = max(_MOST_AHEAD // max(len(self._streams) * width, 1), 1)
+        or, of large ones, a few times while it is. At most `most` numbers wait, or those of a
+        unit."""
+        block = max(most // max(len(self._streams) * width, 1), 1)
         for start in range(0, units, block):
             shape = min(block, units - start), len(self._streams), width
             whole = torch.empty(shape, dtype=torch.int64)

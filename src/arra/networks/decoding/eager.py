@@ -24,6 +24,8 @@ class EagerCache:
         self.keys, self.values, self.position = keys, values, position
         self.filled = filled
         """How many positions any row has at most: known without asking the device."""
+        self.lengths = [filled] * len(position)
+        """The same of each row, where they are slots that are read one by one."""
         self.row = torch.arange(len(position), device=position.device)
 
     @classmethod
@@ -37,6 +39,18 @@ class EagerCache:
         """The rows (n,), which may repeat."""
         keys, values = self.keys[:, rows], self.values[:, rows]
         return EagerCache(keys, values, self.position[rows], self.filled)
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Slot `targets[i]` becomes what slot `sources[i]` is; no source is a target of another."""
+        for source, target in zip(sources, targets, strict=True):
+            self.lengths[target] = length = self.lengths[source]
+            self.position[target] = self.position[source]
+            for part in (self.keys, self.values):
+                part[:, target, :, :length] = part[:, source, :, :length]
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget all but the first `length` positions of a slot."""
+        self.position[slot] = self.lengths[slot] = length
 
 
 class _Linear:
@@ -66,6 +80,9 @@ class EagerDecoder:
     In fp32 it computes what transformers' own forward does, in the same order of operations but
     for the fused projections.
     """
+
+    scattered = False
+    """Slots that go on together are a range: the cache is read where it lies."""
 
     def __init__(self, llama: Llama, precision: Precision, positions: int, compile: bool = False):
         """`positions` is the longest sequence. With `compile` a step is compiled as a whole (on
@@ -111,8 +128,39 @@ class EagerDecoder:
         rows = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
         return logits[rows], cache.gather(rows)
 
-    def step(self, tokens: Tensor, cache: EagerCache) -> Tensor:
-        """Logits (B, codes) after one more token (B,) int64 of each row."""
+    def room(self, slots: int, length: int) -> EagerCache:
+        """A cache of so many empty slots, of `length` positions each."""
+        return EagerCache.empty(self.llama, slots, length, self.dtype)
+
+    def read(
+        self, prompts: Sequence[Sequence[int]], cache: EagerCache, slots: Sequence[int]
+    ) -> Tensor:
+        """Logits (n, codes) after these prompts, each from the beginning of one of the slots."""
+        logits, fresh = self.prefill(prompts, max(map(len, prompts)))
+        where = torch.tensor(slots, device=cache.position.device)
+        cache.keys[:, where, :, : fresh.filled] = fresh.keys
+        cache.values[:, where, :, : fresh.filled] = fresh.values
+        cache.position[where] = fresh.position
+        for slot, prompt in zip(slots, prompts, strict=True):
+            cache.lengths[slot] = len(prompt)
+        return logits
+
+    def step(self, tokens: Tensor, cache: EagerCache, slots: Sequence[int] | None = None) -> Tensor:
+        """Logits (B, codes) after one more token (B,) int64 of each row, or of these slots, which
+        are a range without gaps."""
+        if slots is not None:
+            here = slice(slots[0], slots[0] + len(slots))
+            if list(slots) != list(range(here.start, here.stop)):
+                raise ValueError(f"EagerDecoder.step: slots {list(slots)}, expected a range")
+            seen = 1 + max(cache.lengths[here])
+            part = EagerCache(
+                cache.keys[:, here], cache.values[:, here], cache.position[here], seen - 1
+            )
+            logits = self.step(tokens, part)
+            cache.position[here] = part.position
+            for slot in slots:
+                cache.lengths[slot] += 1
+            return logits
         cache.filled += 1
         # compiled code is for one shape: it looks at the whole cache, most of it hidden
         seen = cache.keys.shape[3] if self._compiled else cache.filled

@@ -116,6 +116,12 @@ struct Cache {  // [layer][slot][kv head], then values [position][head size] and
   int32_t slots, capacity;  // positions, a multiple of LANES
 };
 
+struct Choice {  // how the next code of one picture is drawn
+  int32_t conditional, unconditional;  // rows of logits; the latter -1 where there is no guidance
+  int32_t top_k;                       // 0: all
+  float scale, temperature, top_p;
+};
+
 }  // extern "C"
 
 namespace {
@@ -548,28 +554,29 @@ void arra_forward(const Model* model, const Cache* cache, int rows, const int64_
   });
 }
 
-// Guidance and one draw for each of `rows` pictures: argmax of softmax(logits / temperature) / race,
-// among the codes that top-k and top-p keep. Guided logits are those of 2 * rows rows, the
-// conditional ones first. Temperature 0 takes the best.
-void arra_choose(const float* logits, int rows, int codes, int guided, float scale,
-                 float temperature, int top_k, float top_p, const float* race, int64_t* drawn,
-                 int threads) {
+// One draw for each of `rows` pictures as its choice says: guidance, then argmax of
+// softmax(logits / temperature) / race among the codes that top-k and top-p keep. Temperature 0
+// takes the best.
+void arra_choose(const float* logits, int rows, int codes, const Choice* choices, const float* race,
+                 int64_t* drawn, int threads) {
   together(std::min(threads, rows), [&](Team team) {
     std::vector<float> law(padded(codes, LANES), -INFINITY);
     std::vector<int> heap;
     team.share(rows, [&](int m) {
-      const float *c = logits + (size_t)m * codes, *u = c + (size_t)rows * codes;
-      bool both = guided && scale != 1.0f;
-      for (int i = 0; i < codes; i++) law[i] = both ? u[i] + scale * (c[i] - u[i]) : c[i];
+      const Choice& choice = choices[m];
+      const float* c = logits + (size_t)choice.conditional * codes;
+      const float* u = logits + (size_t)std::max(choice.unconditional, 0) * codes;
+      bool both = choice.unconditional >= 0 && choice.scale != 1.0f;
+      for (int i = 0; i < codes; i++) law[i] = both ? u[i] + choice.scale * (c[i] - u[i]) : c[i];
       f32 most = all(-INFINITY);
       for (int i = 0; i < codes; i += LANES) most = larger(most, load<f32>(law.data() + i));
-      if (temperature != 0.0f) {
+      if (choice.temperature != 0.0f) {
         const float* noise = race + (size_t)m * codes;
         float top = largest(most);
         most = all(-INFINITY);
         for (int i = 0; i < codes; i += LANES)
-          store(law.data() + i, exponential((load<f32>(law.data() + i) - top) / temperature));
-        filter(law, codes, top_k, top_p, heap);
+          store(law.data() + i, exponential((load<f32>(law.data() + i) - top) / choice.temperature));
+        filter(law, codes, choice.top_k, choice.top_p, heap);
         for (int i = 0; i < codes; i += LANES) {
           f32 weight = load<f32>(law.data() + i), e = all(1.0f);
           memcpy(&e, noise + i, std::min(LANES, codes - i) * sizeof(float));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_void_p
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -53,6 +54,13 @@ class _Cache(Structure):
     ]
 
 
+class _Choice(Structure):
+    _fields_ = [
+        *((name, c_int32) for name in ("conditional", "unconditional", "top_k")),
+        *((name, c_float) for name in ("scale", "temperature", "top_p")),
+    ]
+
+
 class NativeCache:
     """Keys and values of some slots, and where each goes on."""
 
@@ -66,14 +74,21 @@ class NativeCache:
         self.slot = torch.arange(slots, dtype=torch.int32)
         self.plain = _Cache(self.keys.data_ptr(), self.values.data_ptr(), slots, capacity)
 
-    def copy(self, source: Tensor) -> None:
-        """Slot i becomes what slot `source[i]` is; a slot that others copy stays itself."""
-        target = (source != torch.arange(len(source))).nonzero()[:, 0]
-        longest, source = int(self.position.max()), source[target]
+    def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Slot `targets[i]` becomes what slot `sources[i]` is; no source is a target of another."""
+        pairs = [(s, t) for s, t in zip(sources, targets, strict=True) if s != t]
+        if not pairs:
+            return
+        source, target = torch.tensor(pairs).T
+        longest = int(self.position[source].max())
         blocks = -(-longest // LANES)
         self.position[target] = self.position[source]
         self.keys[:, target, :, :blocks] = self.keys[:, source, :, :blocks]
         self.values[:, target, :, :longest] = self.values[:, source, :, :longest]
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget all but the first `length` positions of a slot."""
+        self.position[slot] = length
 
 
 class NativeDecoder:
@@ -82,6 +97,9 @@ class NativeDecoder:
     A row's logits do not depend, to the last bit, on the rows beside it, on how its prompt was
     split, or on the number of threads.
     """
+
+    scattered = True
+    """Any slots can go on together, in any order."""
 
     def __init__(self, llama: Llama, precision: Precision, positions: int):
         """`positions` is the longest sequence; `Unsupported` for shapes that kernels do not take,
@@ -154,39 +172,60 @@ class NativeDecoder:
 
         Every different prompt is read once, whatever the number of rows that begin with it.
         """
+        cache = self.room(len(prompts), length)
+        return self.read(prompts, cache, range(len(prompts))), cache
+
+    def room(self, slots: int, length: int) -> NativeCache:
+        """A cache of so many empty slots, of `length` positions each."""
         dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
-        cache = NativeCache(self.llama, len(prompts), length, dtype)
+        return NativeCache(self.llama, slots, length, dtype)
+
+    def read(
+        self, prompts: Sequence[Sequence[int]], cache: NativeCache, slots: Sequence[int]
+    ) -> Tensor:
+        """Logits (n, codes) after these prompts, each from the beginning of one of the slots.
+
+        Every different prompt is read once.
+        """
         first: dict[tuple[int, ...], int] = {}
-        source = [first.setdefault(tuple(prompt), row) for row, prompt in enumerate(prompts)]
+        source = [first.setdefault(tuple(p), s) for p, s in zip(prompts, slots, strict=True)]
+        row_of = {slot: row for row, slot in enumerate(slots)}
         logits = torch.empty(len(prompts), self.codes)
         tokens: list[int] = []
-        slots: list[int] = []
+        places: list[int] = []
         positions: list[int] = []
         last: list[bool] = []
-        for prompt, row in first.items():
+        for prompt, slot in first.items():
             tokens += prompt
-            slots += [row] * len(prompt)
+            places += [slot] * len(prompt)
             positions += range(len(prompt))
             last += [False] * (len(prompt) - 1) + [True]
-            cache.position[row] = len(prompt)
+            cache.position[slot] = len(prompt)
         for start in range(0, len(tokens), _CHUNK):
             here = slice(start, start + _CHUNK)
             wanted = torch.tensor(last[here]).nonzero()[:, 0]
-            slot = torch.tensor(slots[here], dtype=torch.int32)
-            place = torch.tensor(positions[here], dtype=torch.int32)
+            place = torch.tensor(places[here], dtype=torch.int32)
+            position = torch.tensor(positions[here], dtype=torch.int32)
             found = torch.empty(len(wanted), self.codes)
             ids = torch.tensor(tokens[here])
-            self._forward(cache, ids, slot, place, wanted.int(), found)
-            logits[slot[wanted].long()] = found
-        copies = torch.tensor(source)
-        cache.copy(copies)
-        return logits[copies], cache
+            self._forward(cache, ids, place, position, wanted.int(), found)
+            logits[[row_of[slot] for slot in place[wanted].tolist()]] = found
+        cache.copy(source, slots)
+        return logits[[row_of[slot] for slot in source]]
 
-    def step(self, tokens: Tensor, cache: NativeCache) -> Tensor:
-        """Logits (B, codes) after one more token (B,) int64 of each row."""
+    def step(
+        self, tokens: Tensor, cache: NativeCache, slots: Sequence[int] | None = None
+    ) -> Tensor:
+        """Logits (B, codes) after one more token (B,) int64 of each of `slots`, None: all."""
         logits = torch.empty(len(tokens), self.codes)
-        self._forward(cache, tokens, cache.slot, cache.position, cache.slot, logits)
-        cache.position += 1
+        if slots is None:
+            self._forward(cache, tokens, cache.slot, cache.position, cache.slot, logits)
+            cache.position += 1
+            return logits
+        chosen = torch.tensor(slots, dtype=torch.int32)
+        position = cache.position[chosen]
+        self._forward(cache, tokens, chosen, position, cache.slot[: len(slots)], logits)
+        cache.position[chosen] = position + 1
         return logits
 
     def _forward(
@@ -215,21 +254,46 @@ class NativeDecoder:
 
         `logits` are (2 B, codes) where guided, else (B, codes), contiguous float32.
         """
+        return self._drawn(logits, _alike(len(race), scale, config), race)
+
+    def choose_each(
+        self,
+        logits: Tensor,
+        choices: Sequence[tuple[int, int, float, SamplingConfig]],
+        race: Tensor,
+    ) -> Tensor:
+        """As `choose`, each picture in its own way: the row of its logits, that of those without
+        caption (-1: no guidance), the scale of guidance, and the rest."""
+        plain = (_Choice * len(choices))(
+            *(
+                _Choice(conditional, unconditional, c.top_k, scale, c.temperature, c.top_p)
+                for conditional, unconditional, scale, c in choices
+            )
+        )
+        return self._drawn(logits, plain, race)
+
+    def _drawn(self, logits: Tensor, choices: Any, race: Tensor) -> Tensor:
         drawn = torch.empty(len(race), dtype=torch.int64)
         self._library.arra_choose(
             c_void_p(logits.data_ptr()),
             len(race),
             self.codes,
-            int(config.guided),
-            c_float(scale),
-            c_float(config.temperature),
-            config.top_k,
-            c_float(config.top_p),
+            choices,
             c_void_p(race.data_ptr()),
             c_void_p(drawn.data_ptr()),
             torch.get_num_threads(),
         )
         return drawn
+
+
+@lru_cache(maxsize=512)
+def _alike(rows: int, scale: float, config: SamplingConfig) -> Any:
+    """Choices of pictures that are drawn alike, the guided ones' second halves behind the first."""
+    c, gap = config, rows if config.guided else -1
+    pairs = [(row, row + gap if gap > 0 else -1) for row in range(rows)]
+    return (_Choice * rows)(
+        *(_Choice(*pair, c.top_k, scale, c.temperature, c.top_p) for pair in pairs)
+    )
 
 
 def _norms(block: Any) -> tuple[Tensor | None, ...]:

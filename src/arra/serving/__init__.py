@@ -1,0 +1,1 @@
+"""Drawing for many at once: the engine that fuses requests, the server and its page."""

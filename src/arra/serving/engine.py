@@ -1,0 +1,349 @@
+"""Many pictures in one running batch: requests join at the next unit and leave when done.
+
+Temporal fusion (Flover, arXiv 2305.13484), elsewhere called continuous or in-flight batching: rows
+at different units share one pass, because weights are read once for all of them. A generator whose
+rows cannot be at different units is served in batches of requests that are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from arra.errors import InputError
+from arra.registry import samplers
+from arra.samplers.ancestral import Choice, choose_each
+from arra.samplers.noise import PictureNoise
+from arra.serving.requests import Drawing, FairQueue
+from arra.serving.slots import SlotTable
+
+Placement = Literal["auto", "scattered", "compacted", "gaps"]
+_AHEAD = 1 << 16
+"""Random numbers that are made ahead for one picture: bounds what waits with it."""
+
+
+@dataclass
+class Work:
+    """What an engine has computed since it began."""
+
+    steps: int = 0
+    """Passes over the running batch, and batches drawn at once."""
+    rows: int = 0
+    """Rows of all passes; a guided picture has two."""
+    wasted: int = 0
+    """Those of them that belonged to nobody."""
+    units: int = 0
+    """Units drawn for somebody."""
+    prompts: int = 0
+    """Tokens of prompts that were read."""
+    moves: int = 0
+    """Slots that were moved to close gaps."""
+
+
+class Engine(Protocol):
+    """What draws queued pictures, a little at each call; used by one thread at a time."""
+
+    work: Work
+    queue: FairQueue
+
+    @property
+    def live(self) -> int:
+        """How many pictures are being drawn."""
+
+    def submit(self, drawings: Sequence[Drawing]) -> None:
+        """Let drawings wait for their turn, all or none; any thread may do so. Raises `Full`, or
+        `InputError` where the turn of one never comes."""
+
+    def advance(self) -> bool:
+        """Go on by a unit (or a batch), letting in who waits; False where there is nothing to do.
+
+        An error ends all drawings that it struck, and is theirs; the engine goes on.
+        """
+
+    def abandon(self, error: Exception) -> None:
+        """End all drawings, those that wait included, with this error."""
+
+
+class SlotStepper(Protocol):
+    """What the fused engine needs of a generator; `generators.fast.FastStepper` has it."""
+
+    units: int
+    codes: int
+    end: int | None
+
+    @property
+    def scattered(self) -> bool: ...
+
+    def room(self, slots: int, prompt: int) -> Any: ...
+
+    def read(
+        self, prompts: Sequence[Sequence[int]], cache: Any, slots: Sequence[int]
+    ) -> Tensor: ...
+
+    def step(self, codes: Tensor, cache: Any, slots: Sequence[int]) -> Tensor: ...
+
+
+class FusedEngine:
+    """Each picture at a unit of its own; one pass a unit for all of them."""
+
+    def __init__(
+        self,
+        stepper: SlotStepper,
+        empty: Sequence[int],
+        *,
+        slots: int = 64,
+        queue: int = 256,
+        prompt: int = 256,
+        joins: int = 0,
+        placement: Placement = "auto",
+    ):
+        """`empty` is guidance's prompt; `slots` rows fit at once (a guided picture takes two),
+        `queue` pictures may wait, a prompt has up to `prompt` tokens, and at most `joins` pictures
+        join before a unit (0: all for whom there is room; Flover lets in one).
+
+        Placement: "scattered" computes the rows that are taken, wherever they lie; "compacted"
+        moves slots so that they lie side by side, as Flover does; "gaps" computes those between
+        them too. "auto" is the first where the decoder can, else the second.
+        """
+        if slots < 2 or prompt < 1 or joins < 0:
+            raise InputError(
+                f"FusedEngine: slots {slots}, prompt {prompt}, joins {joins}; expected 2, 1 and 0 "
+                "or more"
+            )
+        if placement == "auto":
+            placement = "scattered" if stepper.scattered else "compacted"
+        if placement == "scattered" and not stepper.scattered:
+            raise InputError("placement: this decoder computes rows that lie side by side")
+        self.stepper, self.empty, self.placement = stepper, empty, placement
+        self.longest, self.joins = prompt, joins
+        self.queue, self.work = FairQueue(queue), Work()
+        self._choose: Callable[..., Tensor] = getattr(stepper, "choose_each", choose_each)
+        self._slots = slots
+        self._start()
+
+    def _start(self) -> None:
+        self.table = SlotTable(self._slots)
+        self._cache = self.stepper.room(self._slots, self.longest)
+        self._live: list[Drawing] = []
+        self._noise: dict[Drawing, Iterator[Tensor]] = {}
+
+    @property
+    def live(self) -> int:
+        return len(self._live)
+
+    def submit(self, drawings: Sequence[Drawing]) -> None:
+        if (length := max(len(drawing.prompt) for drawing in drawings)) > self.longest:
+            raise InputError(f"prompt: {length} tokens, expected {self.longest} at most")
+        self.queue.push(drawings)
+
+    def advance(self) -> bool:
+        self._dismiss()
+        if not self._live and not self.queue:
+            return False
+        try:
+            if self._live:
+                self._step()
+            if joining := self._admit():
+                self._read(joining)
+        except Exception as error:
+            self._fail(error)
+        return True
+
+    # ---- who is in -------------------------------------------------------------------------------
+
+    def _dismiss(self) -> None:
+        """Let go whoever is not wanted any more."""
+        for drawing in self.queue.withdraw():
+            drawing.end("cancelled")
+        if gone := [one for one in self._live if one.unwanted]:
+            self._leave(gone)
+            for drawing in gone:
+                drawing.end("cancelled")
+
+    def _admit(self) -> list[Drawing]:
+        """Give slots to those whose turn it is."""
+        joining: list[Drawing] = []
+        while (drawing := self.queue.peek()) is not None:
+            needed = 2 if drawing.request.sampling.guided else 1
+            if needed > self.table.free or 0 < self.joins <= len(joining):
+                break
+            self.queue.pop()
+            drawing.slots = tuple(self.table.join() for _ in range(needed))
+            drawing.begin()
+            joining.append(drawing)
+        self._live += joining
+        return joining
+
+    def _leave(self, drawings: Sequence[Drawing]) -> None:
+        """Free the slots of drawings, and close the gaps that they leave."""
+        for drawing in drawings:
+            self._live.remove(drawing)
+            self._noise.pop(drawing, None)
+            for slot in drawing.slots:
+                self.table.leave(slot)
+        if self.placement != "compacted" or not self.table.gaps:
+            return
+        moves = self.table.compact()
+        self._cache.copy(list(moves), list(moves.values()))
+        self.work.moves += len(moves)
+        for drawing in self._live:
+            drawing.slots = tuple(moves.get(slot, slot) for slot in drawing.slots)
+
+    def abandon(self, error: Exception) -> None:
+        self._fail(error)
+        for drawing in self.queue.withdraw(everybody=True):
+            drawing.end("failed", error)
+
+    def _fail(self, error: Exception) -> None:
+        """End all that are being drawn, and begin again with an empty cache."""
+        struck = self._live
+        self._start()
+        for drawing in struck:
+            drawing.end("failed", error)
+
+    # ---- one unit --------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        """One pass over the running batch, and the next unit of each of its pictures."""
+        scattered = self.placement == "scattered"
+        rows = self.table.taken if scattered else list(self.table.range)
+        row_of = {slot: row for row, slot in enumerate(rows)}
+        last = [0] * len(rows)
+        for drawing in self._live:
+            code = int(drawing.codes[drawing.unit - 1])
+            for slot in drawing.slots:
+                last[row_of[slot]] = code
+        for slot in self.table.gaps if not scattered else ():
+            self._cache.truncate(slot, 0)  # what nobody reads must not grow
+        logits = self.stepper.step(torch.tensor(last), self._cache, rows)
+        self.work.steps += 1
+        self.work.rows += len(rows)
+        self.work.wasted += len(rows) - sum(len(drawing.slots) for drawing in self._live)
+        self._draw(self._live, logits, row_of)
+
+    def _read(self, joining: Sequence[Drawing]) -> None:
+        """Read the prompts of new pictures, and draw the first unit of each."""
+        prompts: list[Sequence[int]] = []
+        for drawing in joining:
+            prompts += [drawing.prompt, self.empty][: len(drawing.slots)]
+            noise = PictureNoise([drawing.request.seed])
+            self._noise[drawing] = noise.ahead(
+                self.stepper.units, self.stepper.codes, torch.device("cpu"), _AHEAD
+            )
+        slots = [slot for drawing in joining for slot in drawing.slots]
+        logits = self.stepper.read(prompts, self._cache, slots)
+        self.work.prompts += sum(map(len, prompts))
+        self._draw(joining, logits, {slot: row for row, slot in enumerate(slots)})
+
+    def _draw(self, drawings: Sequence[Drawing], logits: Tensor, row_of: dict[int, int]) -> None:
+        """The next unit of each of these drawings; those that are whole leave."""
+        choices: list[Choice] = []
+        for drawing in drawings:
+            config, rows = drawing.request.sampling, [row_of[slot] for slot in drawing.slots]
+            scale = config.scale(drawing.unit, drawing.units)
+            choices.append((rows[0], rows[1] if len(rows) > 1 else -1, scale, config))
+        race = torch.cat([next(self._noise[drawing]) for drawing in drawings])
+        codes = self._choose(logits, choices, race.to(logits.device)).tolist()
+        self.work.units += len(codes)
+        end = self.stepper.end
+        for drawing, code in zip(drawings, codes, strict=True):
+            drawing.add(code, code if code == end else None)
+        told = list(drawings)
+        if whole := [drawing for drawing in told if drawing.unit == drawing.units]:
+            self._leave(whole)
+        for drawing in told:
+            if drawing.unit == drawing.units:
+                drawing.end("drawn")
+            else:
+                drawing.tell()
+
+
+class BatchEngine:
+    """Whole batches of requests with the same settings, drawn by the generator's own sampler."""
+
+    def __init__(self, stepper: Any, sampler: str, *, rows: int = 64, queue: int = 256):
+        """At most `rows` pictures in a batch (half as many guided ones); `queue` may wait."""
+        if rows < 2:
+            raise InputError(f"BatchEngine.rows: {rows}, expected 2 or more")
+        self.stepper, self.sampler, self.rows = stepper, sampler, rows
+        self.queue, self.work = FairQueue(queue), Work()
+        self._live: list[Drawing] = []
+
+    @property
+    def live(self) -> int:
+        return len(self._live)
+
+    def submit(self, drawings: Sequence[Drawing]) -> None:
+        self.queue.push(drawings)
+
+    def advance(self) -> bool:
+        for drawing in self.queue.withdraw():
+            drawing.end("cancelled")
+        self._live = batch = self._next()
+        if not batch:
+            return False
+        try:
+            codes = self._drawn(batch)
+        except _Unwanted:
+            codes = None
+        except Exception as error:
+            self._live = []
+            for drawing in batch:
+                drawing.end("failed", error)
+            return True
+        self._live = []
+        for number, drawing in enumerate(batch):
+            if drawing.unwanted or codes is None:
+                drawing.end("cancelled")
+            else:
+                drawing.codes, drawing.unit = codes[number], drawing.units
+                drawing.end("drawn")
+        return True
+
+    def abandon(self, error: Exception) -> None:
+        for drawing in self.queue.withdraw(everybody=True):
+            drawing.end("failed", error)
+
+    def _next(self) -> list[Drawing]:
+        """Whose turn it is, and those after it that want to be drawn in the same way."""
+        batch: list[Drawing] = []
+        while (drawing := self.queue.peek()) is not None:
+            sampling = drawing.request.sampling
+            room = self.rows // (2 if sampling.guided else 1)
+            if batch and (sampling != batch[0].request.sampling or len(batch) >= room):
+                break
+            self.queue.pop()
+            drawing.begin()
+            batch.append(drawing)
+        return batch
+
+    def _drawn(self, batch: Sequence[Drawing]) -> Tensor:
+        """(N, units) codes."""
+        sampling = batch[0].request.sampling
+
+        def on_unit(pictures: int) -> None:
+            units = pictures // len(batch)
+            self.work.steps += units
+            self.work.units += pictures
+            self.work.rows += pictures * (2 if sampling.guided else 1)
+            if all(drawing.unwanted for drawing in batch):
+                raise _Unwanted
+            for drawing in batch:
+                drawing.unit = min(drawing.unit + units, drawing.units - 1)
+                drawing.tell()
+
+        return samplers[self.sampler](sampling)(
+            self.stepper,
+            [drawing.request.caption for drawing in batch],
+            [drawing.request.seed for drawing in batch],
+            batch=len(batch),
+            on_unit=on_unit,
+        )
+
+
+class _Unwanted(Exception):
+    """Nobody waits for this batch any more."""
