@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from arra.experiments.load.config import LoadConfig
+
 if TYPE_CHECKING:
     from arra.experiments.speed.results import BenchResult
+
+# Frozen, so that one object can be the default of every call.
+_LOADCONFIG = LoadConfig()
+_LOAD = "serve"
+_LOAD_QUESTION = "How many requests are answered in time, and at which rate is that over?"
 
 
 def command(
@@ -17,6 +24,7 @@ def command(
     budget: Literal["tiny", "full"] = "full",
     threads: int | None = None,
     json: bool = False,
+    load: Annotated[LoadConfig, arg(name="")] = _LOADCONFIG,
 ) -> None:
     """Time arra against its peers in one run, and against the limits of this machine.
 
@@ -25,22 +33,35 @@ def command(
     from memory, operations a second of matrix products. Nothing else should run meanwhile. DIR gets
     BENCH.json with every second that was measured, and its plots.
 
+    "serve", which "all" leaves out, is a load test: clients ask at random times, and one request at
+    a time, static batches and the engine of `arra serve` answer the same arrivals. Every picture is
+    compared with the one that it would be alone. DIR/serve gets load.json and two plots.
+
     Args:
         benches: Which benches.
         out: Folder of the results.
         budget: "full" takes some minutes a bench; "tiny" only shows that it runs.
         threads: Threads that torch computes with. Default: one for each core.
         json: Print the results as JSON for programs instead of tables.
+        load: Of the load test alone.
     """
+    from arra.errors import InputError
     from arra.experiments.speed.bench import choose_benches, list_benches, run_bench
     from arra.jobs.console import print_json, print_table
 
     if not benches:
         known = list_benches()
+        listed = [(bench.name, bench.question) for bench in known] + [(_LOAD, _LOAD_QUESTION)]
         if json:
-            print_json([{"bench": bench.name, "question": bench.question} for bench in known])
+            print_json([{"bench": name, "question": question} for name, question in listed])
         else:
-            print_table(["bench", "question"], [[bench.name, bench.question] for bench in known])
+            print_table(["bench", "question"], [list(row) for row in listed])
+        return
+    if _LOAD in benches:
+        if len(benches) > 1:
+            raise InputError(f"{_LOAD}: runs alone, not together with {', '.join(benches)}")
+        _threads(threads)
+        _load(load, out / _LOAD, budget, json)
         return
     chosen = choose_benches(benches)
     _threads(threads)
@@ -58,6 +79,26 @@ def command(
         from arra.files import read_json
 
         print_json([read_json(out / f"{result.bench}.json") for result, _ in results])
+
+
+def _load(load: LoadConfig, folder: Path, budget: str, json: bool) -> None:
+    from arra.experiments.load.page import bound_table, lines, plot, rate_table, work_table
+    from arra.experiments.load.results import FILE
+    from arra.experiments.load.running import run_load
+    from arra.files import read_json
+    from arra.jobs.console import print_json, print_table
+
+    result = run_load(load, folder, budget, quiet=json)
+    plots = plot(result, folder)
+    if json:
+        print_json(read_json(folder / FILE))
+        return
+    for line in lines(result):
+        print(line)
+    for table in (rate_table, bound_table, work_table):
+        print_table(*table(result))
+    for path in plots:
+        print(f"plot: {path}")
 
 
 def _threads(count: int | None) -> None:

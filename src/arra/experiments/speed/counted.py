@@ -39,6 +39,13 @@ def added_memory(function: Callable[..., Callable[[], Any]], *arguments: str) ->
     return _in_own_process("_added_by", function, arguments)
 
 
+def resident_memory() -> float:
+    """MiB that this process has in memory now; NaN where the system does not tell."""
+    if not Path("/proc/self/status").exists():
+        return math.nan
+    return _status("VmRSS")
+
+
 def _in_own_process(what: str, function: Callable[..., Any], arguments: tuple[str, ...]) -> float:
     if not Path("/proc/self/clear_refs").exists():
         return math.nan

@@ -64,7 +64,7 @@ def markdown(result: BenchResult) -> str:
         if case.series not in series:
             parts.append(_case(case))
     if series:
-        parts.append(_table(*curve_table(result)))
+        parts.append(markdown_table(*curve_table(result)))
         notes = {case.series: case.note for case in result.cases if case.series and case.note}
         parts += [f"{name}: {note}" for name, note in notes.items()]
     return "\n\n".join(parts)
@@ -75,7 +75,7 @@ def _case(case: CaseResult) -> str:
     parts = [
         f"**{case.name}**: {repeats} repeats of {case.units} {case.unit}"
         f"{'s' if case.units > 1 else ''}.",
-        _table(*case_table(case)),
+        markdown_table(*case_table(case)),
         "\n".join(f"- *{timing.name}*: {timing.options}" for timing in case.timings),
     ]
     if case.note:
@@ -83,7 +83,8 @@ def _case(case: CaseResult) -> str:
     return "\n\n".join(parts)
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> str:
+def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
+    """A table for a page."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
