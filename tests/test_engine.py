@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import threading
+from typing import get_args
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from arra.samplers.ancestral import AncestralSampler
 from arra.serving.engine import FusedEngine
 from arra.serving.requests import Drawing, FairQueue, Full, Request
 from arra.serving.slots import SlotTable
-from arra.settings import SamplingConfig
+from arra.settings import GuidanceSchedule, SamplingConfig
 from lm_kit import CAPTIONS, PADDED, SHAPE
 from test_decoding import generator_of
 
@@ -152,6 +153,26 @@ def test_who_is_not_wanted_leaves_before_the_next_unit(steppers, alone):
     assert states[-1] == "cancelled"
     assert [d.codes.tolist() for d in drawings[1:5]] == alone("native", wanted[1:5])
     assert engine.table.free == 6
+
+
+def test_how_pictures_are_drawn_is_said_anew_only_where_it_changes(steppers, alone, monkeypatch):
+    told, say = [], NativeStepper.choices
+    monkeypatch.setattr(NativeStepper, "choices", lambda s, c: told.append(len(c)) or say(s, c))
+    units = steppers["native"].units
+    for number, times in ((0, 2), (2, units)):  # at the prompt and after it, or at every unit
+        wanted = [Request(CAPTIONS[0], 4, SAMPLINGS[number])]
+        told.clear()
+        (drawn,) = served(steppers["native"], wanted, engine_of(steppers["native"]), [])
+        assert told == [1] * times
+        assert [drawn.codes.tolist()] == alone("native", wanted)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+@pytest.mark.parametrize("schedule", get_args(GuidanceSchedule))
+def test_what_is_steady_has_one_scale(schedule, share):
+    config = SamplingConfig(3.0, schedule, guidance_from=share)
+    scales = {config.scale(unit, 9) for unit in range(9)}
+    assert config.steady == (len(scales) == 1)
 
 
 def test_an_error_is_that_of_those_it_struck(steppers, monkeypatch):

@@ -356,6 +356,12 @@ class SamplingConfig:
         """Whether any unit needs the unconditional branch."""
         return self.guidance != 1.0 and self.guidance_from < self.guidance_until
 
+    @property
+    def steady(self) -> bool:
+        """Whether the scale of guidance is the same at all units."""
+        always = self.guidance_from == 0.0 and self.guidance_until == 1.0
+        return self.guidance_schedule == "constant" and always
+
     def scale(self, unit: int, units: int) -> float:
         """Guidance scale for unit `unit` of `units`."""
         share = unit / max(units - 1, 1)

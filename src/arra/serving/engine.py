@@ -268,7 +268,7 @@ class FusedEngine:
                 scale = config.scale(drawing.unit, drawing.units)
                 choices.append((conditional, unconditional, scale, config))
             batch.choices = self._prepared(choices)
-            batch.changing = any(d.request.sampling.guided for d in drawings)
+            batch.changing = not all(d.request.sampling.steady for d in drawings)
         race = torch.cat([next(self._noise[drawing]) for drawing in drawings])
         drawn = self._choose(logits, batch.choices, race.to(logits.device)).cpu()
         codes, end = drawn.tolist(), self.stepper.end
