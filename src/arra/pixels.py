@@ -49,7 +49,9 @@ def to_uint8(pictures: Tensor, channels: int = 3) -> np.ndarray:
     """
     shape = tuple(pictures.shape)
     if pictures.ndim != 4 or shape[1] != channels or not pictures.is_floating_point():
-        raise InputError(f"pictures: {pictures.dtype} {shape}, expected float (N, {channels}, H, W)")
+        raise InputError(
+            f"pictures: {pictures.dtype} {shape}, expected float (N, {channels}, H, W)"
+        )
     values = (pictures.detach().float().clamp(-1.0, 1.0) + 1.0).mul_(127.5).round_()
     return values.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from arra.data.rows import ClipRow, Row
+from arra.data.rows import ClipRow
 from arra.data.scenes import DigitScenes
 from arra.errors import InputError
 from arra.files import sha256_of_json, to_plain
@@ -70,6 +70,15 @@ class BlockSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class BlockRow:
+    """One row of a block."""
+
+    key: str
+    image: Image.Image
+    caption: str
+
+
 class _Blocks:
     """`read` by way of `block`, for sources that are arrays."""
 
@@ -80,12 +89,14 @@ class _Blocks:
     def block(self, start: int, stop: int) -> PictureBlock:
         raise NotImplementedError
 
-    def read(self, index: int) -> Row:
+    def read(self, index: int) -> RowLike:
         """Row `index` as a picture, or as a clip."""
         block = self.block(index, index + 1)
         frames = [Image.fromarray(frame) for frame in unstacked(block.pictures)[0]]
         key, caption = block.keys[0], block.captions[0]
-        return ClipRow.of(key, frames, caption) if self.frames > 1 else Row(key, *frames, caption)
+        if self.frames > 1:
+            return ClipRow.of(key, frames, caption)
+        return BlockRow(key, frames[0], caption)
 
 
 class ArrayPictures(_Blocks):

@@ -1,0 +1,83 @@
+"""PNG files that say what they are: pictures, and clips as animated PNGs, with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+
+from arra.errors import InputError
+from arra.files import atomic_file
+from arra.pixels import stacked, unstacked
+
+_FRAMES, _RATE = "frames", "frames a second"
+_ERRORS = (OSError, SyntaxError, UnidentifiedImageError, ValueError)
+
+
+def write_png(path: Path, picture: np.ndarray, label: Mapping[str, str], rate: float) -> None:
+    """Write a picture (H, W, 3) uint8, or a clip (H, W, 3 T) that plays at `rate` frames a second,
+    with text chunks of `label`. Lossless; what shows no animations shows the first frame."""
+    frames = [Image.fromarray(frame) for frame in unstacked(picture[None])[0]]
+    info = PngInfo()
+    for name, text in label.items():
+        (info.add_itxt if name == "prompt" else info.add_text)(name, text)
+    with atomic_file(path) as temporary:
+        if len(frames) == 1:
+            frames[0].save(temporary, format="PNG", pnginfo=info)
+            return
+        info.add_text(_FRAMES, str(len(frames)))
+        info.add_text(_RATE, repr(rate))
+        frames[0].save(
+            temporary,
+            format="PNG",
+            pnginfo=info,
+            save_all=True,
+            append_images=frames[1:],
+            duration=_milliseconds(rate),
+            loop=0,
+        )
+
+
+def read_png(path: Path) -> np.ndarray:
+    """What `write_png` wrote: (H, W, 3) or (H, W, 3 T) uint8, bit for bit.
+
+    `InputError` where the file is damaged, or not a PNG.
+    """
+    try:
+        with _opened(path) as image:
+            count, rate = int(image.text.get(_FRAMES, 1)), float(image.text.get(_RATE, 1.0))
+            frames: list[np.ndarray] = []
+            for number in range(getattr(image, "n_frames", 1)):
+                image.seek(number)
+                # frames that are equal are one frame of the file, which stands longer
+                shown = round(float(image.info.get("duration", 0)) / _milliseconds(rate))
+                frames += [np.asarray(image.convert("RGB"))] * max(1, shown)
+    except _ERRORS as error:
+        raise InputError(f"{path}: cannot be read as a PNG ({error})") from error
+    frames += frames[-1:] * (count - len(frames))
+    return stacked(np.stack(frames[:count])[None])[0]
+
+
+def label_of(path: Path) -> dict[str, str]:
+    """The text chunks of a PNG; none where it is no PNG, damaged or not there.
+
+    Files are written whole, so that only the label needs to be read to know them.
+    """
+    try:
+        with _opened(path) as image:
+            return dict(image.text)
+    except _ERRORS:
+        return {}
+
+
+def _opened(path: Path) -> PngImageFile:
+    image = Image.open(path, formats=["PNG"])
+    assert isinstance(image, PngImageFile)
+    return image
+
+
+def _milliseconds(rate: float) -> int:
+    return max(1, round(1000 / rate))
