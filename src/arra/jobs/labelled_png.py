@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def read_png(path: Path) -> np.ndarray:
     `InputError` where the file is damaged, or not a PNG.
     """
     try:
-        with _opened(path) as image:
+        with closing(_opened(path)) as image:
             count, rate = int(image.text.get(_FRAMES, 1)), float(image.text.get(_RATE, 1.0))
             frames: list[np.ndarray] = []
             for number in range(getattr(image, "n_frames", 1)):
@@ -67,7 +68,7 @@ def label_of(path: Path) -> dict[str, str]:
     Files are written whole, so that only the label needs to be read to know them.
     """
     try:
-        with _opened(path) as image:
+        with closing(_opened(path)) as image:
             return dict(image.text)
     except _ERRORS:
         return {}

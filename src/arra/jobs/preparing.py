@@ -150,8 +150,15 @@ def run_preparation(job: Preparation) -> Prepared:
             codec = load_codec(job.codec, device)
             check_frames(codec, source)
         else:
-            kind, rate = job.train_codec, getattr(source, "rate", None)
-            codec = train_own_codec(parts, kind, job.codec_options, size, pictures, device, rate)
+            codec = train_own_codec(
+                parts,
+                job.train_codec,
+                job.codec_options,
+                size,
+                pictures,
+                device,
+                getattr(source, "rate", None),
+            )
             trained.append("codec")
         options = job.encoder_options
         encoders = {name: load_encoder(path, options, device) for name, path in given.items()}
