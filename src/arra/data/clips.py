@@ -98,18 +98,21 @@ class ClipSource(PictureSource):
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         video = self.videos[number]
         first = (index - int(self._starts[number])) * (self.clips.stride or self.frames)
-        stat_inside(self.root, video.name)
-        if self._open is None or self._open[0] != number:
-            places = video.places(self.clips)
-            path = self.root / video.name
-            self._open = number, FrameReader(path, video.name, self.limits, places)
-        reader = self._open[1]
-        key = f"{video.name}#{reader.places[first]}"
+        key = f"{video.name}#{video.places(self.clips)[first]}"
         try:
-            return ClipRow.of(key, reader.clip(first, self.frames), video.caption)
+            stat_inside(self.root, video.name)
+            return ClipRow.of(key, self._reader(number).clip(first, self.frames), video.caption)
         except BadRow as bad:
             self._open = None  # whatever it has decoded so far is of no use
             raise BadRow(key, bad.reason, bad.detail) from bad
+
+    def _reader(self, number: int) -> FrameReader:
+        """The reader of a video; that of the last one stays open."""
+        if self._open is None or self._open[0] != number:
+            video = self.videos[number]
+            places, path = video.places(self.clips), self.root / video.name
+            self._open = number, FrameReader(path, video.name, self.limits, places)
+        return self._open[1]
 
     def identity(self) -> dict[str, Any]:
         listing = json.dumps([astuple(video) for video in self.videos])
