@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,9 +20,10 @@ from arra.experiments.moving_digits import moving_digits, write_videos
 from arra.jobs.generation import GRID, MANIFEST
 from arra.jobs.labelled_png import label_of, read_png
 from arra.jobs.sources import sample_pictures
-from arra.pixels import unstacked
+from arra.pixels import stacked, unstacked
 from arra.samplers.ancestral import AncestralSampler
 from arra.settings import SamplingConfig
+from arra.systems.jpeg_lm.moving import demonstrate, tiny
 from arra.text_to_image import TextToImage
 from clip_kit import FilmCodec, FilmConfig, film_known
 
@@ -176,3 +178,23 @@ def test_h264_files_below_64_pixels_are_refused_unless_of_macroblocks(tmp_path, 
     arguments = ("--train-codec", "avc", "--clips.frames", FRAMES, "--size", "24")
     assert run("prepare", tmp_path / "videos", "--out", tmp_path / "store", *arguments) != 0
     assert "frames of a multiple of it; these have 24 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["film", pytest.param("avc", marks=needs_av)])
+def test_the_demonstration_of_moving_digits_runs_and_goes_on(kind, tmp_path):
+    recipe = tiny()
+    if kind == "film":
+        clips = stacked(moving_digits(recipe.count, recipe.frames, recipe.side).clips)
+        FilmCodec.fit(clips, FilmConfig(recipe.frames, (4, 4))).save_pretrained(tmp_path / "codec")
+        recipe = replace(recipe, codec=str(tmp_path / "codec"))
+    with film_known():
+        found = demonstrate(recipe, tmp_path / "out")
+        again = demonstrate(recipe, tmp_path / "out")
+    assert found["clips"] == 12
+    assert found["frames"] == 4
+    assert set(found["bits"]) == {"training", "held-out"}
+    assert again["bits"] == found["bits"]
+    assert again["whole"] == found["whole"]
+    assert np.asarray(Image.open(tmp_path / "out" / "moving.png")).shape[1] == 4 * 32 * 2
+    store = PreparedStore.open(tmp_path / "out" / "store")
+    assert "moving" in store.captions([0])[0]
