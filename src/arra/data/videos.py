@@ -125,7 +125,7 @@ class FrameReader:
         number = first
         with _opened(self.path, self.name, self.limits) as container:
             stream = container.streams.video[0]
-            stream.thread_count = 1
+            stream.codec_context.thread_count = 1
             try:
                 for place, frame in enumerate(container.decode(stream)):
                     if number == len(self.places):
