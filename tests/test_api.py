@@ -166,7 +166,7 @@ WRONG = [
     ({"prompt": None}, 400, "prompt", "string"),
     ({"prompt": 3}, 400, "prompt", "string"),
     ({"prompt": ["a"]}, 400, "prompt", "string"),
-    ({"prompt": ""}, 400, "prompt", "1 character"),
+    ({"prompt": ""}, 400, "prompt", "empty"),
     ({"prompt": " \n "}, 400, "prompt", "empty"),
     ({"prompt": "a\x00b"}, 400, "prompt", "control characters"),
     ({"prompt": "a\x1bb"}, 400, "prompt", "control characters"),
@@ -179,7 +179,7 @@ WRONG = [
     ({"n": 1.5}, 400, "n", "integer"),
     ({"seed": -1}, 400, "seed", "0"),
     ({"seed": 2**63}, 400, "seed", "less than"),
-    ({"seed": 2**63 - 1, "n": 2}, 400, "seed", "below"),
+    ({"seed": 2**63 - 1}, 400, "seed", "less than"),
     ({"guidance": -0.1}, 400, "guidance", "0"),
     ({"guidance": "2"}, 400, "guidance", "number"),
     ({"temperature": 1e9}, 400, "temperature", "less than"),
@@ -192,7 +192,7 @@ WRONG = [
     ({"response_format": "url"}, 400, "response_format", "b64_json"),
     ({"output_format": "webp"}, 400, "output_format", "png"),
     ({"background": "transparent"}, 400, "background", "opaque"),
-    ({"partial_images": 2}, 400, "partial_images", "stream"),
+    ({"partial_images": 65}, 400, "partial_images", "64"),
     ({"guidence": 2.0}, 400, "guidence", "no such parameter"),
     ({"model": "nothing"}, 404, "model", "there are: tiny, other"),
 ]
@@ -203,9 +203,6 @@ def test_a_wrong_request_is_told_what_is_wrong(server, body, status, param, said
     whole = body if "prompt" in body or not body else {"prompt": CAPTIONS[0], **body}
     for stream in (False, True):
         answer = server.post(**whole, **({"stream": True} if stream and body else {}))
-        if stream and param == "partial_images":
-            assert answer.status_code == 200
-            continue
         error = error_of(answer)
         assert (answer.status_code, error["param"]) == (status, param)
         assert error["type"] == "invalid_request_error"

@@ -17,7 +17,7 @@ try:
     import uvicorn
 
     from arra.serving.api import create_app
-except ImportError as error:
+except ModuleNotFoundError as error:
     from arra.errors import InputError
 
     raise InputError(f"serve: needs {error.name}: pip install arra[serve]") from error

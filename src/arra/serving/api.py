@@ -35,7 +35,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "The request is wrong, or comes at a bad time."},
     "5XX": {"model": ErrorBody, "description": "The server cannot draw it."},
 }
-_EVENTS = {
+_EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Pictures; with `stream` server-sent events: "
         "image_generation.partial_image, image_generation.completed, error.",
@@ -148,10 +148,6 @@ class Desk:
                 param="size",
                 code="unsupported_value",
             )
-        if body.partial_images and not body.stream:
-            raise ApiError(
-                400, "partial_images: expected stream to be true as well", param="partial_images"
-            )
 
 
 def create_app(workshop: Workshop, config: ServerConfig) -> FastAPI:
@@ -198,7 +194,7 @@ def create_app(workshop: Workshop, config: ServerConfig) -> FastAPI:
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     app.add_middleware(Observer, metrics=desk.metrics)
-    _state_limits(app, config)
+    _state_limits(app, desk)
     if config.studio:
         from arra.serving.studio import mount_studio
 
@@ -206,15 +202,21 @@ def create_app(workshop: Workshop, config: ServerConfig) -> FastAPI:
     return app
 
 
-def _state_limits(app: FastAPI, config: ServerConfig) -> None:
+def _state_limits(app: FastAPI, desk: Desk) -> None:
     """Let the description of the interface name the limits of this server."""
     made = app.openapi
+    names = list(desk.workshop.services)
+    sizes = sorted({_size(service) for service in desk.workshop.services.values()})
 
     def described() -> dict[str, Any]:
         whole = made()
         fields = whole["components"]["schemas"]["ImageRequest"]["properties"]
-        fields["prompt"]["maxLength"] = config.prompt_characters
-        fields["n"]["anyOf"][0]["maximum"] = config.pictures
+        fields["prompt"]["maxLength"] = desk.config.prompt_characters
+        fields["n"]["anyOf"][0]["maximum"] = desk.config.pictures
+        fields["size"]["anyOf"][0]["enum"] = ["auto", *sizes]
+        fields["model"]["anyOf"][0]["enum"] = names
+        (model,) = whole["paths"]["/v1/models/{model}"]["get"]["parameters"]
+        model["schema"]["enum"] = names
         return whole
 
     app.openapi = described  # type: ignore[method-assign]

@@ -6,14 +6,25 @@ import secrets
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from arra.settings import GuidanceSchedule, SamplingConfig
 
-_SEEDS = 2**63
+# The seeds of all pictures of a request are below 2^63, the generators' limit.
+_SEEDS = 2**63 - 1000
 # A seed that is picked has 32 bits, so that clients whose numbers are doubles can send it back.
 _PICKED = 2**32
+# Something that is not white space, and no control characters but white space.
+_LINE = r"^(\s|[^\x00-\x1f\x7f-\x9f])*[^\s\x00-\x1f\x7f-\x9f](\s|[^\x00-\x1f\x7f-\x9f])*$"
 _WITHOUT_EFFECT = "Accepted, and without effect: OpenAI's models have it, these have not."
+
+
+def _whole(value: Any) -> Any:
+    """To JSON 3.0 is an integer; anything else is for the type to judge."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_WHOLE = BeforeValidator(_whole)
 
 
 class _Body(BaseModel):
@@ -25,22 +36,25 @@ class ImageRequest(_Body):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-    prompt: Annotated[str, Field(min_length=1, max_length=4096)]
-    """One line of text without control characters."""
+    # The pattern is for readers of the description; `clean_caption` decides.
+    prompt: Annotated[str, Field(max_length=4096, json_schema_extra={"pattern": _LINE})]
+    """Text without control characters; white space of any kind and length is one space."""
     model: Annotated[str, Field(max_length=200)] | None = None
     """One of those at /v1/models; the first of them unless given."""
-    n: Annotated[int, Field(ge=1, le=1000)] | None = None
+    n: Annotated[int, Field(ge=1, le=1000), _WHOLE] | None = None
     """Pictures, with the seeds `seed`, `seed` + 1, ...; 1 unless given."""
     size: Annotated[str, Field(max_length=20)] | None = None
     """WIDTHxHEIGHT as the model draws them, or auto."""
-    response_format: Annotated[str, Field(max_length=20)] | None = None
+    response_format: (
+        Annotated[str, Field(max_length=20, json_schema_extra={"enum": ["b64_json"]})] | None
+    ) = None
     """b64_json: pictures stand in the answer, as PNG files."""
     stream: bool | None = None
     """Send server-sent events while the pictures are drawn."""
-    partial_images: Annotated[int, Field(ge=0, le=64)] | None = None
-    """With `stream`: how often each picture is shown before it is whole."""
+    partial_images: Annotated[int, Field(ge=0, le=64), _WHOLE] | None = None
+    """With `stream`, how often each picture is shown before it is whole; else without effect."""
 
-    seed: Annotated[int, Field(ge=0, lt=_SEEDS)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=_SEEDS), _WHOLE] | None = None
     """The same seed, prompt and settings give the same picture; picked at random unless given."""
     guidance: Annotated[float, Field(ge=0.0, lt=1e4)] | None = None
     """Scale of classifier-free guidance; 1 is none, and costs half."""
@@ -48,7 +62,7 @@ class ImageRequest(_Body):
     """How guidance grows from the first unit to the last."""
     temperature: Annotated[float, Field(ge=0.0, lt=1e4)] | None = None
     """Divides the logits; 0 takes the most likely unit."""
-    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    top_k: Annotated[int, Field(ge=0, lt=2**31), _WHOLE] | None = None
     """Keep the k most likely units; 0 keeps all."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Keep the smallest set of units with at least this probability."""
