@@ -19,29 +19,19 @@ from arra.serving import errors
 from arra.serving.album import Album
 from arra.serving.answers import Commission
 from arra.serving.config import ServerConfig
+from arra.serving.description import ERRORS, EVENTS, describe
 from arra.serving.errors import ApiError, told
 from arra.serving.manual import manual_page
 from arra.serving.metrics import Metrics
 from arra.serving.middleware import CLIENT, NOTES, Bodies, Gate, Observer
 from arra.serving.requests import Request as PictureRequest
-from arra.serving.schemas import ErrorBody, Health, ImageRequest, ImagesResponse, Model, Models
+from arra.serving.schemas import Health, ImageRequest, ImagesResponse, Model, Models
 from arra.serving.security import Keys, RateLimit
 from arra.serving.service import Service, Workshop
 from arra.serving.streams import EventStream, Watch, gone
 
 _GRACE = 30.0
 """Seconds that a stream may go on after its pictures' time is up, for readers that are slow."""
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorBody, "description": "The request is wrong, or comes at a bad time."},
-    "5XX": {"model": ErrorBody, "description": "The server cannot draw it."},
-}
-_EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Pictures; with `stream` server-sent events: "
-        "image_generation.partial_image, image_generation.completed, error.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    }
-}
 
 
 @dataclass
@@ -177,7 +167,7 @@ def create_app(workshop: Workshop, config: ServerConfig) -> FastAPI:
         draw_pictures,
         methods=["POST"],
         response_model=ImagesResponse,
-        responses={**_EVENTS, **_ERRORS},
+        responses={**EVENTS, **ERRORS},
         tags=["drawing"],
     )
     app.include_router(_router)
@@ -194,32 +184,13 @@ def create_app(workshop: Workshop, config: ServerConfig) -> FastAPI:
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     app.add_middleware(Observer, metrics=desk.metrics)
-    _state_limits(app, desk)
+    sizes = {_size(service) for service in workshop.services.values()}
+    describe(app, config, list(workshop.services), sorted(sizes))
     if config.studio:
         from arra.serving.studio import mount_studio
 
         app = mount_studio(app, workshop, config)
     return app
-
-
-def _state_limits(app: FastAPI, desk: Desk) -> None:
-    """Let the description of the interface name the limits of this server."""
-    made = app.openapi
-    names = list(desk.workshop.services)
-    sizes = sorted({_size(service) for service in desk.workshop.services.values()})
-
-    def described() -> dict[str, Any]:
-        whole = made()
-        fields = whole["components"]["schemas"]["ImageRequest"]["properties"]
-        fields["prompt"]["maxLength"] = desk.config.prompt_characters
-        fields["n"]["anyOf"][0]["maximum"] = desk.config.pictures
-        fields["size"]["anyOf"][0]["enum"] = ["auto", *sizes]
-        fields["model"]["anyOf"][0]["enum"] = names
-        (model,) = whole["paths"]["/v1/models/{model}"]["get"]["parameters"]
-        model["schema"]["enum"] = names
-        return whole
-
-    app.openapi = described  # type: ignore[method-assign]
 
 
 def _desk(request: Request) -> Desk:
@@ -271,7 +242,7 @@ async def draw_pictures(body: ImageRequest, request: Request) -> Any:
         commission.cancel()
 
 
-_router = APIRouter(responses=_ERRORS)
+_router = APIRouter(responses=ERRORS)
 
 
 @_router.get("/v1/models", tags=["drawing"])
@@ -327,4 +298,4 @@ async def manual(request: Request) -> HTMLResponse:
 @_router.get("/", include_in_schema=False)
 async def home(request: Request) -> RedirectResponse:
     """The page for people."""
-    return RedirectResponse("/studio" if _desk(request).config.studio else "/docs")
+    return RedirectResponse("/studio/" if _desk(request).config.studio else "/docs")

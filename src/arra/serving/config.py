@@ -73,6 +73,8 @@ class ServerConfig:
     """Write prompts into the log."""
     studio: bool = False
     """Serve the page on which one sees the model draw."""
+    studio_store: Path | None = None
+    """A prepared store, with whose features the page measures the alignment."""
     sampling: Annotated[SamplingConfig, arg(name="")] = _SAMPLING
     """How pictures are drawn where a request does not say."""
 

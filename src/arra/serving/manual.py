@@ -16,12 +16,14 @@ def manual_page(description: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    operations = _operations(description)
+    first = [name for one in operations for name in one["takes"] + one["gives"]]
     return environment.get_template("api.html.j2").render(
         title=description["info"]["title"],
         version=description["info"]["version"],
         text=description["info"].get("description", ""),
-        operations=_operations(description),
-        bodies=_bodies(description),
+        operations=operations,
+        bodies=_bodies(description, first),
     )
 
 
@@ -31,23 +33,29 @@ def _operations(description: dict[str, Any]) -> list[dict[str, Any]]:
         for method, operation in methods.items():
             taken = operation.get("requestBody", {}).get("content", {})
             given = operation["responses"].get("200", {}).get("content", {})
+            taken_names = [_name(content.get("schema", {})) for content in taken.values()]
+            given_names = [
+                _name(content.get("schema", {})) or kind for kind, content in given.items()
+            ]
             found.append(
                 {
                     "method": method.upper(),
                     "path": path,
                     "text": operation.get("description", operation.get("summary", "")),
-                    "takes": [_name(content.get("schema", {})) for content in taken.values()],
-                    "gives": [
-                        _name(content.get("schema", {})) or kind for kind, content in given.items()
-                    ],
+                    "takes": taken_names,
+                    "gives": given_names,
                 }
             )
     return found
 
 
-def _bodies(description: dict[str, Any]) -> list[dict[str, Any]]:
+def _bodies(description: dict[str, Any], first: list[str]) -> list[dict[str, Any]]:
+    """All bodies, those that operations name first."""
+    schemas = description.get("components", {}).get("schemas", {})
+    place = {name: index for index, name in enumerate(dict.fromkeys(first))}
     found = []
-    for name, schema in description.get("components", {}).get("schemas", {}).items():
+    for name in sorted(schemas, key=lambda name: (place.get(name, len(place)), name)):
+        schema = schemas[name]
         needed = schema.get("required", [])
         fields = [
             {
@@ -79,8 +87,12 @@ def _type(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}))}"
     limits = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {schema[name]:g}" for name, sign in limits.items() if name in schema]
+    bounds = [f"{sign} {_number(schema[name])}" for name, sign in limits.items() if name in schema]
     if "maxLength" in schema:
         bounds.append(f"up to {schema['maxLength']} characters")
     kind = schema.get("type", "anything")
     return f"{kind} ({', '.join(bounds)})" if bounds else kind
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
