@@ -16,12 +16,28 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": ErrorBody, "description": "The server cannot draw it."},
 }
 """What every operation may answer beside what it is for."""
+_REFERENCE = "#/components/schemas/{model}"
+_NAMES = ("PartialImage", "CompletedImage", "ErrorBody")
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {
+            "enum": ["image_generation.partial_image", "image_generation.completed", "error"]
+        },
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"oneOf": [{"$ref": _REFERENCE.format(model=n)} for n in _NAMES]},
+        },
+    },
+}
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Pictures; with `stream` server-sent events: "
         "image_generation.partial_image (PartialImage), image_generation.completed "
         "(CompletedImage), and error (ErrorBody), which ends them.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": _EVENT}},
     }
 }
 """The answer that draws."""
@@ -33,12 +49,11 @@ def describe(
     """Let the description of `app` name its models, their sizes, limits, and the events."""
     made = app.openapi
     events = [(event, "serialization") for event in (PartialImage, CompletedImage)]
-    reference = "#/components/schemas/{model}"
 
     def described() -> dict[str, Any]:
         whole = made()
         schemas = whole["components"]["schemas"]
-        schemas |= models_json_schema(events, ref_template=reference)[1]["$defs"]  # type: ignore
+        schemas |= models_json_schema(events, ref_template=_REFERENCE)[1]["$defs"]  # type: ignore
         fields = schemas["ImageRequest"]["properties"]
         fields["prompt"]["maxLength"] = config.prompt_characters
         fields["n"]["anyOf"][0]["maximum"] = config.pictures

@@ -95,4 +95,4 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:g}"
+    return str(int(value)) if value == int(value) and abs(value) < 2**53 else f"{value:g}"
