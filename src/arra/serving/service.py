@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -17,9 +16,9 @@ from torch import Tensor
 from arra.data.captions import clean_caption
 from arra.errors import ArraError, InputError
 from arra.generators.fast import FastStepper, decoding
+from arra.serving.config import ServiceConfig
 from arra.serving.engine import BatchEngine, Engine, FusedEngine
 from arra.serving.requests import ENDED, Drawing, Request
-from arra.settings import Decoder, Precision
 from arra.text_to_image import TextToImage
 
 log = logging.getLogger("arra.serving")
@@ -28,27 +27,6 @@ _UNDRAWN = 200
 """Grey of the parts of a picture that are not drawn yet."""
 _TOGETHER, _PATIENCE = 16, 0.02
 """Pictures that are painted at once, and seconds that the first of them waits for the others."""
-
-
-@dataclass(frozen=True)
-class ServiceConfig:
-    """How many pictures a service draws at once, and how many may wait."""
-
-    slots: int = 64
-    """Rows of the running batch; a guided picture has two. The cache is made for so many."""
-    queue: int = 256
-    """Pictures that may wait for a slot; more are refused."""
-    prompt_tokens: int = 256
-    """Longest prompt."""
-    decoder: Decoder = "auto"
-    """As in `arra generate`; "plain" draws in whole batches."""
-    precision: Precision = "fp32"
-    """As in `arra generate`."""
-
-    def __post_init__(self) -> None:
-        for name, low in {"slots": 2, "queue": 1, "prompt_tokens": 1}.items():
-            if (value := getattr(self, name)) < low:
-                raise InputError(f"ServiceConfig.{name}: {value}, expected {low} or more")
 
 
 class Draining(ArraError):
@@ -251,10 +229,15 @@ class Workshop:
         return self
 
     @property
+    def alive(self) -> bool:
+        """Whether the thread that draws is running."""
+        return self._thread.is_alive()
+
+    @property
     def ready(self) -> bool:
         """Whether requests are taken and drawn."""
         draining = any(service.draining for service in self.services.values())
-        return self._thread.is_alive() and not draining
+        return self.alive and not draining
 
     @property
     def idle(self) -> bool:
