@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from arra.serving.config import ServerConfig, ServiceConfig
+from arra.serving.config import ReplicaConfig, ServerConfig, ServiceConfig
 
 # Frozen, so that one object can be the default of every call.
 _SERVER = ServerConfig()
 _SERVICE = ServiceConfig()
+_REPLICAS = ReplicaConfig()
 
 
 def command(
@@ -20,6 +21,7 @@ def command(
     engine: Literal["local", "ray"] = "local",
     server: Annotated[ServerConfig, arg(name="")] = _SERVER,
     service: Annotated[ServiceConfig, arg(name="")] = _SERVICE,
+    replicas: Annotated[ReplicaConfig, arg(name="")] = _REPLICAS,
 ) -> None:
     """Serve checkpoints over HTTP, in the language of OpenAI's clients.
 
@@ -35,6 +37,7 @@ def command(
         engine: Local draws in this process; ray in several, on one or many machines.
         server: Where to listen, whom to let in, and how much to take.
         service: How much is drawn at once.
+        replicas: The processes of the engine ray.
     """
     from arra.jobs.console import choose_device
     from arra.jobs.serving import Serving, serve
@@ -43,6 +46,6 @@ def command(
     if engine == "ray":
         from arra.serving.replicas import serve_on_ray
 
-        serve_on_ray(job)
+        serve_on_ray(job, replicas)
     else:
         serve(job)

@@ -108,4 +108,20 @@ class ServerConfig:
         return self.host not in ("localhost", "::1") and not self.host.startswith("127.")
 
 
-__all__ = ["ServerConfig", "ServiceConfig"]
+@dataclass(frozen=True)
+class ReplicaConfig:
+    """How many replicas there are, and what each may take."""
+
+    replicas: int = 2
+    """Processes that draw."""
+    replica_cpus: float = 1.0
+    """Cores of each: that many threads draw, and Ray keeps as many free for it."""
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1:
+            raise InputError(f"replicas: {self.replicas}, expected 1 or more")
+        if not 0.0 < self.replica_cpus < 1e4:
+            raise InputError(f"replica_cpus: {self.replica_cpus}, expected more than 0")
+
+
+__all__ = ["ReplicaConfig", "ServerConfig", "ServiceConfig"]

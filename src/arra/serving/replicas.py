@@ -12,12 +12,12 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from arra.errors import ArraError, InputError
+from arra.serving.config import ReplicaConfig
 from arra.serving.front import FRONT
 from arra.serving.service import Workshop
 
@@ -32,22 +32,6 @@ _SPARE = 64
 """Requests to a replica that are not for pictures: /healthz, /metrics, refusals."""
 _PERIOD, _PATIENCE = 2.0, 30.0
 """Seconds between looks at a replica's health, and within which it has to answer."""
-
-
-@dataclass(frozen=True)
-class ReplicaConfig:
-    """How many replicas there are, and what each may take."""
-
-    replicas: int = 2
-    """Processes that draw."""
-    replica_cpus: float = 1.0
-    """Cores of each: that many threads draw, and Ray keeps as many free for it."""
-
-    def __post_init__(self) -> None:
-        if self.replicas < 1:
-            raise InputError(f"replicas: {self.replicas}, expected 1 or more")
-        if not 0.0 < self.replica_cpus < 1e4:
-            raise InputError(f"replica_cpus: {self.replica_cpus}, expected more than 0")
 
 
 class Replica:
@@ -65,7 +49,7 @@ class Replica:
 
     def check_health(self) -> None:
         """Raises where the thread that draws has ended: Ray then starts another replica."""
-        if not self.workshop.ready:
+        if not self.workshop.alive:
             raise ArraError("the thread that draws has ended")
 
     def __del__(self) -> None:
@@ -120,7 +104,7 @@ def deploy(
 
     # what a replica cannot take its own queue refuses, in words that say so
     taken = most + _SPARE
-    deployment = serve.deployment(
+    deployment: Any = serve.deployment(
         serve.ingress()(Replica),
         name=NAME,
         num_replicas=config.replicas,
