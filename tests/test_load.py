@@ -19,8 +19,9 @@ from arra.experiments.load.asked import Pool, poisson
 from arra.experiments.load.config import SETTINGS, LoadConfig
 from arra.experiments.load.driving import Level, drive, saturate
 from arra.experiments.load.page import block, bound_table, rate_table, record
-from arra.experiments.load.results import LoadResult, crossing, read_load, sustained
+from arra.experiments.load.results import LoadResult, Wire, crossing, read_load, sustained
 from arra.experiments.load.targets import OneAtATime, RunningBatch, StaticBatches
+from arra.experiments.load.wire import Stop
 from arra.serving.requests import Full
 from arra.text_to_image import TextToImage
 from lm_kit import CAPTIONS, PADDED, SHAPE
@@ -167,6 +168,7 @@ def result() -> LoadResult:
         levels=tuple(levels),
         soak=level("arra serve", 70.0, 0.08),
         memory=tuple((60.0 * n, 100.0 + max(n, 2)) for n in range(9)),
+        wire=Wire(level("arra serve, over HTTP", 40.0, 0.09), 7, 8, (), Stop(5, 6, 0, 1.0, 0)),
         threads=2,
         date="2026-01-01",
         machine={"cpu": "a cpu"},
@@ -188,6 +190,8 @@ def test_a_result_is_kept_and_shown(result, tmp_path):
     assert "3 times that, 80.0 ms" in text
     assert "0 wrong, 0 lost, 0 refused, 0 failed" in text
     assert "| 4.00 | ≥ 3 |" in text
+    assert "7 others vanished and 8 read slowly" in text
+    assert "5 requests got their picture, 6 were turned away, 0 lost" in text
     columns, rows = rate_table(result)
     assert {len(row) for row in rows} == {len(columns)}
     columns, rows = bound_table(result)
@@ -200,13 +204,16 @@ def test_a_result_is_kept_and_shown(result, tmp_path):
 
 def test_a_tiny_budget_shows_that_it_runs(tmp_path, capsys):
     code = arra([*("bench", "serve", "--budget", "tiny", "--minutes", "0.02", "--threads", "1"),
-                 *("--clients", "4", "--slots", "8", "--settings", "2"),
+                 *("--clients", "4", "--slots", "8", "--settings", "2", "--http"),
                  *("--out", str(tmp_path), "--json")])  # fmt: skip
     assert code == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((tmp_path / "serve" / "load.json").read_text())
     assert found["summary"]["astray"] == dict.fromkeys(("wrong", "lost", "refused", "failed"), 0)
     assert found["different"] == found["pool"] == 16
+    stop = found["wire"]["stop"]
+    assert (stop["lost"], stop["code"]) == (0, 0)
+    assert stop["right"] > 0
     assert (tmp_path / "serve" / "latency.png").stat().st_size > 1000
     assert (tmp_path / "serve" / "memory.png").stat().st_size > 1000
 

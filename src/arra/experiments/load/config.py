@@ -40,6 +40,9 @@ class LoadConfig:
     """Different settings (guidance, temperature, top-k) among the clients."""
     pool: int = 256
     """Different pictures that are asked for; each is drawn alone first, to compare with."""
+    http: bool = False
+    """Then load `arra serve` over HTTP, too, with clients that vanish and slow readers beside it,
+    and tell it to stop in the middle."""
     seed: int = 0
     """Of the arrivals."""
 

@@ -11,7 +11,16 @@ import math
 from pathlib import Path
 
 from arra.experiments.load.plots import plot_latency, plot_memory
-from arra.experiments.load.results import BOUNDS, FILE, TARGETS, LoadResult, crossing, read_load
+from arra.experiments.load.results import (
+    BOUNDS,
+    FILE,
+    TARGETS,
+    LoadResult,
+    Wire,
+    crossing,
+    growth,
+    read_load,
+)
 from arra.experiments.pages import fill_page
 from arra.experiments.speed.tables import markdown_table
 
@@ -94,7 +103,7 @@ def lines(result: LoadResult) -> list[str]:
     """What was loaded, the bound, and what went astray, in sentences."""
     astray, soak = result.astray, result.soak
     answered = sum(level.right for level in [*result.saturated, *result.levels, soak])
-    return [
+    told = [
         f"{result.machine_class} ({result.machine.get('cpu', 'unknown processor')}), "
         f"{result.threads} threads, {result.date}. {result.model[:1].upper()}{result.model[1:]}, "
         f"{result.units} units a picture; {result.config.clients} clients, "
@@ -108,6 +117,23 @@ def lines(result: LoadResult) -> list[str]:
         f"Long load: {soak.rate:.0f} arrivals a second for {soak.seconds / 60:.1f} minutes, "
         f"p50 {1e3 * soak.latency['p50']:.1f}, p95 {1e3 * soak.latency['p95']:.1f}, p99 "
         f"{1e3 * soak.latency['p99']:.1f} ms; memory {result.slope:+.2f} MiB a minute.",
+    ]
+    if result.wire is not None:
+        told += _wire(result.wire)
+    return told
+
+
+def _wire(wire: Wire) -> list[str]:
+    level, stop = wire.level, wire.stop
+    return [
+        f"Over HTTP: {level.rate:.0f} arrivals a second for {level.seconds / 60:.1f} minutes, "
+        f"{level.right} of {level.asked} right, p50 {1e3 * level.latency['p50']:.1f}, p95 "
+        f"{1e3 * level.latency['p95']:.1f}, p99 {1e3 * level.latency['p99']:.1f} ms, while "
+        f"{wire.vanished} others vanished and {wire.slow} read slowly; memory of the server "
+        f"{growth(wire.memory):+.2f} MiB a minute.",
+        f"Told to stop in the middle: {stop.right} requests got their picture, {stop.turned_away} "
+        f"were turned away, {stop.lost} lost; it ended after {stop.seconds:.1f} s with the code "
+        f"{stop.code}.",
     ]
 
 

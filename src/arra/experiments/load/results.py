@@ -13,6 +13,7 @@ import numpy as np
 from arra.errors import InputError
 from arra.experiments.load.config import LoadConfig
 from arra.experiments.load.driving import Level
+from arra.experiments.load.wire import Stop
 from arra.files import read_json, write_json
 
 FORMAT, FILE = 1, "load.json"
@@ -20,6 +21,22 @@ BOUNDS = (1.5, 2.0, 3.0, 5.0, 8.0)
 """Bounds, in latencies of a lone picture, for which rates are also read off between levels."""
 TARGETS = {"one at a time": 3.0, "static batches": 1.5}
 """How many times the rate of these the engine should answer."""
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A server in a process of its own, loaded over HTTP."""
+
+    level: Level
+    """What became of the requests."""
+    vanished: int
+    """Requests of others meanwhile, whose clients left before the answer."""
+    slow: int
+    """Requests of others meanwhile, whose clients read slowly."""
+    memory: tuple[tuple[float, float], ...]
+    """Seconds since that load began, and MiB that the server had in memory."""
+    stop: Stop
+    """What became of requests when it was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,8 @@ class LoadResult:
     """The engine under a long load."""
     memory: tuple[tuple[float, float], ...]
     """Seconds since the long load began, and MiB that the process had in memory."""
+    wire: Wire | None
+    """The same over HTTP, where that was asked for."""
     threads: int
     date: str
     machine: dict[str, Any]
@@ -76,6 +95,7 @@ class LoadResult:
     def astray(self) -> dict[str, int]:
         """Requests that got no picture, or a wrong one, in all loads of all targets."""
         every = [*self.saturated, *self.levels, self.soak]
+        every += [self.wire.level] if self.wire is not None else []
         kinds = ("wrong", "lost", "refused", "failed")
         return {kind: sum(getattr(level, kind) for level in every) for kind in kinds}
 
@@ -83,11 +103,7 @@ class LoadResult:
     def slope(self) -> float:
         """MiB a minute by which memory grew over the last three quarters of the long load; NaN
         where the system does not tell."""
-        points = np.array(self.memory)
-        if len(points) < 4 or not np.isfinite(points).all():
-            return math.nan
-        seconds, memory = points[len(points) // 4 :].T
-        return float(np.polyfit(seconds / 60, memory, 1)[0])
+        return growth(self.memory)
 
     def summary(self) -> dict[str, Any]:
         """What readers want, as plain values."""
@@ -103,9 +119,19 @@ class LoadResult:
 
     def write(self, path: Path) -> None:
         """Write everything as JSON, atomically, with the summary."""
-        memory = [[seconds, _finite(mib)] for seconds, mib in self.memory]
+        memory = _samples(self.memory)
         write_json(path, {"format": FORMAT, **_plain(self), "memory": memory,
                           "summary": self.summary()})  # fmt: skip
+
+
+def growth(memory: Sequence[tuple[float, float]]) -> float:
+    """MiB a minute, over the last three quarters of samples (seconds, MiB); NaN where there are too
+    few."""
+    points = np.array(memory)
+    if len(points) < 4 or not np.isfinite(points).all():
+        return math.nan
+    seconds, mib = points[len(points) // 4 :].T
+    return float(np.polyfit(seconds / 60, mib, 1)[0])
 
 
 def _finite(value: float) -> float | None:
@@ -119,7 +145,14 @@ def _plain(result: LoadResult) -> dict[str, Any]:
         return {**vars(one), "latency": {k: _finite(v) for k, v in one.latency.items()}}
 
     levels = {"saturated": list(map(level, result.saturated)), "soak": level(result.soak)}
-    return {**vars(result), **levels, "levels": list(map(level, result.levels))}
+    wire = None
+    if (over := result.wire) is not None:
+        wire = {**vars(over), "level": level(over.level), "memory": _samples(over.memory)}
+    return {**vars(result), **levels, "levels": list(map(level, result.levels)), "wire": wire}
+
+
+def _samples(memory: Sequence[tuple[float, float]]) -> list[list[float | None]]:
+    return [[seconds, _finite(mib)] for seconds, mib in memory]
 
 
 def sustained(levels: Sequence[Level], bound: float) -> float:
@@ -162,12 +195,17 @@ def read_load(path: Path) -> LoadResult:
         for name in ("saturated", "levels"):
             value[name] = tuple(_level(one) for one in value[name])
         value["soak"] = _level(value["soak"])
-        value["memory"] = tuple(
-            (seconds, math.nan if mib is None else mib) for seconds, mib in value["memory"]
-        )
+        value["memory"] = _memory(value["memory"])
+        if (wire := value["wire"]) is not None:
+            parts = {"level": _level(wire["level"]), "memory": _memory(wire["memory"])}
+            value["wire"] = Wire(**{**wire, **parts, "stop": Stop(**wire["stop"])})
         return LoadResult(**value)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: not the result of a load test ({error})") from error
+
+
+def _memory(samples: list[list[float | None]]) -> tuple[tuple[float, float], ...]:
+    return tuple((one or 0.0, math.nan if mib is None else mib) for one, mib in samples)
 
 
 def _level(value: dict[str, Any]) -> Level:

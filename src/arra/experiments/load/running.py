@@ -15,14 +15,18 @@ from arra.environment import machine_class, machine_info, versions
 from arra.experiments.load.asked import Pool, poisson
 from arra.experiments.load.config import LoadConfig
 from arra.experiments.load.driving import Level, drive, saturate
-from arra.experiments.load.results import FILE, LoadResult, sustained
+from arra.experiments.load.results import FILE, LoadResult, Wire, sustained
 from arra.experiments.load.targets import OneAtATime, RunningBatch, StaticBatches, Target
+from arra.experiments.load.wire import OverHttp, disturbed, serving, stop_under_load
 from arra.experiments.speed.counted import resident_memory
 from arra.progress import Task, track
 from arra.text_to_image import TextToImage
 
-_SATURATION, _SOAK = 0.04, 0.45
-"""Shares of the time: of each target that is saturated, and of the long load at the end."""
+_SATURATION, _SOAK, _WIRE = 0.04, 0.45, 0.15
+"""Shares of the time: of each target that is saturated, of the long load at the end, and of it
+what is over HTTP where that is asked for."""
+_DISTURBERS, _STOP = 4, 2.0
+"""Clients of each kind that vanish or read slowly; seconds of load before the server is stopped."""
 _GRID, _REFINED = 8, 3
 """Rates that all targets meet, and those by which each one's highest rate is narrowed down."""
 _LEVELS = 26
@@ -64,10 +68,11 @@ def _captions() -> list[str]:
 
 
 class _Memory:
-    """Samples the memory of this process while a block runs."""
+    """Samples the memory of a process, this one unless it is named, while a block runs."""
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float, process: int | str = "self"):
         self.samples: list[tuple[float, float]] = []
+        self._process = process
         self._seconds, self._done = seconds, threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -82,7 +87,7 @@ class _Memory:
     def _run(self) -> None:
         began = time.perf_counter()
         while not self._done.wait(self._seconds):
-            self.samples.append((time.perf_counter() - began, resident_memory()))
+            self.samples.append((time.perf_counter() - began, resident_memory(self._process)))
 
 
 class _Test:
@@ -162,7 +167,11 @@ def run_load(
             engine = targets[-1]
             best = sustained([one for one in test.levels if one.target == engine.name], bound)
             rate = _REST * (best or rates[0])
-            soak, memory = _soak(test, engine, rate, seconds * _SOAK)
+            rest = _SOAK - (_WIRE if config.http else 0.0)
+            soak, memory = _soak(test, engine, rate, seconds * rest)
+            wire = None
+            if config.http:
+                wire = _wire(test, model, folder, rate, seconds * _WIRE)
     finally:
         for target in targets:
             target.close()
@@ -182,6 +191,7 @@ def run_load(
         levels=tuple(test.levels),
         soak=soak,
         memory=tuple(memory),
+        wire=wire,
         threads=torch.get_num_threads(),
         date=datetime.now(UTC).date().isoformat(),
         machine=dict(machine),
@@ -214,3 +224,30 @@ def _soak(
         level = drive(target, test.pool, arrivals, rate, most=4 * config.clients)
     test.task.advance(note="long load")
     return level, memory.samples
+
+
+def _wire(test: _Test, model: TextToImage, folder: Path, rate: float, seconds: float) -> Wire:
+    """A server of the same model, loaded over HTTP and then stopped. It gets half of the rate that
+    the engine alone answers: packing, sending and the clients themselves take the same cores."""
+    config, checkpoint = test.config, _checkpoint(test.config, model, folder)
+    with serving(checkpoint, config.slots, 8 * config.clients) as (url, process):
+        target = OverHttp(url, 2 * config.clients)
+        try:
+            saturate(target, test.pool, 2, min(2.0, seconds / 10))  # warms up
+            arrivals = poisson(test.pool, rate / 2, seconds, config.clients, config.seed, 1001)
+            disturbers = disturbed(url, test.pool, _DISTURBERS, _DISTURBERS)
+            with disturbers as counts, _Memory(min(1.0, seconds / 20), process.pid) as memory:
+                level = drive(target, test.pool, arrivals, rate / 2, most=4 * config.clients)
+            seconds = min(_STOP, seconds / 5)
+            stop = stop_under_load(url, process, test.pool, config.clients, seconds)
+        finally:
+            target.close()
+    return Wire(level, **counts, memory=tuple(memory.samples), stop=stop)
+
+
+def _checkpoint(config: LoadConfig, model: TextToImage, folder: Path) -> Path:
+    """Where the checkpoint lies; a model without one is saved beside the results first."""
+    if config.checkpoint is not None:
+        return config.checkpoint
+    model.save_pretrained(folder / "model")
+    return folder / "model"

@@ -39,11 +39,11 @@ def added_memory(function: Callable[..., Callable[[], Any]], *arguments: str) ->
     return _in_own_process("_added_by", function, arguments)
 
 
-def resident_memory() -> float:
-    """MiB that this process has in memory now; NaN where the system does not tell."""
-    if not Path("/proc/self/status").exists():
+def resident_memory(process: int | str = "self") -> float:
+    """MiB that a process (its id) has in memory now; NaN where the system does not tell."""
+    if not Path(f"/proc/{process}/status").exists():
         return math.nan
-    return _status("VmRSS")
+    return _status("VmRSS", process)
 
 
 def _in_own_process(what: str, function: Callable[..., Any], arguments: tuple[str, ...]) -> float:
@@ -78,10 +78,10 @@ def _added_by(function: Callable[..., Callable[[], Any]], *arguments: str) -> fl
     return max(0.0, added)
 
 
-def _status(name: str) -> float:
-    """MiB of this process, as Linux counts them.
+def _status(name: str, process: int | str = "self") -> float:
+    """MiB of a process, this one unless it is named, as Linux counts them.
 
     Not getrusage, which remembers the process that started this one.
     """
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
