@@ -17,17 +17,13 @@ SAMPLING = SamplingConfig(2.0, top_k=6)
 
 
 def build() -> tuple[Workshop, Any]:
-    """A workshop, and its application with routes that say who answers, and break it."""
+    """A workshop, and its application with routes that say who answers, and stop its workshop."""
     workshop = Workshop([Service(tiny_model(), ServiceConfig(slots=8, queue=64))])
     app = create_app(workshop, ServerConfig(sampling=SAMPLING))
 
     @app.get("/pid")
     def pid() -> PlainTextResponse:
         return PlainTextResponse(str(os.getpid()))
-
-    @app.post("/die")
-    def die() -> None:
-        os.kill(os.getpid(), 9)
 
     @app.post("/stop")
     def stop() -> dict[str, bool]:

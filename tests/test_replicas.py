@@ -246,10 +246,3 @@ def test_a_replica_whose_thread_has_ended_is_replaced(port):
     assert status == 200
     (expected,) = tiny_model().draw([CAPTIONS[0]], [1], replica_kit.SAMPLING)
     assert np.array_equal(picture(body), expected)
-
-
-def test_who_kills_every_replica_that_it_comes_to_is_told_so(port):
-    status, headers, body = request(port, "POST", "/die", {})
-    assert status == 503
-    assert headers["retry-after"] == "1"
-    assert json.loads(body)["error"]["code"] == "unavailable"

@@ -70,8 +70,8 @@ def serve_on_ray(job: Serving, config: ReplicaConfig | None = None) -> None:
     config, server = config or ReplicaConfig(), job.server
     job.named()  # complains here rather than in each replica
     port = _free_port(server.host, server.port)
-    stopped = _on_signal()
     with _Cluster(server.host, port):
+        stopped = _on_signal()  # after Ray has set its own handlers, which abort
         deploy(
             partial(_build, job),
             config,
@@ -158,8 +158,7 @@ class _Cluster:
         from ray import serve
 
         serve.delete(NAME)  # waits until the replicas have answered what they took
-        serve.shutdown()
-        if self._mine:
+        if self._mine:  # a cluster that was there before may serve others
             ray.shutdown()
 
 
