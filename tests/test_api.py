@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from arra.errors import InputError
@@ -34,6 +35,7 @@ from serving_kit import (
     tiny_model,
     wait_for,
 )
+from test_tour import blocks
 
 KEY, OTHER = "a-key-of-sixteen-letters", "another-key-of-as-many"
 
@@ -157,6 +159,25 @@ def test_a_seed_is_picked_and_told(server):
     assert first["seed"] != second["seed"]
     again = server.post(prompt=CAPTIONS[0], seed=first["seed"]).json()
     assert again["data"] == first["data"]
+
+
+def test_the_examples_of_the_page_run(server, tmp_path, monkeypatch, capsys):
+    page = Path(__file__).resolve().parents[1] / "docs" / "serving.md"
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for language, block in blocks(page):
+        if language == "python":
+            block = block.replace("http://127.0.0.1:8000", server.url)
+            exec(compile(block, str(page), "exec"), names)
+    names["client"].close()
+    assert capsys.readouterr().out.endswith("image_generation.completed 12x12\n")
+    caption, sampling = "a red 3", SamplingConfig(3.0)
+    for number in range(2):
+        picture = np.asarray(Image.open(f"picture-{number}.png"))
+        assert np.array_equal(picture, alone(4 + number, sampling, caption))
+    (body,) = re.findall(r"-d '(.*)'$", page.read_text("utf-8"), flags=re.MULTILINE)
+    answer = server.post(**json.loads(body)).json()
+    assert np.array_equal(pixels(answer["data"][1]["b64_json"]), alone(5, sampling, caption))
 
 
 # ---- what is wrong -------------------------------------------------------------------------------
