@@ -155,16 +155,15 @@ class Service:
         if drawing.state == "drawn":
             self._to_paint.append((drawing, drawing.codes, drawing.units, time.perf_counter()))
         elif drawing.state == "drawing" and self._shown(drawing):
-            snapshot = drawing.codes.clone()
-            self._to_paint.append((drawing, snapshot, drawing.unit, time.perf_counter()))
+            self._to_paint.append((drawing, drawing.codes, drawing.unit, time.perf_counter()))
 
     def _shown(self, drawing: Drawing) -> bool:
         """Whether the picture is to be shown at its present unit."""
         wanted, unit, units = drawing.request.previews, drawing.unit, drawing.units
-        if not wanted or int(drawing.codes[0]) < 0:
+        if not wanted or not drawing.drawn:
             return False
         rows, columns = self.model.generator.grids[-1]
-        if drawing.codes.numel() != rows * columns:
+        if prod(self.model.generator.codes_shape) != rows * columns:
             return False  # codes that do not stand for places of their own
         before = (unit - 1) * (wanted + 1) // units
         return unit * (wanted + 1) // units > before
