@@ -19,7 +19,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from arra.errors import InputError
-from arra.serving import album, answers
+from arra.serving import album, answers, api
 from arra.serving.config import ServerConfig, ServiceConfig
 from arra.serving.logs import JsonLines
 from arra.settings import SamplingConfig
@@ -458,12 +458,11 @@ def test_a_slow_reader_holds_up_nobody_and_gets_the_newest(server, monkeypatch):
     """Pictures of a megabyte, so that nothing of a stream fits into buffers on the way."""
     noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
     encode = answers.labelled_png
-    monkeypatch.setattr(answers, "labelled_png", lambda picture, label: encode(noise, label))
+    monkeypatch.setattr(answers, "labelled_png", lambda picture, *label: encode(noise, *label))
     before = server.service.stats()["pictures"]
     made = raw_request(server, n=2, stream=True, partial_images=8, seed=5)
     wait_for(lambda: server.service.stats()["pictures"] == before + 2)
-    monkeypatch.setattr(answers, "labelled_png", encode)
-    assert server.service.idle
+    wait_for(lambda: server.service.idle)
     began = time.monotonic()
     assert server.post(prompt=CAPTIONS[0]).status_code == 200
     assert time.monotonic() - began < 5
@@ -476,6 +475,21 @@ def test_a_slow_reader_holds_up_nobody_and_gets_the_newest(server, monkeypatch):
     assert text.count("event: image_generation.completed") == 2
     # at most the preview that was on its way, and the newest of each picture
     assert text.count("event: image_generation.partial_image") <= 3
+
+
+def test_a_reader_that_never_reads_is_given_up(monkeypatch):
+    monkeypatch.setattr(api, "_GRACE", 0.2)
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), dtype=np.uint8)
+    encode = answers.labelled_png
+    monkeypatch.setattr(answers, "labelled_png", lambda picture, *label: encode(noise, *label))
+    with served(ServerConfig(timeout=2.0)) as server:
+        metrics = server.app.state.desk.metrics.registry
+        with raw_request(server, n=4, stream=True, partial_images=8):
+            wait_for(lambda: server.service.stats()["pictures"] == 4)
+            assert metrics.get_sample_value("arra_open_requests") == 1
+            wait_for(lambda: metrics.get_sample_value("arra_open_requests") == 0)
+            labels = {"route": PATH, "status": "499"}
+            assert metrics.get_sample_value("arra_requests_total", labels) == 1
 
 
 # ---- what is kept and told -----------------------------------------------------------------------
