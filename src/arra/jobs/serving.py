@@ -16,7 +16,7 @@ from types import FrameType
 try:
     import uvicorn
 
-    from arra.serving.api import create_app
+    from arra.serving.api import Desk, create_app
 except ModuleNotFoundError as error:
     from arra.errors import InputError
 
@@ -112,7 +112,7 @@ def serve(job: Serving) -> None:
         timeout_graceful_shutdown=_LAST_WORDS,
     )
     with listener:
-        Server(settings, workshop, config.patience).run(sockets=[listener])
+        Server(settings, app.state.desk, config.patience).run(sockets=[listener])
     workshop.stop(0)
 
 
@@ -120,9 +120,9 @@ class Server(uvicorn.Server):
     """Goes on listening and drawing after it was told to stop, until all requests are answered or
     the patience ends; told a second time it stops at once."""
 
-    def __init__(self, settings: uvicorn.Config, workshop: Workshop, patience: float):
+    def __init__(self, settings: uvicorn.Config, desk: Desk, patience: float):
         super().__init__(settings)
-        self._workshop, self._patience = workshop, patience
+        self._workshop, self._metrics, self._patience = desk.workshop, desk.metrics, patience
         self._until: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -137,7 +137,7 @@ class Server(uvicorn.Server):
         """Called ten times a second; whether to close."""
         if self._until is None:
             return await super().on_tick(counter)
-        answered = self._workshop.idle and not self.server_state.tasks
+        answered = self._workshop.idle and not self._metrics.answering
         if not (answered or self.should_exit or time.monotonic() >= self._until):
             return await super().on_tick(counter)
         stats = self._workshop.stats().values()
