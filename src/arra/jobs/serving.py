@@ -20,7 +20,7 @@ try:
 except ModuleNotFoundError as error:
     from arra.errors import InputError
 
-    raise InputError(f"serve: needs {error.name}: pip install arra[serve]") from error
+    raise InputError(f"serve: needs {error.name}; install it with pip install arra[serve]") from error
 
 from arra.errors import InputError
 from arra.serving.config import ServerConfig, ServiceConfig
@@ -118,7 +118,7 @@ def serve(job: Serving) -> None:
 
 class Server(uvicorn.Server):
     """Goes on listening and drawing after it was told to stop, until all requests are answered or
-    the patience ends; told a second time it stops at once."""
+    the patience ends; told a second time it has no patience, and a third time no manners."""
 
     def __init__(self, settings: uvicorn.Config, desk: Desk, patience: float):
         super().__init__(settings)
@@ -131,7 +131,8 @@ class Server(uvicorn.Server):
             self._until = time.monotonic() + self._patience
             self._workshop.drain()
         else:
-            self.should_exit = self.force_exit = True
+            self.force_exit = self.should_exit
+            self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; whether to close."""
