@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from arra.errors import InputError
+from arra.serving.config import ServerConfig, ServiceConfig
+
 try:
     import uvicorn
 
     from arra.serving.api import Desk, create_app
 except ModuleNotFoundError as error:
-    from arra.errors import InputError
+    message = f"serve: needs {error.name}; install it with pip install arra[serve]"
+    raise InputError(message) from error
 
-    raise InputError(f"serve: needs {error.name}; install it with pip install arra[serve]") from error
-
-from arra.errors import InputError
-from arra.serving.config import ServerConfig, ServiceConfig
 from arra.serving.logs import log_as_json, log_fields
 from arra.serving.service import Service, Workshop
 from arra.text_to_image import TextToImage
