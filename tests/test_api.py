@@ -15,10 +15,11 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from arra.errors import InputError
-from arra.serving import album, answers
+from arra.serving import album, answers, api
 from arra.serving.config import ServerConfig, ServiceConfig
 from arra.serving.logs import JsonLines
 from arra.settings import SamplingConfig
@@ -34,6 +35,7 @@ from serving_kit import (
     tiny_model,
     wait_for,
 )
+from test_tour import blocks
 
 KEY, OTHER = "a-key-of-sixteen-letters", "another-key-of-as-many"
 
@@ -157,6 +159,25 @@ def test_a_seed_is_picked_and_told(server):
     assert first["seed"] != second["seed"]
     again = server.post(prompt=CAPTIONS[0], seed=first["seed"]).json()
     assert again["data"] == first["data"]
+
+
+def test_the_examples_of_the_page_run(server, tmp_path, monkeypatch, capsys):
+    page = Path(__file__).resolve().parents[1] / "docs" / "serving.md"
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for language, block in blocks(page):
+        if language == "python":
+            block = block.replace("http://127.0.0.1:8000", server.url)
+            exec(compile(block, str(page), "exec"), names)
+    names["client"].close()
+    assert capsys.readouterr().out.endswith("image_generation.completed 12x12\n")
+    caption, sampling = "a red 3", SamplingConfig(3.0)
+    for number in range(2):
+        picture = np.asarray(Image.open(f"picture-{number}.png"))
+        assert np.array_equal(picture, alone(4 + number, sampling, caption))
+    (body,) = re.findall(r"-d '(.*)'$", page.read_text("utf-8"), flags=re.MULTILINE)
+    answer = server.post(**json.loads(body)).json()
+    assert np.array_equal(pixels(answer["data"][1]["b64_json"]), alone(5, sampling, caption))
 
 
 # ---- what is wrong -------------------------------------------------------------------------------
@@ -437,12 +458,11 @@ def test_a_slow_reader_holds_up_nobody_and_gets_the_newest(server, monkeypatch):
     """Pictures of a megabyte, so that nothing of a stream fits into buffers on the way."""
     noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
     encode = answers.labelled_png
-    monkeypatch.setattr(answers, "labelled_png", lambda picture, label: encode(noise, label))
+    monkeypatch.setattr(answers, "labelled_png", lambda picture, *label: encode(noise, *label))
     before = server.service.stats()["pictures"]
     made = raw_request(server, n=2, stream=True, partial_images=8, seed=5)
     wait_for(lambda: server.service.stats()["pictures"] == before + 2)
-    monkeypatch.setattr(answers, "labelled_png", encode)
-    assert server.service.idle
+    wait_for(lambda: server.service.idle)
     began = time.monotonic()
     assert server.post(prompt=CAPTIONS[0]).status_code == 200
     assert time.monotonic() - began < 5
@@ -455,6 +475,21 @@ def test_a_slow_reader_holds_up_nobody_and_gets_the_newest(server, monkeypatch):
     assert text.count("event: image_generation.completed") == 2
     # at most the preview that was on its way, and the newest of each picture
     assert text.count("event: image_generation.partial_image") <= 3
+
+
+def test_a_reader_that_never_reads_is_given_up(monkeypatch):
+    monkeypatch.setattr(api, "_GRACE", 0.2)
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), dtype=np.uint8)
+    encode = answers.labelled_png
+    monkeypatch.setattr(answers, "labelled_png", lambda picture, *label: encode(noise, *label))
+    with served(ServerConfig(timeout=2.0)) as server:
+        metrics = server.app.state.desk.metrics.registry
+        with raw_request(server, n=4, stream=True, partial_images=8):
+            wait_for(lambda: server.service.stats()["pictures"] == 4)
+            assert metrics.get_sample_value("arra_open_requests") == 1
+            wait_for(lambda: metrics.get_sample_value("arra_open_requests") == 0)
+            labels = {"route": PATH, "status": "499"}
+            assert metrics.get_sample_value("arra_requests_total", labels) == 1
 
 
 # ---- what is kept and told -----------------------------------------------------------------------

@@ -174,13 +174,13 @@ def server(checkpoint):
 
 def test_the_bridge_page_runs_and_everybody_draws_what_arra_draws(checkpoint, server):
     names: dict = {}
-    for language, block in blocks(DOCS / "serving.md"):
+    for language, block in blocks(DOCS / "serving-llm.md"):
         if language == "bash":
             for command in commands(block):
                 assert cli.run(command) == 0, " ".join(command)
         else:
             block = block.replace("localhost:8000", server)
-            exec(compile(block, "docs/serving.md", "exec"), names)
+            exec(compile(block, "docs/serving-llm.md", "exec"), names)
     for name in ("plain", "paired", "served", "guided"):
         assert Image.open(f"{name}.png").size == checkpoint.size[::-1]
 

@@ -152,6 +152,9 @@ def port():
         patch.setenv("PYTHONPATH", paths)
         patch.setenv("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", FRONT)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # processes start in turn here: they keep what they compile, and are as urgent as the test
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        patch.setenv("RAY_worker_niceness", "0")
         ray.init(
             num_cpus=2, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False
         )

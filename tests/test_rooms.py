@@ -170,6 +170,7 @@ COST = [
     ("arra.settings", ()),
     ("arra.report", ()),
     ("arra.systems.base", ()),
+    ("arra.serving.config", ()),
     ("arra.data.pictures", ()),
     ("arra.data.scenes", ()),
     ("arra.data.tokenizer", ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,10 +17,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 
 from arra import cli
 from arra.errors import InputError
-from arra.jobs.serving import Serving
+from arra.jobs.serving import Server, Serving
 from lm_kit import CAPTIONS
 from serving_kit import PATH, pixels, served, slowed, tiny_model, wait_for
 
@@ -157,6 +159,26 @@ def test_whose_turn_does_not_come_in_time_is_told(checkpoint):
     (stopped,) = [line for line in log if line["event"] == "stopped"]
     assert stopped["undrawn"] > 0
     assert warning.startswith("warning: 0.0.0.0 can be reached by other machines")
+
+
+def test_a_second_signal_ends_the_patience():
+    with served() as running, slowed(running.service, 0.2):
+        found = {}
+        ask = threading.Thread(target=lambda: found.update(one=running.post(prompt=CAPTIONS[0])))
+        ask.start()
+        wait_for(lambda: running.service.stats()["drawing"])
+        server = Server(uvicorn.Config(running.app), running.app.state.desk, 60.0)
+        assert not asyncio.run(server.on_tick(1))
+        server.handle_exit(signal.SIGTERM, None)
+        assert running.get("/readyz").status_code == 503
+        assert not asyncio.run(server.on_tick(1))
+        assert not server.should_exit
+        server.handle_exit(signal.SIGTERM, None)
+        assert asyncio.run(server.on_tick(1))
+        assert not server.force_exit
+        ask.join(10)
+    assert found["one"].status_code == 503
+    assert not running.workshop.alive
 
 
 def test_a_client_that_is_killed_frees_its_slots():

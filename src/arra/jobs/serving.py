@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from arra.errors import InputError
+from arra.serving.config import ServerConfig, ServiceConfig
+
 try:
     import uvicorn
 
-    from arra.serving.api import create_app
+    from arra.serving.api import Desk, create_app
 except ModuleNotFoundError as error:
-    from arra.errors import InputError
+    message = f"serve: needs {error.name}; install it with pip install arra[serve]"
+    raise InputError(message) from error
 
-    raise InputError(f"serve: needs {error.name}: pip install arra[serve]") from error
-
-from arra.errors import InputError
-from arra.serving.config import ServerConfig, ServiceConfig
 from arra.serving.logs import log_as_json, log_fields
 from arra.serving.service import Service, Workshop
 from arra.text_to_image import TextToImage
@@ -112,17 +112,17 @@ def serve(job: Serving) -> None:
         timeout_graceful_shutdown=_LAST_WORDS,
     )
     with listener:
-        Server(settings, workshop, config.patience).run(sockets=[listener])
+        Server(settings, app.state.desk, config.patience).run(sockets=[listener])
     workshop.stop(0)
 
 
 class Server(uvicorn.Server):
     """Goes on listening and drawing after it was told to stop, until all requests are answered or
-    the patience ends; told a second time it stops at once."""
+    the patience ends; told a second time it has no patience, and a third time no manners."""
 
-    def __init__(self, settings: uvicorn.Config, workshop: Workshop, patience: float):
+    def __init__(self, settings: uvicorn.Config, desk: Desk, patience: float):
         super().__init__(settings)
-        self._workshop, self._patience = workshop, patience
+        self._workshop, self._metrics, self._patience = desk.workshop, desk.metrics, patience
         self._until: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -131,13 +131,14 @@ class Server(uvicorn.Server):
             self._until = time.monotonic() + self._patience
             self._workshop.drain()
         else:
-            self.should_exit = self.force_exit = True
+            self.force_exit = self.should_exit
+            self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; whether to close."""
         if self._until is None:
             return await super().on_tick(counter)
-        answered = self._workshop.idle and not self.server_state.tasks
+        answered = self._workshop.idle and not self._metrics.answering
         if not (answered or self.should_exit or time.monotonic() >= self._until):
             return await super().on_tick(counter)
         stats = self._workshop.stats().values()

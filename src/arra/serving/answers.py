@@ -112,13 +112,17 @@ class Commission:
         assert drawing.preview is not None
         unit, picture = drawing.preview
         return PartialImage(
-            b64_json=await asyncio.to_thread(_encoded, picture, {}),
+            b64_json=await asyncio.to_thread(self._encoded, picture),
             created_at=self.created,
             size=self.size,
             index=index,
             seed=drawing.request.seed,
             partial_image_index=unit * (self.previews + 1) // drawing.units - 1,
         )
+
+    def _encoded(self, picture: np.ndarray) -> str:
+        png = labelled_png(picture, {}, self.service.model.codec.rate)
+        return base64.b64encode(png).decode("ascii")
 
     async def _completed(self, index: int, drawing: Drawing) -> CompletedImage:
         return CompletedImage(
@@ -149,7 +153,7 @@ class Commission:
         return await asyncio.to_thread(self._keep, drawing.picture, label)
 
     def _keep(self, picture: np.ndarray, label: dict[str, Any]) -> str:
-        png = labelled_png(picture, label)
+        png = labelled_png(picture, label, self.service.model.codec.rate)
         if self.album is not None and not self.album.keep(png, label):
             self.metrics.save_errors.inc()
         return base64.b64encode(png).decode("ascii")
@@ -161,10 +165,6 @@ class Commission:
         """Nobody waits for the pictures any more; those that are whole stay so."""
         for drawing in self.drawings:
             self.service.cancel(drawing)
-
-
-def _encoded(picture: np.ndarray, label: dict[str, Any]) -> str:
-    return base64.b64encode(labelled_png(picture, label)).decode("ascii")
 
 
 def _event(body: BaseModel) -> bytes:

@@ -95,6 +95,8 @@ class Metrics:
             "arra_open_requests", "Requests that are being answered.", registry=self.registry
         )
         self.registry.register(_Engines(workshop))
+        self.answering = 0
+        """Requests for pictures and models that are being answered; pages that are open stay so."""
 
     def end(self, model: str, drawing: Drawing) -> None:
         """A drawing ended."""

@@ -39,7 +39,7 @@ _HEADERS = {
 
 
 class Observer:
-    """Counts, times and logs every request, and gives it a name that the answer carries."""
+    """Counts and times every request, logs those that matter, and names each in its answer."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics):
         self.app, self.metrics = app, metrics
@@ -50,7 +50,7 @@ class Observer:
             return
         began, status = time.perf_counter(), GONE
         notes: dict[str, Any] = scope.setdefault(NOTES, {})
-        name = uuid.uuid4().hex
+        name, ours = uuid.uuid4().hex, scope["path"].startswith("/v1/")
 
         async def outgoing(message: Message) -> None:
             nonlocal status
@@ -59,11 +59,12 @@ class Observer:
                 headers = MutableHeaders(scope=message)
                 for header, value in {**_HEADERS, "X-Request-Id": name}.items():
                     headers.setdefault(header, value)
-                if scope["path"].startswith("/v1/"):
+                if ours:
                     headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         self.metrics.open_requests.inc()
+        self.metrics.answering += ours
         try:
             await self.app(scope, receive, outgoing)
         except Exception:
@@ -71,23 +72,25 @@ class Observer:
             raise
         finally:
             self.metrics.open_requests.dec()
+            self.metrics.answering -= ours
             seconds = time.perf_counter() - began
             if notes.pop("gone", False):
                 status = GONE
             route = getattr(scope.get("route"), "path", None) or "other"
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.request_seconds.labels(route).observe(seconds)
-            log_fields(
-                log,
-                "request",
-                id=name,
-                client=scope.get(CLIENT),
-                method=scope["method"],
-                route=route,
-                status=status,
-                seconds=round(seconds, 4),
-                **notes,
-            )
+            if ours or status >= 400:  # not the parts of pages, nor whoever looks every few seconds
+                log_fields(
+                    log,
+                    "request",
+                    id=name,
+                    client=scope.get(CLIENT),
+                    method=scope["method"],
+                    route=route,
+                    status=status,
+                    seconds=round(seconds, 4),
+                    **notes,
+                )
 
 
 class Gate:

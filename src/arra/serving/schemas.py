@@ -123,7 +123,8 @@ class Picture(_Body):
     """One picture of an answer."""
 
     b64_json: str
-    """A PNG file with prompt, seed, settings and checkpoint in its text chunks, in base64."""
+    """A PNG file (of a clip an animated one) in base64, with prompt, seed, settings and checkpoint
+    in its text chunks."""
     seed: int
 
 
