@@ -5,17 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from transformers import LlamaConfig
 
 from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.vq import VQCodec, VQConfig
 from arra.errors import InputError
-from arra.serving import service as serving
 from arra.serving.requests import ENDED, Drawing, Full, Request
 from arra.serving.service import Draining, Service, ServiceConfig, Workshop
 from arra.settings import SamplingConfig
@@ -93,29 +90,6 @@ def test_a_picture_is_shown_while_it_is_drawn(model):
     assert (shown[0][1][side:] == 200).all()
     assert not (shown[0][1][:side] == 200).all()
     assert (shown[1][1][2 * side :] == 200).all()
-
-
-@pytest.mark.parametrize(("crowd", "seconds"), [(0, 0.004), (3, 0.02)])
-def test_a_picture_waits_for_others_to_be_painted_with(model, monkeypatch, crowd, seconds):
-    """As long as four times the painting; longer where others wait for a slot."""
-    now = [0.0]
-    monkeypatch.setattr(serving, "time", SimpleNamespace(perf_counter=lambda: now[0], time=int))
-    service = Service(model, ServiceConfig(slots=4))
-    service._painting = 0.001
-    with torch.inference_mode():
-        (first,) = service.submit(wanted(1))
-        for _ in range(4):
-            service.advance()
-        service.submit([Request(None, n, GUIDED) for n in range(1 + crowd)])
-        while first.state != "drawn":
-            service.advance()
-        now[0] = 0.9 * seconds
-        service.advance()
-        assert first.state == "drawn"
-        now[0] = 1.01 * seconds
-        service.advance()
-    assert first.state == "done"
-    assert service.engine.live  # nobody was done but the first
 
 
 def test_a_service_that_drains_draws_what_it_took_and_no_more(shop, model):

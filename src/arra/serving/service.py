@@ -25,9 +25,8 @@ log = logging.getLogger("arra.serving")
 
 _UNDRAWN = 200
 """Grey of the parts of a picture that are not drawn yet."""
-_TOGETHER, _PATIENCE, _RUSH = 16, 0.02, 4.0
-"""Pictures that are painted at once, seconds that the first of them waits for the others at most,
-and how many times as long as painting takes it waits where nobody waits for a slot."""
+_TOGETHER, _PATIENCE = 16, 0.02
+"""Pictures that are painted at once, and seconds that the first of them waits for the others."""
 
 
 class Draining(ArraError):
@@ -54,8 +53,6 @@ class Service:
         """Pictures that were finished."""
         self.changed: Callable[[], None] = lambda: None
         """Called when a request came: wakes who runs the service."""
-        self._painting = 0.0
-        """Seconds that painting took the last time."""
         self._to_paint: deque[tuple[Drawing, Tensor, int, float]] = deque()
 
     # ---- for callers, in any thread --------------------------------------------------------------
@@ -141,21 +138,9 @@ class Service:
         if not self._to_paint:
             return drew
         waited = time.perf_counter() - self._to_paint[0][3]
-        if not drew or len(self._to_paint) >= _TOGETHER or waited >= self._patience:
-            began = time.perf_counter()
+        if not drew or len(self._to_paint) >= _TOGETHER or waited >= _PATIENCE:
             self._paint()
-            self._painting = time.perf_counter() - began
         return True
-
-    @property
-    def _patience(self) -> float:
-        """Seconds that a picture waits for others to be painted with.
-
-        Painting few costs as much as painting many. Where pictures wait for slots it is that which
-        counts; elsewhere the time of those who wait for theirs does, and painting gets a fifth of
-        the time at most.
-        """
-        return _PATIENCE if self.engine.queue else min(_PATIENCE, _RUSH * self._painting)
 
     def abandon(self, error: Exception) -> None:
         """End everything with this error."""
