@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from arra.errors import InputError
 
 
 def labelled_png(picture: np.ndarray, label: Mapping[str, Any]) -> bytes:
@@ -27,3 +30,18 @@ def labelled_png(picture: np.ndarray, label: Mapping[str, Any]) -> bytes:
     file = BytesIO()
     Image.fromarray(picture).save(file, format="PNG", pnginfo=chunks)
     return file.getvalue()
+
+
+def read_label(file: Path | bytes, whole: bool = False) -> dict[str, str]:
+    """The text chunks of a PNG file that `labelled_png` made; `InputError` where it is no PNG.
+
+    Its pixels are decoded only if `whole`, which refuses files that are cut off.
+    """
+    name = str(file) if isinstance(file, Path) else "the file"
+    try:
+        with Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=["PNG"]) as png:
+            if whole:
+                png.load()
+            return {key: str(text) for key, text in png.info.items() if isinstance(text, str)}
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{name}: no PNG file that can be read") from error

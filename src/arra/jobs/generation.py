@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngImageFile
+from PIL import Image
 
 from arra.data.captions import clean_caption
 from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_file, read_json, sha256_of_file, sha256_of_json, to_plain, write_json
 from arra.jobs.console import resumable
 from arra.jobs.validation import write_grid
-from arra.labels import labelled_png
+from arra.labels import labelled_png, read_label
 from arra.progress import Task, track
 from arra.samplers.noise import NOISE
 from arra.settings import Decoder, Precision, SamplingConfig
@@ -211,15 +210,14 @@ def _differences(there: Any, here: dict[str, Any]) -> list[str]:
 
 
 def _is_whole(path: Path, wanted: Wanted, digest: str) -> bool:
-    """Whether the file is this picture; files are written whole, so only the label is read."""
+    """Whether the file is this picture; a file that is cut off is none."""
     if not path.is_file():
         return False
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            assert isinstance(image, PngImageFile)
-            found = (image.text.get("prompt"), image.text.get("seed"), image.text.get("digest"))
-    except (OSError, SyntaxError, UnidentifiedImageError, ValueError):
+        label = read_label(path, whole=True)
+    except InputError:
         return False
+    found = tuple(label.get(name) for name in ("prompt", "seed", "digest"))
     return found == (wanted.prompt, str(wanted.seed), digest)
 
 
