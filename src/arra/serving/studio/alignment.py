@@ -55,10 +55,10 @@ class Measuring:
     def _features(self, store: PreparedStore) -> list[str]:
         """The global features of the store's first encoder that has some."""
         shapes = store.provenance.feature_shapes
-        for encoder in store.provenance.settings.encoders:
+        for encoder, identity in store.provenance.settings.encoders.items():
             names = [feature_name(encoder, kind) for kind in ("cls", "mean")]
             if there := [name for name in names if name in shapes]:
-                self.encoder = encoder or "its encoder"
+                self.encoder = encoder or str(identity.get("model") or identity.get("encoder"))
                 return there
         raise InputError(
             f"{store.folder}: holds no features (cls, mean); prepare it with an encoder, such as "
@@ -170,8 +170,8 @@ def _figures(measuring: Measuring) -> list[str]:
         )
     parts = [
         '<div class="arra-charts">',
-        _chart("It grows with the layer", [*layers, chance], "layer (all positions together)"),
-        _chart("It grows while the picture is drawn", places, "codes read, from the first on"),
+        _chart("By layer", [*layers, chance], "layer, all positions together"),
+        _chart("By position, in the best layer of each", places, "position of the code"),
         "</div>",
     ]
     top = max(0.05, max(float(np.nanmax(one.by_place)) for _, one in found))
@@ -185,10 +185,11 @@ def _figures(measuring: Measuring) -> list[str]:
     parts.append(_numbers(found))
     one = found[0][1]
     took = f", in {measuring.seconds:.0f} s" if measuring.finished else ""
+    store = escape(measuring.folder.name if measuring.folder else "")
     parts.append(
-        f'<p class="arra-soft">{one.pictures} pictures of {escape(str(measuring.folder))}, '
-        f"{one.tested} of them held back for the score; features of {escape(measuring.encoder)}"
-        f"{took}. The dotted line has the features of other pictures.</p>"
+        f'<p class="arra-soft">{one.pictures} pictures of the store {store}, {one.tested} of them '
+        f"held back for the score; features of the encoder {escape(measuring.encoder)}{took}. "
+        "The dotted line is what a map to the features of other pictures reaches.</p>"
     )
     return parts
 
@@ -197,7 +198,7 @@ def _chart(title: str, series: Sequence[Series], x_label: str) -> str:
     keys = "".join(
         f'<li><i class="arra-key arm-{i}"></i>{escape(s.label)}</li>' for i, s in enumerate(series)
     )
-    drawn = line_chart(series, title, x_label)
+    drawn = line_chart(series, title, x_label, outliers=True)
     return (
         f'<figure class="arra-chart"><figcaption><b>{escape(title)}</b></figcaption>{drawn}'
         f'<ul class="arra-keys">{keys}</ul></figure>'

@@ -18,8 +18,9 @@ from arra.serving.requests import ENDED, Drawing, Request
 from arra.serving.service import Service
 from arra.serving.studio.settings import Wish
 
-STEPS = 64
-"""Pictures of one drawing that are shown, the last included."""
+STEPS, FEWEST_STEPS = 64, 8
+"""Steps of all pictures of a wish together that are shown, and of each at least: painting them
+takes longer than drawing, and others wait."""
 _PACE = 0.04  # seconds between two looks: faster than that nobody sees
 _PATIENCE = 0.5  # seconds without news after which the page is told how long it has been
 _KEPT = 8 << 20  # bytes of one drawing's steps that wait to be shown
@@ -104,10 +105,11 @@ class Exhibition:
                 show.hear()
             self._tell()
 
+        share = max(FEWEST_STEPS, STEPS // (wish.count * len(wish.models)))
         try:
             for name in wish.models:
                 service = services[name]
-                previews = min(STEPS, service.model.generator.units) - 1
+                previews = min(share, service.model.generator.units - 1)
                 requests = [
                     Request(wish.prompt, wish.seed + n, wish.sampling, client, previews)
                     for n in range(wish.count)

@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cache
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ FIELDS = (
     "top_p",
     "slow",
 )
+_MANIFEST = "/manifest.json"
 _SESSIONS = 256  # visits whose pictures are remembered
 _EVENTS = 1024
 _UPLOAD = "32mb"
@@ -71,12 +73,11 @@ def mount_studio(app: FastAPI, workshop: Workshop, config: Any) -> FastAPI:
     measuring = Measuring(workshop, settings.studio_store)
     studio = Studio(workshop, settings, measuring, getattr(app.state, "desk", None))
     blocks = studio.page()
-    if not any(getattr(route, "path", None) == "/" for route in app.routes):
-
-        @app.get("/", include_in_schema=False)
-        def to_studio() -> RedirectResponse:
-            return RedirectResponse(PATH.lstrip("/") + "/")
-
+    taken = {getattr(route, "path", None) for route in app.routes}
+    if "/" not in taken:
+        app.get("/", include_in_schema=False)(_to_studio)
+    if _MANIFEST not in taken:  # Gradio's page asks for it there, wherever it is mounted
+        app.get(_MANIFEST, include_in_schema=False)(_manifest)
     app = gr.mount_gradio_app(
         app,
         blocks,
@@ -88,12 +89,19 @@ def mount_studio(app: FastAPI, workshop: Workshop, config: Any) -> FastAPI:
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
-        favicon_path=None,
         theme=_theme(),
         css=files("arra.templates").joinpath("studio.css").read_text(encoding="utf-8"),
     )
     measuring.start()
     return app
+
+
+def _to_studio() -> RedirectResponse:
+    return RedirectResponse(PATH.lstrip("/") + "/")
+
+
+def _manifest() -> dict[str, str]:
+    return {"name": "arra studio", "start_url": f"{PATH}/", "display": "browser"}
 
 
 class Studio:
@@ -266,8 +274,6 @@ class Studio:
 
     def _head(self) -> str:
         names = ", ".join(self.models)
-        from html import escape
-
         return (
             '<header class="arra-head"><h1>arra <span>studio</span></h1>'
             f"<p>{escape(names)}</p></header>"
@@ -276,10 +282,13 @@ class Studio:
     def _draw_tab(self, blocks: gr.Blocks) -> None:
         first: Service = next(iter(self.services.values()))
         with gr.Row(elem_id="arra-desk"):
-            with gr.Column(scale=4, min_width=280, elem_id="arra-fields"):
-                fields, draw, stop, chips = self._controls()
+            # a phone shows the pictures between the prompt and the other fields
+            with gr.Column(min_width=240, elem_id="arra-ask"):
+                fields, draw, stop, chips = self._asking()
+            with gr.Column(min_width=240, elem_id="arra-knobs"):
+                fields |= self._knobs()
                 file = self._drop()
-            with gr.Column(scale=7, min_width=280, elem_id="arra-wall"):
+            with gr.Column(min_width=240, elem_id="arra-wall"):
                 said = gr.HTML(
                     pictures.message("Write a prompt and press Enter."),
                     elem_id="arra-said",
@@ -287,7 +296,7 @@ class Studio:
                 )
                 blank = pictures.blank(self.models[:2], first.model.size)
                 sheet = gr.HTML(blank, elem_id="arra-pictures", js_on_load=None)
-        gr.HTML('<h2 class="arra-title">This visit</h2>', js_on_load=None)
+        gr.HTML('<h2 class="arra-title">History</h2>', js_on_load=None)
         gallery = gr.HTML(
             pictures.gallery(History()), elem_id="arra-history", js_on_load=_press("item")
         )
@@ -309,11 +318,9 @@ class Studio:
         if chips is not None:
             chips.click(_prompt_of, None, [fields["prompt"]], **quiet)
 
-    def _controls(self) -> tuple[dict[str, Any], gr.Button, gr.Button, gr.HTML | None]:
-        """The fields in the order in which one comes to them with the Tab key."""
-        sampling = self.settings.sampling
-        fields: dict[str, Any] = {}
-        fields["prompt"] = gr.Textbox(
+    def _asking(self) -> tuple[dict[str, Any], gr.Button, gr.Button, gr.HTML | None]:
+        """Prompt, some to try, and the two buttons."""
+        prompt = gr.Textbox(
             label="Prompt",
             placeholder="What should it draw?",
             lines=1,
@@ -328,6 +335,12 @@ class Studio:
         with gr.Row(elem_id="arra-go"):
             draw = gr.Button("Draw", variant="primary", elem_id="arra-draw", min_width=80)
             stop = gr.Button("Stop", interactive=False, elem_id="arra-stop", min_width=80)
+        return {"prompt": prompt}, draw, stop, chips
+
+    def _knobs(self) -> dict[str, Any]:
+        """The other fields, in the order in which one comes to them with the Tab key."""
+        sampling = self.settings.sampling
+        fields: dict[str, Any] = {}
         fields["models"] = gr.CheckboxGroup(
             list(self.models),
             value=list(self.models[:2]),
@@ -339,14 +352,13 @@ class Studio:
             fields["seed"] = gr.Number(
                 0, label="Seed", precision=0, minimum=0, min_width=110, elem_id="arra-seed"
             )
-            new = gr.Button("New seed", elem_id="arra-new", min_width=90, scale=0)
+            new = gr.Button("New seed", elem_id="arra-new", min_width=96, scale=0, size="sm")
         fields["guidance"] = gr.Slider(
             1.0,
             max(10.0, sampling.guidance),
             sampling.guidance,
             step=0.1,
-            label="Guidance",
-            info="How closely it follows the prompt; 1 is not at all stressed.",
+            label="Guidance (1: none)",
             elem_id="arra-guidance",
         )
         fields["count"] = gr.Slider(
@@ -376,7 +388,7 @@ class Studio:
             queue=False,
             api_visibility="private",
         )
-        return fields, draw, stop, chips
+        return fields
 
     def _drop(self) -> gr.File:
         with gr.Accordion("Settings of a picture", open=False, elem_id="arra-read"):
@@ -422,8 +434,7 @@ def _note(show: Show, whole: bool) -> str:
     if drawing.state == "cancelled":
         return f"{seed} · stopped at {show.unit} of {drawing.units}"
     if whole:
-        times = f"waited {_seconds(show.waited)} · drew in {_seconds(show.drew)}"
-        return f"{seed} · {times} · {show.service.way}"
+        return f"{seed} · waited {_seconds(show.waited)} · drew in {_seconds(show.drew)}"
     if drawing.state == "waiting":
         return f"{seed} · waiting"
     return f"{seed} · {show.unit} of {drawing.units}"
@@ -451,7 +462,8 @@ def _end(shown: Exhibition) -> str:
     if "cancelled" in states:
         return pictures.message("Stopped.")
     count = "1 picture" if len(states) == 1 else f"{len(states)} pictures"
-    return pictures.message(f"{count} in {_seconds(shown.seconds)}.")
+    ways = dict.fromkeys(show.service.way for show in shown.shows)
+    return pictures.message(f"{count} in {_seconds(shown.seconds)}: {'; '.join(ways)}.")
 
 
 def _new_seed() -> int:
@@ -482,4 +494,18 @@ def _theme() -> Any:
         neutral_hue="stone",
         font=fonts,
         font_mono=mono,
+    ).set(  # darker than Gradio's, so that text can be read
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_text_color="white",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_label_text_color="*neutral_700",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        link_text_color="*primary_700",
+        color_accent="*primary_700",
+        slider_color="*primary_600",
     )

@@ -127,7 +127,7 @@ def _figure(one: Shown, prompt: str) -> str:
         save = (
             f'<a class="arra-save" download="{name}" href="{_uri(one.png)}" '
             f'aria-label="Save the picture of {escape(one.model, quote=True)}, seed {one.seed}, as '
-            'PNG">Save PNG</a>'
+            'PNG">Save</a>'
         )
     return (
         f'<figure data-model="{escape(one.model, quote=True)}" data-seed="{one.seed}" '
