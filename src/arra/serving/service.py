@@ -173,12 +173,17 @@ class Service:
                 drawing.end("failed", error)
 
     def _noticed(self, drawing: Drawing) -> None:
-        """A drawing changed: it may have to be painted."""
+        """A drawing changed: it may have to be painted, at each of its units once."""
+        if drawing.unit == drawing.copied:
+            return  # told of a preview, not of a unit
         if drawing.state == "drawn":
-            self._to_paint.append((drawing, drawing.codes, drawing.units, time.perf_counter()))
+            codes = drawing.codes
         elif drawing.state == "drawing" and self._shown(drawing):
-            snapshot = drawing.codes.clone()
-            self._to_paint.append((drawing, snapshot, drawing.unit, time.perf_counter()))
+            codes = drawing.codes.clone()
+        else:
+            return
+        drawing.copied = drawing.unit
+        self._to_paint.append((drawing, codes, drawing.unit, time.perf_counter()))
 
     def _shown(self, drawing: Drawing) -> bool:
         """Whether the picture is to be shown at its present unit."""
