@@ -42,6 +42,6 @@ def read_label(file: Path | bytes, whole: bool = False) -> dict[str, str]:
         with Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=["PNG"]) as png:
             if whole:
                 png.load()
-            return {key: str(text) for key, text in png.info.items() if isinstance(text, str)}
+            return {str(key): text for key, text in png.info.items() if isinstance(text, str)}
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{name}: no PNG file that can be read") from error

@@ -14,6 +14,7 @@ from contextlib import suppress
 import numpy as np
 
 from arra.errors import ArraError
+from arra.serving.engine import FusedEngine
 from arra.serving.requests import ENDED, Drawing, Request
 from arra.serving.service import Service
 from arra.serving.studio.settings import Wish
@@ -35,6 +36,9 @@ class Show:
         room = max(1, min(STEPS, _KEPT // (3 * height * width))) if slow else 1
         # the newest wins: whatever is more than there is room for falls out on the left
         self._steps: deque[tuple[int, np.ndarray]] = deque(maxlen=room)
+        rows, columns = service.model.generator.grids[-1]
+        places = drawing.codes.numel() == rows * columns
+        self._seen = places and isinstance(service.engine, FusedEngine)  # unit by unit
         self._last = 0
         self.hurried = False
         """Steps that wait are skipped."""
@@ -62,7 +66,7 @@ class Show:
             self.unit = drawing.unit
             if drawing.picture is not None:
                 self.picture = drawing.picture
-        elif drawing.preview is None:
+        elif not self._seen:
             self.unit = drawing.unit
 
     @property
