@@ -515,6 +515,41 @@ def test_the_alignment_is_measured_beside_the_drawing(models, tmp_path):
     assert "nan" not in html.lower()
 
 
+def test_the_limit_of_the_server_counts_here_too(models):
+    """What is taken of the bucket is given back where the pictures could not wait."""
+    from types import SimpleNamespace
+
+    from arra.serving.requests import Full
+    from arra.serving.studio.visits import Visits
+
+    left = [5]
+
+    def take(client: str, count: int) -> float:
+        if left[0] < count:
+            return 12.0
+        left[0] -= count
+        return 0.0
+
+    def give_back(client: str, count: int) -> None:
+        left[0] += count
+
+    desk = SimpleNamespace(limit=SimpleNamespace(take=take, give_back=give_back))
+    service = Service(models["aligned"], ServiceConfig(slots=8, queue=3), "aligned")
+    visits = Visits(Workshop([service]), StudioSettings(), desk)
+
+    async def ask(count: int) -> None:
+        visits._exhibition(Wish(PROMPT, ("aligned",), 0, count, SAMPLING), "somebody")
+
+    in_a_loop(ask(2))
+    assert left == [3]
+    with pytest.raises(Full):
+        in_a_loop(ask(2))
+    assert left == [3]
+    with pytest.raises(InputError, match="try again in 12 s"):
+        in_a_loop(ask(4))
+    assert service.stats()["waiting"] == 2
+
+
 def test_modules_hung_apart_share_the_weights_and_nothing_else(models):
     from arra.serving.studio.alignment import _apart
 

@@ -187,9 +187,9 @@ def _figures(measuring: Measuring) -> list[str]:
     took = f", in {measuring.seconds:.0f} s" if measuring.finished else ""
     store = escape(measuring.folder.name if measuring.folder else "")
     parts.append(
-        f'<p class="arra-soft">{one.pictures} pictures of the store {store}, {one.tested} of them '
-        f"held back for the score; features of the encoder {escape(measuring.encoder)}{took}. "
-        "The dotted line is what a map to the features of other pictures reaches.</p>"
+        f'<p class="arra-soft">{one.pictures} pictures of the store “{store}”, {one.tested} '
+        f"of them held back for the score; features of the encoder {escape(measuring.encoder)}"
+        f"{took}. The dotted line is what a map to the features of other pictures reaches.</p>"
     )
     return parts
 

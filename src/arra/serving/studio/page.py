@@ -5,58 +5,33 @@ Nothing is fetched from elsewhere: fonts are the reader's own, scripts and style
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from functools import cache
+from collections.abc import Callable
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from arra.errors import ArraError, InputError
-from arra.files import to_plain
-from arra.labels import labelled_png
-from arra.serving.requests import Full
-from arra.serving.service import Draining, Service, Workshop
+from arra.errors import InputError
+from arra.serving.service import Service, Workshop
 from arra.serving.studio import pictures
 from arra.serving.studio.alignment import Measuring, alignment_page
-from arra.serving.studio.drawing import Exhibition, Show
-from arra.serving.studio.pictures import History, Shown
-from arra.serving.studio.settings import (
-    SCHEDULES,
-    SEEDS,
-    StudioSettings,
-    Wish,
-    label_of,
-    settings_in,
-    wish,
-)
+from arra.serving.studio.pictures import History
+from arra.serving.studio.settings import SCHEDULES, StudioSettings
 
 try:
     import gradio as gr
     from fastapi import FastAPI
-    from fastapi.responses import RedirectResponse
+    from fastapi.responses import RedirectResponse, Response
 except ImportError as error:
     raise InputError(f"the studio needs {error.name}: pip install 'arra[serve]'") from error
 
-log = logging.getLogger("arra.serving")
+from arra.serving.studio.visits import FIELDS, Visits
 
 PATH = "/studio"
-FIELDS = (
-    "prompt",
-    "models",
-    "count",
-    "seed",
-    "guidance",
-    "guidance_schedule",
-    "temperature",
-    "top_k",
-    "top_p",
-    "slow",
+_ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 4"><path fill="#0f766e" '
+    'd="M0 0h4v2H3v1H2v1H0z"/></svg>'
 )
-_MANIFEST = "/manifest.json"
 _SESSIONS = 256  # visits whose pictures are remembered
 _EVENTS = 1024
 _UPLOAD = "32mb"
@@ -71,13 +46,12 @@ def mount_studio(app: FastAPI, workshop: Workshop, config: Any) -> FastAPI:
     """
     settings = StudioSettings.of(config)
     measuring = Measuring(workshop, settings.studio_store)
-    studio = Studio(workshop, settings, measuring, getattr(app.state, "desk", None))
-    blocks = studio.page()
+    visits = Visits(workshop, settings, getattr(app.state, "desk", None))
+    blocks = Page(visits, measuring).blocks()
     taken = {getattr(route, "path", None) for route in app.routes}
-    if "/" not in taken:
-        app.get("/", include_in_schema=False)(_to_studio)
-    if _MANIFEST not in taken:  # Gradio's page asks for it there, wherever it is mounted
-        app.get(_MANIFEST, include_in_schema=False)(_manifest)
+    for path, answer in _AT_ROOT.items():
+        if path not in taken:
+            app.get(path, include_in_schema=False)(answer)
     app = gr.mount_gradio_app(
         app,
         blocks,
@@ -104,156 +78,27 @@ def _manifest() -> dict[str, str]:
     return {"name": "arra studio", "start_url": f"{PATH}/", "display": "browser"}
 
 
-class Studio:
-    """What the page does, for all who look at it."""
+def _icon() -> Response:
+    return Response(_ICON, media_type="image/svg+xml")
 
-    def __init__(
-        self,
-        workshop: Workshop,
-        settings: StudioSettings,
-        measuring: Measuring,
-        desk: Any = None,
-    ):
-        """`desk` is that of the server's API, whose limit of pictures a minute counts here too."""
-        self.workshop, self.settings, self.measuring, self.desk = (
-            workshop,
-            settings,
-            measuring,
-            desk,
-        )
-        self.services = workshop.services
-        self.models = tuple(self.services)
-        self.now: dict[str, Exhibition] = {}
-        """What is being drawn, by visit."""
-        self._fingerprint: Callable[[str], str] = cache(
-            lambda name: self.services[name].model.fingerprint()
-        )
 
-    # ---- drawing -----------------------------------------------------------------------------
+# Browsers, and Gradio's page wherever it is mounted, ask for these at the root.
+_AT_ROOT: dict[str, Callable] = {
+    "/": _to_studio,
+    "/manifest.json": _manifest,
+    "/favicon.ico": _icon,
+}
 
-    async def draw(
-        self, request: gr.Request, *values: Any
-    ) -> AsyncIterator[tuple[Any, Any, Any, Any, Any]]:
-        """Message, sheet, history, gallery and Stop, again and again until all is drawn.
 
-        `values` are those of `FIELDS`, and the history.
-        """
-        history: History = values[-1] or History()
-        visit = str(request.session_hash)
-        nothing = gr.skip(), history, gr.skip()
-        try:
-            asked = wish(dict(zip(FIELDS, values[:-1], strict=True)), self.settings, self.models)
-            self._limit(asked, request)
-            shown = Exhibition(asked, self.services, _client(request, visit))
-        except (InputError, Full, Draining) as error:
-            yield pictures.message(str(error), wrong=True), *nothing, gr.update(interactive=False)
-            return
-        before = self.now.get(visit)
-        if before is not None:
-            before.cancel()
-        self.now[visit] = shown
-        try:
-            found: list[Shown] = []
-            async for _ in shown.steps(self.settings.timeout):
-                found = [await self._shown(show, asked) for show in shown.shows]
-                said = pictures.message(_progress(shown))
-                sheet = pictures.sheet(found, asked.prompt)
-                yield said, sheet, history, gr.skip(), gr.update(interactive=True)
-            history.add(asked, found)
-            said = _end(shown)
-            sheet = pictures.sheet(found, asked.prompt)
-            yield said, sheet, history, pictures.gallery(history), gr.update(interactive=False)
-        except Exception:
-            log.exception("the studio failed")
-            wrong = pictures.message("Something failed here; the server's log says what.", True)
-            yield wrong, *nothing, gr.update(interactive=False)
-        finally:
-            shown.cancel()
-            if self.now.get(visit) is shown:
-                del self.now[visit]
+class Page:
+    """Its fields, and which of them leads to what."""
 
-    def _limit(self, asked: Wish, request: gr.Request) -> None:
-        """Refuse who asks for more pictures a minute than the server's configuration allows."""
-        if self.desk is None:
-            return
-        count = asked.count * len(asked.models)
-        wait = self.desk.limit.take(_client(request, ""), count)
-        if wait:
-            raise InputError(f"Too many pictures within a minute; try again in {wait:.0f} s")
+    def __init__(self, visits: Visits, measuring: Measuring):
+        self.visits, self.measuring = visits, measuring
+        self.settings, self.services = visits.settings, visits.services
+        self.models = visits.models
 
-    async def _shown(self, show: Show, asked: Wish) -> Shown:
-        name, seed = show.service.name, show.drawing.request.seed
-        done = show.unit / max(1, show.drawing.units)
-        whole = show.whole and show.drawing.state == "done"
-        png = None
-        if show.picture is not None:
-            make = (lambda: self._png(show, asked)) if whole else _quick(show)
-            png = await asyncio.to_thread(make)
-        return Shown(name, seed, show.service.model.size, png, done, _note(show, whole), whole)
-
-    def _png(self, show: Show, asked: Wish) -> bytes:
-        """The file that is saved: the picture with its settings."""
-        service, picture = show.service, show.picture
-        assert picture is not None
-        seed, precision = show.drawing.request.seed, service.config.precision
-        checkpoint = self._fingerprint(service.name)
-        return labelled_png(
-            picture,
-            label_of(asked.prompt, seed, asked.sampling, service.name, checkpoint, precision),
-        )
-
-    def stop(self, request: gr.Request) -> None:
-        """What this visit is waiting for is not wanted any more."""
-        shown = self.now.get(str(request.session_hash))
-        if shown is not None:
-            shown.cancel()
-
-    # ---- settings that come back ---------------------------------------------------------------
-
-    def again(self, history: History | None, event: gr.EventData) -> tuple[Any, ...]:
-        """Fields, sheet and message of an item of the history."""
-        try:
-            item = (history or History()).find(int(event._data["item"]))
-        except (KeyError, TypeError, ValueError):
-            item = None
-        if item is None:
-            said = pictures.message("That picture is not kept any more.", wrong=True)
-            return *([gr.skip()] * len(FIELDS)), gr.skip(), said
-        asked = item.wish
-        fields = self._fields(asked.prompt, asked.seed, asked.sampling, asked.models, asked.count)
-        sheet = pictures.sheet(item.shown, asked.prompt)
-        return *fields, sheet, pictures.message("Its settings are in the fields.")
-
-    def read(self, file: str | None) -> tuple[Any, ...]:
-        """Fields and message of a PNG that was dropped here."""
-        if not file:
-            return *([gr.skip()] * len(FIELDS)), gr.skip()
-        try:
-            prompt, seed, sampling, model = settings_in(Path(file))
-            if seed >= SEEDS:
-                raise InputError(f"seed: {seed} is larger than this page can show")
-        except InputError as error:
-            said = pictures.message(str(error), wrong=True)
-            return *([gr.skip()] * len(FIELDS)), said
-        models = (model,) if model in self.models else ()
-        fields = self._fields(prompt, seed, sampling, models, 1)
-        text = "The settings of that picture are in the fields."
-        if model and not models:
-            text += f" Its model, {model}, is not served here."
-        return *fields, pictures.message(text)
-
-    def _fields(
-        self, prompt: str, seed: int, sampling: Any, models: Sequence[str], count: int
-    ) -> list[Any]:
-        plain = to_plain(sampling)
-        values = {"prompt": prompt, "seed": seed, "count": count, **plain}
-        if models:
-            values["models"] = list(models)
-        return [values.get(name, gr.skip()) for name in FIELDS]
-
-    # ---- the page --------------------------------------------------------------------------------
-
-    def page(self) -> gr.Blocks:
+    def blocks(self) -> gr.Blocks:
         """The page, ready to be mounted."""
         blocks = gr.Blocks(
             title="arra studio",
@@ -305,16 +150,16 @@ class Studio:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         gr.on(
             [fields["prompt"].submit, fields["seed"].submit, draw.click],
-            self.draw,
+            self.visits.draw,
             [*inputs, history],
             [said, sheet, history, gallery, stop],
             trigger_mode="once",
             **quiet,
         )
-        stop.click(self.stop, None, None, **quiet)
-        blocks.unload(self.stop)
-        gallery.click(self.again, [history], [*inputs, sheet, said], **quiet)
-        file.upload(self.read, [file], [*inputs, said], **quiet)
+        stop.click(self.visits.stop, None, None, **quiet)
+        blocks.unload(self.visits.stop)
+        gallery.click(self.visits.again, [history], [*inputs, sheet, said], **quiet)
+        file.upload(self.visits.read, [file], [*inputs, said], **quiet)
         if chips is not None:
             chips.click(_prompt_of, None, [fields["prompt"]], **quiet)
 
@@ -395,7 +240,7 @@ class Studio:
             return gr.File(
                 label="Drop a PNG that arra made",
                 file_types=[".png"],
-                height=120,
+                height=170,
                 elem_id="arra-file",
             )
 
@@ -412,58 +257,6 @@ class Studio:
             return alignment_page(self.measuring), gr.Timer(active=not finished)
 
         timer.tick(look, None, [view, timer], show_progress="hidden", api_visibility="private")
-
-
-def _quick(show: Show) -> Callable[[], bytes]:
-    picture = show.picture
-    assert picture is not None
-    return lambda: pictures.quick_png(picture)
-
-
-def _client(request: gr.Request, visit: str) -> str:
-    """Who asks: whose key it is or from where, as the server's other requests, else the visit."""
-    scope = getattr(request.request, "scope", None) or {}
-    return str(scope.get("arra.client") or visit)
-
-
-def _note(show: Show, whole: bool) -> str:
-    drawing = show.drawing
-    seed = f"seed {drawing.request.seed}"
-    if drawing.state == "failed":
-        return f"{seed} · failed: {_reason(drawing.error)}"
-    if drawing.state == "cancelled":
-        return f"{seed} · stopped at {show.unit} of {drawing.units}"
-    if whole:
-        return f"{seed} · waited {_seconds(show.waited)} · drew in {_seconds(show.drew)}"
-    if drawing.state == "waiting":
-        return f"{seed} · waiting"
-    return f"{seed} · {show.unit} of {drawing.units}"
-
-
-def _reason(error: Exception | None) -> str:
-    """What may be told of an error."""
-    return str(error) if isinstance(error, ArraError) else "the server's log says why"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
-
-
-def _progress(shown: Exhibition) -> str:
-    count = len(shown.shows)
-    return f"Drawing {count} pictures…" if count > 1 else "Drawing…"
-
-
-def _end(shown: Exhibition) -> str:
-    states = [show.drawing.state for show in shown.shows]
-    failed = [show.drawing.error for show in shown.shows if show.drawing.state == "failed"]
-    if failed:
-        return pictures.message(f"{len(failed)} failed: {_reason(failed[0])}", wrong=True)
-    if "cancelled" in states:
-        return pictures.message("Stopped.")
-    count = "1 picture" if len(states) == 1 else f"{len(states)} pictures"
-    ways = dict.fromkeys(show.service.way for show in shown.shows)
-    return pictures.message(f"{count} in {_seconds(shown.seconds)}: {'; '.join(ways)}.")
 
 
 def _new_seed() -> int:
