@@ -12,7 +12,7 @@ import torch
 from arra.codecs import AvcCodec, AvcConfig
 from arra.codecs.base import Codec
 from arra.errors import InputError, ProvenanceError
-from arra.pixels import to_unit
+from arra.pixels import stacked, to_unit, unstacked
 
 pytest.importorskip("av", reason="needs PyAV (extra video)")
 
@@ -34,17 +34,17 @@ def unit(codec: AvcCodec, clips: np.ndarray) -> torch.Tensor:
 
 def shown(pictures: torch.Tensor) -> np.ndarray:
     values = ((pictures + 1) * 127.5).round().to(torch.uint8)
-    return AvcCodec.clips(values.permute(0, 2, 3, 1).numpy())
+    return unstacked(values.permute(0, 2, 3, 1).numpy())
 
 
 @pytest.fixture(scope="module")
 def codec() -> AvcCodec:
-    return AvcCodec.fit(AvcCodec.stacked(moving()), AvcConfig(4, (2, 2), vocabulary=300))
+    return AvcCodec.fit(stacked(moving()), AvcConfig(4, (2, 2), vocabulary=300))
 
 
 def test_a_clip_goes_there_and_back(codec):
     clips = moving()
-    assert np.array_equal(AvcCodec.clips(AvcCodec.stacked(clips)), clips)
+    assert np.array_equal(unstacked(stacked(clips)), clips)
     codes = codec.encode(unit(codec, clips))
     assert torch.equal(codes, codec.encode(unit(codec, clips)))
     assert codec.valid(codes).all()
@@ -72,7 +72,7 @@ def test_a_slice_is_a_macroblock_and_a_prompt_whole_frames(codec):
         rest = codec.spell(other)[row]
         joined = given + rest[codec.stream.ends_of_blocks(rest)[7] :]
         found = codec.read(joined)
-        assert np.array_equal(AvcCodec.clips(found[None])[0][:2], whole[row][:2])
+        assert np.array_equal(unstacked(found[None])[0][:2], whole[row][:2])
 
 
 def test_damage_leaves_the_size(codec):
@@ -118,7 +118,7 @@ def test_a_real_clip_is_an_eightieth_of_its_pixels():
     if not path.is_file():
         pytest.skip(f"no {path}")
     clip = np.load(path)["frames"][:15:2, 32:96, 32:96]
-    codec = AvcCodec.fit(AvcCodec.stacked(clip[None]), AvcConfig(8, (4, 4)))
+    codec = AvcCodec.fit(stacked(clip[None]), AvcConfig(8, (4, 4)))
     codes = codec.encode(unit(codec, clip[None]))
     assert codec.valid(codes).all()
     assert np.abs(shown(codec.decode(codes))[0].astype(float) - clip).mean() < 10

@@ -442,13 +442,13 @@ _KILLED = """
 import os, signal, sys
 import arra.jobs.generation as generation
 from arra import cli
-write, left = generation._write, [{after}]
+write, left = generation.write_png, [{after}]
 def killed(*arguments):
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     left[0] -= 1
     write(*arguments)
-generation._write = killed
+generation.write_png = killed
 sys.exit(cli.run(sys.argv[1:]))
 """
 
@@ -471,7 +471,9 @@ def test_killed_and_run_again_gives_the_files_of_an_undisturbed_run(work, tmp_pa
     assert run("generate", work.run, "--out", whole, *settings) == 0
     writes = []
     monkeypatch.setattr(
-        generation, "_write", lambda *a, write=generation._write: (writes.append(a[0]), write(*a))
+        generation,
+        "write_png",
+        lambda *a, write=generation.write_png: (writes.append(a[0]), write(*a)),
     )
     assert run(*arguments) == 0
     assert len(writes) == 9 - 5 + 1
@@ -692,7 +694,7 @@ def test_interrupting_says_how_to_go_on(work, tmp_path, monkeypatch, capsys):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generation, "_write", interrupt)
+    monkeypatch.setattr(generation, "write_png", interrupt)
     assert run("generate", work.run, "a red bar", "--out", tmp_path) == 130
     assert "run the same command again" in capsys.readouterr().err
 

@@ -198,8 +198,12 @@ def test_what_does_not_fit_is_refused(steppers):
     with pytest.raises(Full, match="2 may"):
         engine.submit(waiting)
     assert len(engine.queue) == 0
-    with pytest.raises(InputError, match="slots 1"):
-        engine_of(steppers["native"], slots=1)
+    with pytest.raises(InputError, match="slots 0"):
+        engine_of(steppers["native"], slots=0)
+    with pytest.raises(InputError, match="two slots"):
+        engine_of(steppers["native"], slots=1).submit(
+            [drawing(steppers["native"], Request(None, 1, SAMPLINGS[0]))]
+        )
     with pytest.raises(InputError, match="side by side"):
         engine_of(steppers["eager"], placement="scattered")
 

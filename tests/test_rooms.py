@@ -44,6 +44,7 @@ KNOWS = {
     "encoders": {"networks"},
     "data": {"networks", "codecs", "encoders"},
     "adapters": {"networks"},
+    "heads": {"networks"},
     "generators": {"adapters", "orders", "networks", "codecs", "data"},
     "objectives": {"generators"},
     "samplers": {"orders", "networks"},

@@ -24,7 +24,7 @@ from transformers import LlamaConfig
 from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.vq import VQCodec, VQConfig
 from arra.errors import InputError
-from arra.labels import labelled_png, read_label
+from arra.labels import label_of, labelled_png
 from arra.serving.requests import ENDED
 from arra.serving.service import Service, ServiceConfig, Workshop
 from arra.settings import SamplingConfig
@@ -153,6 +153,11 @@ def drawn(page: Any, count: int) -> list[tuple[str, int, bytes]]:
     return [(name, seed, base64.b64decode(uri[len(prefix) :])) for name, seed, uri in found]
 
 
+def label_in(png: bytes, folder: Path) -> dict[str, str]:
+    (folder / "some.png").write_bytes(png)
+    return label_of(folder / "some.png")
+
+
 def pixels(png: bytes) -> np.ndarray:
     import io
 
@@ -173,7 +178,7 @@ def fill_seed(page: Any, seed: int) -> None:
 # ---- in the browser ------------------------------------------------------------------------------
 
 
-def test_enter_draws_what_the_library_draws_side_by_side_and_it_is_seen_growing(visit, served):
+def test_enter_draws_what_the_library_draws_and_it_is_seen_growing(visit, served, tmp_path):
     page = visit()
     assert page.url == f"{served.url}/studio/"
     page.evaluate(
@@ -195,7 +200,7 @@ def test_enter_draws_what_the_library_draws_side_by_side_and_it_is_seen_growing(
     for name, seed, png in found:
         (alone,) = served.models[name].draw([PROMPT], [seed], SAMPLING)
         assert np.array_equal(pixels(png), alone)
-        label = read_label(png)
+        label = label_in(png, tmp_path)
         assert (label["prompt"], label["seed"], label["model"]) == (PROMPT, str(seed), name)
         assert label["checkpoint"] == served.models[name].fingerprint()
         assert '"top_k": 6' in label["sampling"]
@@ -255,6 +260,7 @@ def test_a_picture_that_is_dropped_here_gives_its_settings(visit, tmp_path):
     label = {"prompt": "a blue bar", "seed": 12, "model": "baseline", "sampling": vars(sampling)}
     file = tmp_path / "some.png"
     file.write_bytes(labelled_png(np.zeros((8, 8, 3), np.uint8), label))
+    before = label_of(file)["sampling"]
     page.click("text=Settings of a picture")
     page.set_input_files("#arra-file input[type=file]", str(file))
     page.wait_for_function("document.querySelector('#arra-prompt textarea').value === 'a blue bar'")
@@ -264,7 +270,7 @@ def test_a_picture_that_is_dropped_here_gives_its_settings(visit, tmp_path):
     page.press("#arra-prompt textarea", "Enter")
     ((name, seed, png),) = drawn(page, 1)
     assert (name, seed) == ("baseline", 12)
-    assert read_label(png)["sampling"] == read_label(file)["sampling"]
+    assert label_in(png, tmp_path)["sampling"] == before
 
 
 def test_what_cannot_be_drawn_is_said_and_nothing_else_happens(visit, served):

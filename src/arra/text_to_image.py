@@ -78,6 +78,11 @@ class TextToImage:
         return self
 
     @property
+    def frames(self) -> int:
+        """Frames of a picture: more than one where it draws clips."""
+        return self.codec.frames
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of a picture in pixels."""
         rows, columns = self.generator.grids[-1]
@@ -127,7 +132,8 @@ class TextToImage:
         precision: Precision = "fp32",
         on_unit: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """Pictures (N, H, W, 3) uint8, one for each caption and seed.
+        """Pictures (N, H, W, 3) uint8, one for each caption and seed; clips of T frames are (N, H,
+        W, 3 T), frame after frame (`arra.pixels.unstacked` gives (N, T, H, W, 3)).
 
         A caption of None draws whatever the model likes. A picture depends on its caption, its seed
         and `sampling` only, not on the `batch` it is drawn in. `on_unit` is called with the number
@@ -141,6 +147,29 @@ class TextToImage:
         Raises `InputError` for an empty or unreadable caption, other numbers of seeds, or a
         precision in which the model cannot be drawn.
         """
+        codes = self.draw_codes(
+            captions,
+            seeds,
+            sampling,
+            batch=batch,
+            decoder=decoder,
+            precision=precision,
+            on_unit=on_unit,
+        )
+        return self.paint(codes)
+
+    def draw_codes(
+        self,
+        captions: Sequence[str | None],
+        seeds: Sequence[int],
+        sampling: SamplingConfig | None = None,
+        *,
+        batch: int = 64,
+        decoder: Decoder = "auto",
+        precision: Precision = "fp32",
+        on_unit: Callable[[int], None] | None = None,
+    ) -> torch.Tensor:
+        """The codes (N, ...) int64 that `draw` paints."""
         if isinstance(captions, str):
             raise InputError("captions: a single string, expected several: [caption]")
         texts = [
@@ -156,27 +185,28 @@ class TextToImage:
             precision=precision,
         )
         codes = sampler(way.stepper, texts, seeds, batch=batch, on_unit=on_unit)
-        return self.paint(codes.view(len(codes), *self.generator.codes_shape))
+        return codes.view(len(codes), *self.generator.codes_shape)
 
     def paint(self, codes: torch.Tensor) -> np.ndarray:
-        """Pictures (N, H, W, 3) uint8 of codes (N, ...), each the same in any company."""
+        """Pictures (N, H, W, 3), or clips (N, H, W, 3 T), uint8 of codes (N, ...), each the same in
+        any company."""
         return paint(self.codec, codes)
 
 
 @torch.inference_mode()
 def paint(codec: Codec, codes: torch.Tensor) -> np.ndarray:
-    """Pictures (N, H, W, 3) uint8 of codes (N, ...).
+    """Pictures (N, H, W, 3), or clips (N, H, W, 3 T), uint8 of codes (N, ...).
 
     Always as many at a time, the last ones filled up: convolutions round differently in batches of
     other sizes, and the same codes should give the same bytes in any company.
     """
     height, width = codec.size_of(codes)
     together = max(1, min(_TOGETHER, _PIXELS // (height * width)))
-    pictures = np.empty((len(codes), height, width, 3), dtype=np.uint8)
+    pictures = np.empty((len(codes), height, width, codec.channels), dtype=np.uint8)
     for start in range(0, len(codes), together):
         part = codes[start : start + together].to(codec.device)
         filler = part[-1:].expand(together - len(part), *part.shape[1:])
-        painted = to_uint8(codec.decode(torch.cat([part, filler])))
+        painted = to_uint8(codec.decode(torch.cat([part, filler])), codec.channels)
         pictures[start : start + together] = painted[: len(part)]
     return pictures
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from arra.codecs.streamed import StreamCodec
 from arra.errors import InputError, ProvenanceError
+from arra.pixels import unstacked
 from arra.registry import codecs
 
 _SLICE = b"\x00\x00\x01"
@@ -59,7 +60,7 @@ class AvcConfig:
 class AvcCodec(StreamCodec):
     """Codes (B, L): the slices of a file, from behind its first start code.
 
-    A clip is a picture of 3 x frames channels, frame after frame (see `stacked` and `clips`).
+    A clip is a picture of 3 x frames channels, frame after frame (see `arra.pixels`).
     """
 
     Config = AvcConfig
@@ -71,22 +72,13 @@ class AvcCodec(StreamCodec):
 
     def __init__(self, config: AvcConfig):
         self.grid, self.channels = config.grid, 3 * config.frames
+        self.rate = float(config.rate)
         super().__init__(config)
 
     @classmethod
     def tiny(cls) -> Self:
         noise = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 6), dtype=np.uint8)
         return cls.fit(noise, AvcConfig(2, (2, 2), vocabulary=270))
-
-    @staticmethod
-    def stacked(clips: np.ndarray) -> np.ndarray:
-        """(N, H, W, 3 T) uint8 of clips (N, T, H, W, 3)."""
-        return np.concatenate(clips.transpose(1, 0, 2, 3, 4), axis=-1)
-
-    @staticmethod
-    def clips(pictures: np.ndarray) -> np.ndarray:
-        """The inverse of `stacked`."""
-        return np.stack(np.split(pictures, pictures.shape[-1] // 3, axis=-1), axis=1)
 
     def _arrange(self) -> None:
         if not hasattr(self, "header"):
@@ -119,7 +111,7 @@ class AvcCodec(StreamCodec):
             "threads=1:sliced-threads=0:aud=0:repeat-headers=1",
         }
         parts = []
-        for frame in self.clips(picture[None])[0]:
+        for frame in unstacked(picture[None])[0]:
             plain = np.ascontiguousarray(frame)
             parts += encoder.encode(av.VideoFrame.from_ndarray(plain, format="rgb24"))
         parts += encoder.encode(None)

@@ -46,7 +46,9 @@ class Codec(Part):
     downsample: int
     """Pixels per row and column of the (finest) grid: h = H / downsample."""
     channels: int = 3
-    """Channels of a picture."""
+    """Channels of a picture: 3 of each frame, frame after frame, where pictures are clips."""
+    rate: float = 1.0
+    """Frames a second at which clips are shown."""
     codes_axes: tuple[str, ...] = ("h", "w")
     """Axes of a picture's codes, by the names they have in messages."""
     split: int = 1
@@ -67,6 +69,15 @@ class Codec(Part):
         if len(found) != 1:
             raise InputError(f"{type(config).__name__}: the settings of {len(found)} codecs")
         return found[0].seeded(config, seed)
+
+    @property
+    def frames(self) -> int:
+        """Frames of a picture: more than one where pictures are clips."""
+        return self.channels // 3
+
+    def valid(self, codes: Tensor) -> Tensor:
+        """(B,) bool: whether these codes mean a picture without any repair; most do always."""
+        return torch.ones(len(codes), dtype=torch.bool)
 
     def size_of(self, codes: Tensor) -> tuple[int, int]:
         """Height and width in pixels of the pictures of codes (B, ...)."""

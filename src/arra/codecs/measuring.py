@@ -46,7 +46,7 @@ def evaluate_codec(codec: Codec, pictures: Tensor, *, batch: int = 256) -> Codec
     counts = torch.zeros(codec.vocabulary, dtype=torch.int64)
     for start in range(0, len(pictures), batch):
         chunk = pictures[start : start + batch]
-        chunk = (chunk if chunk.is_floating_point() else to_unit(chunk)).to(device)
+        chunk = (chunk if chunk.is_floating_point() else to_unit(chunk, codec.channels)).to(device)
         codes = codec.encode(chunk)
         squared += (codec.decode(codes) - chunk).double().square().sum().item()
         values += chunk.numel()

@@ -17,6 +17,7 @@ from arra.codecs.base import Codec, CodecOutput
 from arra.codecs.byte_bpe import ByteBPE
 from arra.codecs.streams import ByteStream
 from arra.errors import InputError
+from arra.pixels import to_uint8, to_unit
 
 ROOM = 1.25
 """Codes that a file may take, in those of the longest that was seen when the codec was made."""
@@ -149,15 +150,15 @@ class StreamCodec(Codec):
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
         self._check_pictures(pictures)
-        return self.coded(self.bodies(_to_bytes(pictures))).to(pictures.device)
+        return self.coded(self.bodies(to_uint8(pictures, self.channels))).to(pictures.device)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         found = [self.read(body) for body in self.spell(codes)]
         rows, columns = self.size
         shape = (len(found), rows, columns, self.channels)
-        values = torch.from_numpy(np.stack(found) if found else np.empty(shape, np.uint8))
-        return values.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).to(codes.device)
+        values = np.stack(found) if found else np.empty(shape, np.uint8)
+        return to_unit(values, self.channels).to(codes.device)
 
     def forward(self, pictures: Tensor) -> CodecOutput:
         """There is nothing to train: the reconstruction's gradient is that of the picture."""
@@ -207,9 +208,3 @@ def padded(rows: Iterable[Sequence[int]]) -> Tensor:
     """(B, p) int64 of rows of any lengths, -1 behind shorter ones."""
     found = [torch.tensor(list(row), dtype=torch.int64) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=-1)
-
-
-def _to_bytes(pictures: Tensor) -> np.ndarray:
-    """(N, H, W, C) uint8 of float pictures (N, C, H, W) in [-1, 1], of any number of channels."""
-    values = (pictures.detach().float().clamp(-1.0, 1.0) + 1.0).mul_(127.5).round_()
-    return values.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

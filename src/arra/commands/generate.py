@@ -34,6 +34,8 @@ def command(
 ) -> None:
     """Draw pictures for prompts with a trained checkpoint, one PNG for each prompt and seed.
 
+    A checkpoint that was trained on clips draws clips: animated PNGs, in grid.png all frames.
+
     Every PNG carries its prompt, seed, settings and checkpoint in text chunks. DIR also gets
     manifest.jsonl (one JSON object a picture) and grid.png. The same prompt, seed and settings give
     the same picture. Killed at any moment, the same command draws only what is missing and ends

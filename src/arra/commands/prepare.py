@@ -23,7 +23,9 @@ def command(
     out: Annotated[Path, arg(metavar="STORE")],
     size: int | None = None,
     codec: Annotated[str | None, arg(metavar="PATH")] = None,
-    train_codec: Literal["vq", "lfq", "multiscale", "scalable", "binary", "patches", "jpeg"] = "vq",
+    train_codec: Literal[
+        "vq", "lfq", "multiscale", "scalable", "binary", "patches", "jpeg", "avc"
+    ] = "vq",
     encoder: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="[NAME=]PATH")] = (),
     train_encoder: Annotated[str | None, arg(metavar="[NAME=]OBJECTIVE")] = None,
     tokenizer: Annotated[str | None, arg(metavar="NAME|PATH")] = None,
@@ -51,7 +53,8 @@ def command(
     metadata.csv or Parquet files, such a file, an .npz or a .tar with a captions.jsonl, pictures
     with class labels (IDX files as MNIST has them, or an .npz of x_train and y_train), a data set
     of the datasets library by path or name, or digit scenes: scenes:20000 is twenty thousand of
-    them.
+    them. With --clips.frames it is a video (.npz of frames, .mp4, .mov, .webm, .mkv, .avi), a
+    folder of such, or a listing of them; each is cut into clips of that many frames.
 
     What is trained on the way (codec, encoder, tokenizer) is kept in STORE.parts. Rows that cannot
     be used are left out and named, with the reason, in STORE/report.json. An interrupted
@@ -68,7 +71,7 @@ def command(
             multi-scale residual quantisation for next-scale generators (scales), quantisation at
             every size for those of any schedule (flexible-scales), binary (an autoencoder of bits);
             and, without a network, squares of pixels by k-means (patches), or the bytes of JPEG
-            files (jpeg).
+            files (jpeg) or, for clips, of H.264 files (avc).
         encoder: A representation encoder for alignment: a folder saved by arra, any vision model of
             transformers by folder or hub name, or one of open_clip (its folder,
             open_clip:OWNER/NAME, or open_clip:ARCHITECTURE@WEIGHTS). May be repeated: further ones
@@ -78,8 +81,8 @@ def command(
             no features, and training goes without alignment.
         tokenizer: Text tokenizer, such as that of the language model to be trained (its folder or
             hub name). Without it one is trained on the captions.
-        aggregations: Which features are stored. Alignment with targets cls, mean and both needs cls
-            and mean; target patch needs patches.
+        aggregations: Which features are stored, of a clip those of its middle frame. Alignment with
+            targets cls, mean and both needs cls and mean; target patch needs patches.
         fit: How a picture becomes a square: the centre cut out, filled up with white, or distorted.
         resample: Filter for resizing.
         feature_dtype: Number type of stored features.
@@ -136,8 +139,9 @@ def command(
 
 def _lines(summary: dict[str, Any]) -> list[str]:
     codes = " x ".join(map(str, summary["codes"]))
+    what = f"clips of {summary['frames']} frames" if summary["frames"] > 1 else "pictures"
     lines = [
-        f"{summary['rows']} pictures of {summary['size']} pixels in {summary['store']}: "
+        f"{summary['rows']} {what} of {summary['size']} pixels in {summary['store']}: "
         f"{codes} codes of {summary['vocabulary']}"
     ]
     features = ", ".join(f"{name} {shape}" for name, shape in summary["features"].items())

@@ -11,9 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from arra.data.rows import ClipRow
 from arra.data.scenes import DigitScenes
 from arra.errors import InputError
 from arra.files import sha256_of_json, to_plain
+from arra.pixels import unstacked
 
 
 class RowLike(Protocol):
@@ -51,7 +53,7 @@ class PictureBlock:
     keys: Sequence[str]
     """n names."""
     pictures: np.ndarray
-    """(n, H, W, 3) uint8."""
+    """(n, H, W, 3) uint8; (n, H, W, 3 T) where rows are clips."""
     captions: Sequence[str]
     """n captions."""
 
@@ -81,19 +83,24 @@ class _Blocks:
     """`read` by way of `block`, for sources that are arrays."""
 
     side: int
+    frames: int = 1
     problems: tuple[Any, ...] = ()
 
     def block(self, start: int, stop: int) -> PictureBlock:
         raise NotImplementedError
 
-    def read(self, index: int) -> BlockRow:
-        """Row `index` as a picture."""
+    def read(self, index: int) -> RowLike:
+        """Row `index` as a picture, or as a clip."""
         block = self.block(index, index + 1)
-        return BlockRow(block.keys[0], Image.fromarray(block.pictures[0]), block.captions[0])
+        frames = [Image.fromarray(frame) for frame in unstacked(block.pictures)[0]]
+        key, caption = block.keys[0], block.captions[0]
+        if self.frames > 1:
+            return ClipRow.of(key, frames, caption)
+        return BlockRow(key, frames[0], caption)
 
 
 class ArrayPictures(_Blocks):
-    """Pictures (N, S, S, 3) uint8 with N captions, as a source.
+    """Pictures (N, S, S, 3) uint8, or clips (N, S, S, 3 T), with N captions, as a source.
 
     Raises `InputError` where shapes, types or lengths do not agree.
     """
@@ -102,9 +109,11 @@ class ArrayPictures(_Blocks):
         self, pictures: np.ndarray, captions: Sequence[str], keys: Sequence[str] | None = None
     ):
         shape = pictures.shape
-        if pictures.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+        fits = len(shape) == 4 and shape[1] == shape[2] and shape[3] > 0 and shape[3] % 3 == 0
+        if pictures.dtype != np.uint8 or not fits:
             raise InputError(
-                f"pictures: {pictures.dtype} {shape}, expected uint8 (N, S, S, 3): square, RGB"
+                f"pictures: {pictures.dtype} {shape}, expected uint8 (N, S, S, 3): square, RGB (of "
+                "clips frame after frame)"
             )
         if len(captions) != len(pictures):
             raise InputError(f"captions: {len(captions)} of them for {len(pictures)} pictures")
@@ -112,7 +121,7 @@ class ArrayPictures(_Blocks):
             raise InputError(f"keys: {len(keys)} of them for {len(pictures)} pictures")
         self._pictures, self._captions = pictures, tuple(captions)
         self._keys = tuple(keys) if keys is not None else None
-        self.side = shape[1]
+        self.side, self.frames = shape[1], shape[3] // 3
 
     def __len__(self) -> int:
         return len(self._pictures)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import struct
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -220,6 +220,19 @@ def _deep_grey(image: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray | 
     clear = image.info.get("transparency")
     alpha = np.where(values == clear, 0, 255).astype(np.uint8) if isinstance(clear, int) else None
     return grey, alpha
+
+
+def pixels_of(
+    row: Any, size: int, how: Fit = "crop", resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> np.ndarray:
+    """(size, size, 3 T) uint8 of a row: of its T frames, or of its one picture, fitted alike."""
+    frames = getattr(row, "frames", None) or (row.image,)
+    return np.concatenate([_pixels(frame, size, how, resample) for frame in frames], axis=-1)
+
+
+def _pixels(image: Image.Image, size: int, how: Fit, resample: Image.Resampling) -> np.ndarray:
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    return np.asarray(image if image.size == (size, size) else fit(image, size, how, resample))
 
 
 def fit(

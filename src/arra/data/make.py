@@ -19,8 +19,8 @@ from torch import Tensor
 
 from arra.ahead import ahead, spread
 from arra.codecs.base import Codec
-from arra.data.blocks import BlockSource, Source
-from arra.data.decode import fit
+from arra.data.blocks import BlockSource, RowLike, Source
+from arra.data.decode import pixels_of
 from arra.data.report import BadEntry, Remarks
 from arra.data.shards import RowBlock, ShardForm, write_shard
 from arra.data.store import CODEC, SHARDS, TOKENIZER, Settings, ShardEntry, codec_identity
@@ -28,7 +28,7 @@ from arra.data.tokenizer import CaptionEncoder, one_line
 from arra.encoders.base import Encoder, Features
 from arra.errors import ArraError, InputError, ProvenanceError
 from arra.files import read_json, sha256_of_file, to_plain, write_json
-from arra.pixels import to_unit
+from arra.pixels import stills, to_unit
 from arra.resizing import resampling
 from arra.settings import feature_name
 
@@ -120,7 +120,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 def features_of(
     encoders: Mapping[str, Encoder], images: list[Image.Image], kinds: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Feature -> (B, D), or (B, N, D) for patches, of fitted pictures.
+    """Feature -> (B, D), or (B, N, D) for patches, of fitted pictures (of clips a frame of each).
 
     Each encoder gives those of `kinds` that it has; `InputError` where nobody has one of them.
     """
@@ -224,7 +224,7 @@ class Maker:
     ) -> Iterator[tuple[int, list[str], np.ndarray, list[str]]]:
         """Of as many good rows as are encoded at once: the index of the last, and what they are."""
         rows = ahead(self._good_rows(start, stop, remarks), 4)  # few, for pictures may be large
-        fitted = ((i, key, self._fitted(picture), caption) for i, key, picture, caption in rows)
+        fitted = ((i, key, self._fitted(row), caption) for i, key, row, caption in rows)
         try:
             while batch := list(islice(fitted, self.job.settings.batch)):
                 indices, keys, pictures, captions = zip(*batch, strict=True)
@@ -234,17 +234,17 @@ class Maker:
 
     def _good_rows(
         self, start: int, stop: int, remarks: Remarks
-    ) -> Iterator[tuple[int, str, Image.Image | np.ndarray, str]]:
-        """Index, key, picture and caption of each row that can be used."""
+    ) -> Iterator[tuple[int, str, RowLike | np.ndarray, str]]:
+        """Index, key, the row or its pixels, and caption of each row that can be used."""
         size, step = int(self.job.settings.picture["size"]), self.job.settings.batch
         source = self.job.source
         fast = isinstance(source, BlockSource) and source.side == size
         for first in range(start, stop, step):
             last = min(first + step, stop)
             read = self._read_block(first, last) if fast else self._read_rows(first, last, remarks)
-            for index, key, picture, caption in read:
+            for index, key, row, caption in read:
                 if _is_text(key) and _is_text(caption):
-                    yield index, key, picture, caption
+                    yield index, key, row, caption
                 else:
                     reason = "its caption or key is not valid Unicode"
                     remarks.bad.append(BadEntry(index, ascii(key), reason))
@@ -258,7 +258,7 @@ class Maker:
 
     def _read_rows(
         self, start: int, stop: int, remarks: Remarks
-    ) -> Iterator[tuple[int, str, Image.Image, str]]:
+    ) -> Iterator[tuple[int, str, RowLike, str]]:
         for index in range(start, stop):
             try:
                 row = self.job.source.read(index)
@@ -269,18 +269,15 @@ class Maker:
                 remarks.refuse(index, error)
                 continue
             remarks.note(index, row.key, getattr(row, "notes", ()))
-            yield index, row.key, row.image, row.caption
+            yield index, row.key, row, row.caption
 
-    def _fitted(self, image: Image.Image | np.ndarray) -> np.ndarray:
-        """(S, S, 3) uint8 of a picture; arrays are of the right size."""
-        if isinstance(image, np.ndarray):
-            return image
+    def _fitted(self, row: RowLike | np.ndarray) -> np.ndarray:
+        """(S, S, 3 T) uint8 of a row; arrays are of the right size."""
+        if isinstance(row, np.ndarray):
+            return row
         picture = self.job.settings.picture
-        image = image if image.mode == "RGB" else image.convert("RGB")
-        if image.size != (picture["size"], picture["size"]):
-            filter_ = resampling(picture["resample"], "resample")
-            image = fit(image, picture["size"], picture["fit"], filter_)
-        return np.asarray(image)
+        filter_ = resampling(picture["resample"], "resample")
+        return pixels_of(row, picture["size"], picture["fit"], filter_)
 
     def _encoded(self, batch: tuple[int, list[str], np.ndarray, list[str]]) -> tuple[int, RowBlock]:
         last, keys, pictures, captions = batch
@@ -289,7 +286,7 @@ class Maker:
     def _encode(self, keys: list[str], pictures: np.ndarray, captions: list[str]) -> RowBlock:
         form = self.job.form
         with torch.inference_mode():
-            pixels = to_unit(pictures).to(self.codec.device)
+            pixels = to_unit(pictures, self.codec.channels).to(self.codec.device)
             codes = self.codec.encode(pixels).cpu().numpy()
         if codes.shape != (len(keys), *form.codes_shape):
             raise InputError(
@@ -300,7 +297,8 @@ class Maker:
                 f"the codec gave code {codes.min()} or {codes.max()} for one of {keys[0]} to "
                 f"{keys[-1]}, outside 0 to {form.vocabulary - 1}"
             )
-        images = [Image.fromarray(picture) for picture in pictures] if self.encoders else []
+        looked_at = stills(pictures) if self.encoders else ()
+        images = [Image.fromarray(picture) for picture in looked_at]
         found = features_of(self.encoders, images, self.job.settings.aggregations)
         values = {name: self._feature(name, found[name], keys) for name in form.feature_shapes}
         text_ids = self.captions([one_line(caption) for caption in captions])

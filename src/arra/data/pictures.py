@@ -128,7 +128,8 @@ def _open_file(
         if not captions.is_file():
             raise InputError(
                 f"{path}: expected captions.jsonl beside it, a line a picture, or arrays x_train "
-                "and y_train in it"
+                "and y_train in it; an array frames is a video: say with --clips.frames how many "
+                "frames a clip has"
             )
         return ArraySource(path, captions, limits, caption, split)
     if suffix == ".tar":

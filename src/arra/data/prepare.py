@@ -50,7 +50,7 @@ from arra.encoders.base import Encoder
 from arra.errors import InputError
 from arra.files import atomic_folder, sha256_of_json, to_plain, write_json
 from arra.networks.part import Part
-from arra.pixels import to_unit
+from arra.pixels import stills, to_unit
 from arra.progress import track
 from arra.resizing import resampling
 from arra.settings import ENCODER_NAME
@@ -84,7 +84,8 @@ def prepare(
 ) -> PreparedStore:
     """Prepare all rows of `source` into a store in `folder`, or go on where a call stopped.
 
-    Pictures are fitted to `size` x `size` pixels; codec and encoder see the same fitted picture.
+    Pictures are fitted to `size` x `size` pixels; codec and encoder see the same fitted picture. Of
+    a clip the codec takes all frames, the encoder the middle one (`arra.pixels.stills`).
     Of several encoders, given by name, the features are called NAME/cls and so on; the empty name
     leaves out the prefix. Each gives those `aggregations` that it has.
 
@@ -103,6 +104,7 @@ def prepare(
     encoders = _checked_names(by_name(encoder))
     kinds = _checked_kinds(bool(encoders), aggregations, feature_dtype)
     _check_numbers(size=size, shard_rows=shard_rows, batch=batch, codec=codec)
+    check_frames(codec, source)
     if workers < 0 or not 0 <= bad_share <= 1:
         raise InputError(
             f"workers={workers}, bad_share={bad_share}: expected 0 or more, and 0 to 1"
@@ -195,6 +197,20 @@ def _check_numbers(size: int, shard_rows: int, batch: int, codec: Codec) -> None
         raise InputError(f"shard_rows={shard_rows}, batch={batch}: expected 1 or more")
 
 
+def check_frames(codec: Codec, source: Source) -> None:
+    """`InputError` unless the rows of `source` have as many frames as the codec takes."""
+    frames = getattr(source, "frames", 1)
+    if frames != codec.frames:
+        theirs, mine = (
+            f"clips of {count} frames" if count > 1 else "pictures"
+            for count in (frames, codec.frames)
+        )
+        raise InputError(
+            f"source: its rows are {theirs}, this {codec.registered_name} codec takes {mine}; "
+            "how many frames a clip has is asked for where videos are opened (--clips.frames)"
+        )
+
+
 @contextmanager
 def _resting(*parts: Part) -> Iterator[None]:
     """Parts in evaluation mode, and afterwards in whichever they were."""
@@ -211,12 +227,12 @@ def _resting(*parts: Part) -> Iterator[None]:
 def _probe(codec: Codec, encoders: Mapping[str, Encoder], settings: Settings) -> ShardForm:
     """Shapes, learned from one black picture before anything is written."""
     size = settings.picture["size"]
-    black = np.zeros((1, size, size, 3), dtype=np.uint8)
+    black = np.zeros((1, size, size, codec.channels), dtype=np.uint8)
     with torch.inference_mode():
-        codes = codec.encode(to_unit(black).to(codec.device))
+        codes = codec.encode(to_unit(black, codec.channels).to(codec.device))
     if codes.ndim < 2 or len(codes) != 1:
         raise InputError(f"the codec gave codes {tuple(codes.shape)} for a single picture")
-    found = features_of(encoders, [Image.fromarray(black[0])], settings.aggregations)
+    found = features_of(encoders, [Image.fromarray(stills(black)[0])], settings.aggregations)
     shapes = {name: tuple(feature.shape[1:]) for name, feature in found.items()}
     return ShardForm(tuple(codes.shape[1:]), codec.vocabulary, shapes, settings.feature_dtype)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,6 +74,29 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class Clips:
+    """How videos are cut into clips."""
+
+    frames: int | None = None
+    """Frames of a clip; unless given, a source holds pictures, not videos."""
+    rate: float | None = None
+    """Frames a second that are taken, at most those of the video; unless given, every frame."""
+    stride: int | None = None
+    """From the beginning of one clip to that of the next, in frames that are taken; unless given,
+    as many as a clip has: clips do not overlap."""
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "stride"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"Clips.{name}: {value}, expected 1 or more")
+        if self.rate is not None and not 0 < self.rate < 1000:
+            raise InputError(f"Clips.rate: {self.rate}, expected frames a second, more than 0")
+        if self.frames is None and (self.rate, self.stride) != (None, None):
+            raise InputError("Clips.frames: say how many frames a clip has; rate and stride do not")
+
+
+@dataclass(frozen=True)
 class Row:
     """One captioned picture."""
 
@@ -85,6 +108,21 @@ class Row:
     """Not empty, on one line, without control characters."""
     notes: tuple[str, ...] = ()
     """What was decided for this row, such as that only the first frame is used."""
+
+
+@dataclass(frozen=True)
+class ClipRow(Row):
+    """One captioned clip; `image` is its middle frame, for whoever looks at single pictures."""
+
+    frames: tuple[Image.Image, ...] = ()
+    """All T frames, RGB, of one size."""
+
+    @classmethod
+    def of(
+        cls, key: str, frames: Sequence[Image.Image], caption: str, notes: tuple[str, ...] = ()
+    ) -> ClipRow:
+        """With the middle frame (the later of two) as its image."""
+        return cls(key, frames[len(frames) // 2], caption, notes, tuple(frames))
 
 
 def printable(name: str) -> str:
@@ -122,6 +160,8 @@ class PictureSource(ABC):
     """What was already wrong when the rows were listed; these rows have no index."""
     side: int | None = None
     """Height and width of every picture, where the source knows them to be squares of one size."""
+    frames: int = 1
+    """Frames of every row: more than one where rows are clips."""
 
     @abstractmethod
     def __len__(self) -> int:

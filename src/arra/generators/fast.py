@@ -82,12 +82,11 @@ class NativeStepper(FastStepper):
         """See `NativeDecoder.choose`."""
         return self.decoder.choose(logits, scale, config, race)
 
-    def choose_each(
-        self,
-        logits: Tensor,
-        choices: Sequence[tuple[int, int, float, SamplingConfig]],
-        race: Tensor,
-    ) -> Tensor:
+    def choices(self, choices: Sequence[tuple[int, int, float, SamplingConfig]]) -> Any:
+        """See `NativeDecoder.choices`."""
+        return self.decoder.choices(choices)
+
+    def choose_each(self, logits: Tensor, choices: Any, race: Tensor) -> Tensor:
         """See `NativeDecoder.choose_each`."""
         return self.decoder.choose_each(logits, choices, race)
 

@@ -71,6 +71,8 @@ def draw_benchmark(model: TextToImage, job: Benchmark) -> dict[str, Any]:
     Raises `InputError` for unusable prompts, `ProvenanceError` for a folder of other pictures.
     """
     form, images = _FORMS[job.layout], job.out / IMAGES
+    if model.frames > 1:
+        raise InputError("the checkpoint draws clips, the scorers want pictures")
     if model.size[0] != model.size[1]:
         raise InputError(f"the checkpoint draws {model.size} pixels, the scorers want squares")
     prompts = form.read(job.prompts)

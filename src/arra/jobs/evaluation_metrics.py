@@ -62,6 +62,12 @@ def _held_out_rows(e: Evidence) -> str | None:
     return "no store" if e.model is None or e.ground.held_out is None else None
 
 
+def _files(e: Evidence) -> str | None:
+    if e.model is None or e.model.codec.stream is None:
+        return "the codes are not the bytes of files"
+    return None if e.job.pictures is None else "the pictures were not drawn for this"
+
+
 def _scenes(e: Evidence) -> str | None:
     if e.config is None:
         return "only for digit scenes (--scenes)"
@@ -152,6 +158,16 @@ def _bits(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
     if e.ground.trained_on:
         found = replace(found, name=f"{found.name} (of training pictures)")
     yield found
+
+
+def _whole_files(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
+    """Share of the drawn files that need no repair."""
+    assert e.model is not None
+    codec = f"{e.model.codec.registered_name}:{e.model.codec.fingerprint()[:12]}"
+    arms = [arm.label for arm in e.drawn]  # draws them
+    for label, values in zip(arms, e.whole.values(), strict=True):
+        if len(values):
+            yield mean_measured(f"whole files{label}", values.astype(float), codec, rng)
 
 
 def _prompt_reading(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
@@ -333,6 +349,7 @@ def _text_rows(nats: Measured, what: str) -> Iterator[Measured]:
 
 METRICS = (
     Metric("bits per image token", (_held_out_rows,), _bits),
+    Metric("whole files", (_files,), _whole_files),
     Metric("prompt accuracy", (_scenes,), _prompt_reading),
     Metric("Fréchet distance", (_someone_looks, _enough_real), distances),
     Metric("Fréchet distance to given statistics", (_statistics,), published_statistics),

@@ -26,6 +26,7 @@ from arra.metrics.image_text import PictureFeatures
 from arra.metrics.reader import SceneReader
 from arra.metrics.towers import HubTowers, OpenClipTowers, SmallTowers, Towers
 from arra.networks.part import config_from_plain
+from arra.pixels import stills
 from arra.text_to_image import TextToImage, quiet_transformers
 
 
@@ -82,9 +83,10 @@ def find_ground(checkpoint: Path, store: Path | None, model: TextToImage) -> Gro
 
 
 def reconstructions(model: TextToImage, rows: Rows, most: int) -> np.ndarray:
-    """Pictures (n, H, W, 3) uint8 of up to `most` rows, evenly spread, as the codec paints them."""
+    """Pictures (n, H, W, 3) uint8 of up to `most` rows, evenly spread, as the codec paints them; of
+    clips the middle frames."""
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))
-    return model.paint(rows.rows(chosen).codes)
+    return stills(model.paint(rows.rows(chosen).codes))
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,11 @@ def notes_on(e: Evidence, measures: Sequence[Measured]) -> list[str]:
         "Real and judged pictures are quantised to 8 bits a channel alike.",
         *_sampling_notes(e),
     ]
+    if max(int(one.facts.get("frames", 1)) for one in (drawn, real)) > 1:
+        notes.append(
+            "Clips: held-out bits and whole files are of all frames; every other measure looks at "
+            "the middle frame of each and says nothing of motion."
+        )
     if any("distance" in name or _is(name, "FID") for name in names):
         notes.append(
             f"Distances stand on {e.sides} pictures of each side, the same number everywhere. The "

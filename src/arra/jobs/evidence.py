@@ -24,7 +24,7 @@ from arra.jobs.evaluation_parts import (
     scene_config,
     seen_by,
 )
-from arra.jobs.generation import Generation, generate
+from arra.jobs.generation import Generated, Generation, generate
 from arra.jobs.options import SourceOptions
 from arra.jobs.parts import load_encoder
 from arra.jobs.picture_sets import PictureSet, open_set
@@ -34,6 +34,7 @@ from arra.metrics.frechet import Gaussian
 from arra.metrics.inception import RESIZING, Inception, find_inception
 from arra.metrics.reader import SceneReader
 from arra.metrics.towers import Towers
+from arra.pixels import stills
 from arra.settings import SamplingConfig
 from arra.text_to_image import TextToImage
 
@@ -49,7 +50,7 @@ class Drawn:
     """Pictures to be judged."""
 
     pictures: np.ndarray
-    """(N, H, W, 3) uint8."""
+    """(N, H, W, 3) uint8; of clips their middle frames."""
     captions: list[str] | None
     label: str = ""
     """What is added to the names of measures: "" or ", without guidance"."""
@@ -74,6 +75,8 @@ class Evidence:
                     f"{job.checkpoint}: its store is not known: name one with --store, or pictures "
                     "with --pictures"
                 )
+        self.whole: dict[str, np.ndarray] = {}
+        """Of drawings whose codes are files, by the folder: (n,) bool, which needed no repair."""
         self._features: dict[tuple[str, str], np.ndarray] = {}
         self._inception: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -92,6 +95,11 @@ class Evidence:
             return open_set(job.pictures, SourceOptions(), size=size, most=job.most)
         prompts, count = self._prompts()
         return self._draw_set("pictures", prompts, count, job.sampling)
+
+    @property
+    def frames(self) -> int:
+        """Frames of what the checkpoint draws; 1 without a checkpoint."""
+        return 1 if self.model is None else self.model.frames
 
     @cached_property
     def drawn(self) -> list[Drawn]:
@@ -134,26 +142,35 @@ class Evidence:
     def draw(
         self, folder: str, prompts: list[str], count: int, sampling: SamplingConfig | None = None
     ) -> np.ndarray:
-        """Pictures (prompts x count, H, W, 3) uint8 of the checkpoint, kept in a subfolder."""
+        """Pictures (prompts x count, H, W, 3) uint8 of the checkpoint, kept in a subfolder; of
+        clips the middle frames."""
+        return stills(self._generated(folder, prompts, count, sampling).pictures())
+
+    def _generated(
+        self, folder: str, prompts: list[str], count: int, sampling: SamplingConfig | None
+    ) -> Generated:
         job = self.job
         assert self.model is not None
         sampling = sampling or job.sampling
         wanted = Generation(
             prompts, job.out / folder, count, job.seed, sampling, job.batch, job.overwrite
         )
-        return generate(self.model, wanted).pictures()
+        return generate(self.model, wanted)
 
     def _draw_set(
         self, folder: str, prompts: list[str], count: int, sampling: SamplingConfig
     ) -> PictureSet:
-        pictures = self.draw(folder, prompts, count, sampling)
+        made = self._generated(folder, prompts, count, sampling)
+        pictures = stills(made.pictures())
         facts = {
             "format": {"PNG": len(pictures)},
             "resized": None,
             "seeds": [self.job.seed, self.job.seed + count - 1],
             "sampling": sampling,
             "captions": len(prompts),
+            "frames": self.frames,
         }
+        self.whole[folder] = made.whole()
         captions = [prompt for prompt in prompts for _ in range(count)]
         what = (
             f"{len(pictures)} pictures drawn for this, {count} for each of {len(prompts)} prompts"
@@ -190,7 +207,7 @@ class Evidence:
             "split": split,
             "through_codec": self.model.codec.fingerprint()[:12],
         }
-        pictures = self.model.paint(rows.rows(count).codes)
+        pictures = stills(self.model.paint(rows.rows(count).codes))
         return PictureSet(pictures, rows.captions(count), f"{split} rows, through the codec", facts)
 
     @property

@@ -178,7 +178,7 @@ arra generate PATH_OF_THIS_FOLDER "a caption" --out pictures
 import arra
 
 model = arra.TextToImage.from_pretrained("PATH_OF_THIS_FOLDER")
-pictures = model.draw(["a caption"], seeds=[0])  # (1, {height}, {width}, 3) uint8
+pictures = model.draw(["a caption"], seeds=[0])  # (1, {height}, {width}, {codec.channels}) uint8
 ```
 
 ## Token layout

@@ -1,8 +1,9 @@
 """The job of `arra generate`: prompts in, a folder of pictures out that no interruption spoils.
 
-The folder holds `generation.json` (with which checkpoint and settings), one PNG a picture, and,
-once all are drawn, `manifest.jsonl` and `grid.png`. A PNG carries its prompt, seed, settings and
-checkpoint in text chunks, so that it can be told what it is wherever it goes.
+The folder holds `generation.json` (with which checkpoint and settings), one PNG a picture (an
+animated one a clip), and, once all are drawn, `manifest.jsonl` and `grid.png`. A PNG carries its
+prompt, seed, settings and checkpoint in text chunks, so that it can be told what it is wherever it
+goes; and, where its codes are the bytes of a file, whether that file needed no repair.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from arra.data.captions import clean_caption
 from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_file, read_json, sha256_of_file, sha256_of_json, to_plain, write_json
 from arra.jobs.console import resumable
 from arra.jobs.validation import write_grid
-from arra.labels import labelled_png, read_label
+from arra.labels import label_of, read_png, write_png
 from arra.progress import Task, track
 from arra.samplers.noise import NOISE
 from arra.settings import Decoder, Precision, SamplingConfig
 from arra.text_to_image import TextToImage
 
 SETTINGS, MANIFEST, GRID = "generation.json", "manifest.jsonl", "grid.png"
+_WHOLE = "whole file"
 _OURS = re.compile(r"[\w-]*[0-9a-f]{10}-\d+\.png")
 _MOST_PROMPTS = 16 << 20  # bytes of a file of prompts
 
@@ -81,8 +82,14 @@ class Generated:
     """How many were not there before."""
 
     def pictures(self) -> np.ndarray:
-        """(N, H, W, 3) uint8."""
-        return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in self.files])
+        """(N, H, W, 3) uint8; (N, H, W, 3 T) where they are clips."""
+        return np.stack([read_png(path) for path in self.files])
+
+    def whole(self) -> np.ndarray:
+        """(n,) bool, of the pictures that know it: whether their codes were a file that needed no
+        repair."""
+        found = (label_of(path).get(_WHOLE) for path in self.files)
+        return np.asarray([answer == "yes" for answer in found if answer is not None], dtype=bool)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -133,7 +140,7 @@ def generate(model: TextToImage, job: Generation) -> Generated:
             todo = [i for i in here if not there[i]]
             if not todo:
                 continue
-            drawn = model.draw(
+            codes = model.draw_codes(
                 [wanted[i].prompt for i in here],
                 [wanted[i].seed for i in here],
                 job.sampling,
@@ -142,8 +149,13 @@ def generate(model: TextToImage, job: Generation) -> Generated:
                 precision=job.precision,
                 on_unit=partial(_advance, task, len(todo)),
             )
+            drawn = model.paint(codes)
+            whole = None if model.codec.stream is None else model.codec.valid(codes).tolist()
             for i in todo:
-                _write(files[i], drawn[i - start], wanted[i], settings, digest)
+                label = _label(wanted[i], settings, digest)
+                if whole is not None:
+                    label[_WHOLE] = "yes" if whole[i - start] else "no"
+                write_png(files[i], drawn[i - start], label, model.codec.rate)
     result = Generated(job.out, files, wanted, missing)
     _summarise(result, job)
     return result
@@ -210,29 +222,20 @@ def _differences(there: Any, here: dict[str, Any]) -> list[str]:
 
 
 def _is_whole(path: Path, wanted: Wanted, digest: str) -> bool:
-    """Whether the file is this picture; a file that is cut off is none."""
-    if not path.is_file():
-        return False
-    try:
-        label = read_label(path, whole=True)
-    except InputError:
-        return False
-    found = tuple(label.get(name) for name in ("prompt", "seed", "digest"))
+    """Whether the file is this picture; files are written whole, so only the label is read."""
+    label = label_of(path)
+    found = (label.get("prompt"), label.get("seed"), label.get("digest"))
     return found == (wanted.prompt, str(wanted.seed), digest)
 
 
-def _write(
-    path: Path, picture: np.ndarray, wanted: Wanted, settings: dict[str, Any], digest: str
-) -> None:
-    label = {
+def _label(wanted: Wanted, settings: dict[str, Any], digest: str) -> dict[str, Any]:
+    return {
         "prompt": wanted.prompt,
-        "seed": wanted.seed,
+        "seed": str(wanted.seed),
         "sampling": settings["sampling"],
         "checkpoint": settings["checkpoint"],
         "digest": digest,
     }
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(labelled_png(picture, label))
 
 
 def _summarise(result: Generated, job: Generation) -> None:
@@ -255,7 +258,7 @@ def _summarise(result: Generated, job: Generation) -> None:
         lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries.values())
         temporary.write_text("".join(lines), encoding="utf-8")
     shown = result.files[: 24 * job.count]
-    pictures = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in shown])
+    pictures = np.stack([read_png(file) for file in shown])
     rows = {
         f"seed {job.seed + offset}": pictures[offset :: job.count]
         for offset in range(min(job.count, 8))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from arra.data.rows import Classes, Limits
+from arra.data.rows import Classes, Clips, Limits
 from arra.errors import InputError
 from arra.settings import AlignmentConfig
 
@@ -28,6 +28,8 @@ class SourceOptions:
     """What is accepted."""
     classes: Classes = field(default_factory=Classes)
     """How captions are made where pictures have class labels instead."""
+    clips: Clips = field(default_factory=Clips)
+    """How videos are cut, where the source holds videos."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,15 @@ class CodecOptions:
     """Pixels per code along each side; a picture has (size / downsample) squared codes. Unless
     given: 4 up to 32 pixels, 8 up to 128, else 16."""
     vocabulary: int = 1024
-    """Number of different codes; a power of two for lfq and binary; for jpeg bytes, merges and the
-    end (the paper takes 320)."""
+    """Number of different codes; a power of two for lfq and binary; for jpeg and avc bytes, merges
+    and the end (the paper takes 320 and 1024)."""
     split: int = 1
     """Of a binary codec: how many codes the bits of a cell make, each of vocabulary ** (1 / split);
     a `grid` generator predicts them side by side."""
     quality: int = 50
     """Of JPEG files (1 to 100), for jpeg."""
+    qp: int | None = None
+    """Quantiser of H.264 files, 0 (fine) to 51, for avc. Unless given: 37, as in the paper."""
     stem: Literal["patch", "conv"] | None = None
     """"patch" works on the coarse grid only: 64 pixels train in minutes on a CPU. "conv" halves the
     picture step by step and draws finer detail at 30 times the cost: for a GPU. Unless given: patch

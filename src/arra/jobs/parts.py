@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 
 from arra.codecs import (
+    AvcCodec,
+    AvcConfig,
     BinaryCodec,
     BinaryConfig,
     JpegCodec,
@@ -57,13 +60,17 @@ from arra.jobs.options import CodecOptions, EncoderOptions, TokenizerOptions
 from arra.jobs.sources import Sample
 from arra.networks.language_model import load_causal_lm
 from arra.orders.pyramid import growing_sizes
+from arra.pixels import stills
 from arra.randomness import seeded
+from arra.registry import codecs
 from arra.text_to_image import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CodecKind = Literal["vq", "lfq", "multiscale", "scalable", "binary", "patches", "jpeg"]
+CodecKind = Literal["vq", "lfq", "multiscale", "scalable", "binary", "patches", "jpeg", "avc"]
+FITTED = ("patches", "jpeg", "avc")
+"""Those without a network."""
 _OPEN_CLIP = "open_clip:"
 RECORD = "made.json"
 """In the folder of a trained part: the digest of what it was made from, and a report."""
@@ -168,11 +175,35 @@ def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Code
         return LFQCodec(config), training
 
 
-def fit_codec(kind: CodecKind, options: CodecOptions, size: int, pictures: np.ndarray) -> Codec:
-    """A codec without a network, of pictures (N, size, size, 3) uint8."""
+def check_kind(kind: CodecKind, frames: int) -> None:
+    """`InputError` unless a codec of this kind takes rows of so many frames, and can be made here.
+
+    Before anything is read: what the codec needs would else be missed after minutes.
+    """
+    if frames > 1 and kind != "avc":
+        raise InputError(
+            f"train-codec: {kind} takes pictures, the source gives clips of {frames} frames; take "
+            "avc, or leave out --clips.frames"
+        )
+    for module in codecs[kind].needs:
+        if find_spec(module) is None:
+            raise InputError(f"train-codec: {kind} needs {module}: pip install arra[video]")
+
+
+def fit_codec(
+    kind: CodecKind,
+    options: CodecOptions,
+    size: int,
+    pictures: np.ndarray,
+    rate: float | None = None,
+) -> Codec:
+    """A codec without a network, of pictures (N, size, size, 3) uint8, or of clips (N, size, size,
+    3 T) shown at `rate` frames a second."""
     if kind == "patches":
         config = PatchConfig(codec_downsample(options, size), options.vocabulary)
         return PatchCodec.fit(pictures, config, seed=options.seed)
+    if kind == "avc":
+        return _fit_avc(options, size, pictures, rate)
     unit = options.downsample or (16 if size >= 64 and size % 16 == 0 else 8)
     if unit not in (8, 16) or size % unit:
         raise InputError(
@@ -185,6 +216,24 @@ def fit_codec(kind: CodecKind, options: CodecOptions, size: int, pictures: np.nd
     return JpegCodec.fit(pictures, config_of_files)
 
 
+def _fit_avc(options: CodecOptions, size: int, clips: np.ndarray, rate: float | None) -> AvcCodec:
+    if size % AvcCodec.downsample or options.downsample not in (None, AvcCodec.downsample):
+        raise InputError(
+            f"codec.downsample: avc takes 16, and frames of a multiple of it; these have {size} "
+            "pixels (--size)"
+        )
+    config = AvcConfig(
+        frames=clips.shape[-1] // 3,
+        grid=(size // AvcCodec.downsample,) * 2,
+        vocabulary=options.vocabulary,
+    )
+    if options.qp is not None:
+        config = replace(config, qp=options.qp)
+    if rate is not None:
+        config = replace(config, rate=max(1, round(rate)))
+    return AvcCodec.fit(clips, config)
+
+
 def train_own_codec(
     parts: PartsFolder,
     kind: CodecKind,
@@ -192,13 +241,17 @@ def train_own_codec(
     size: int,
     pictures: Callable[[], Sample],
     device: str,
+    rate: float | None = None,
 ) -> Codec:
-    """A codec trained on the sample, or the one that was trained earlier from the same."""
+    """A codec trained on the sample, or the one that was trained earlier from the same.
+
+    `rate` is how many frames a second clips have.
+    """
 
     def train(folder: Path) -> dict[str, Any]:
-        if kind in ("patches", "jpeg"):
+        if kind in FITTED:
             sample = pictures().pictures
-            fitted = fit_codec(kind, options, size, sample)
+            fitted = fit_codec(kind, options, size, sample, rate)
             fitted._save_pretrained(folder)
             measured = evaluate_codec(fitted, torch.from_numpy(sample))
             return {key: value for key, value in asdict(measured).items() if key != "history"}
@@ -209,7 +262,10 @@ def train_own_codec(
         codec.cpu()._save_pretrained(folder)
         return {key: value for key, value in asdict(report).items() if key != "history"}
 
-    made = parts.make("codec", {"kind": kind, **asdict(options)}, train)
+    settings = {"kind": kind, **asdict(options)}
+    if options.qp is None:  # as those that were made before there were clips
+        del settings["qp"]
+    made = parts.make("codec", settings, train)
     return Codec.from_pretrained(made).to(device)
 
 
@@ -290,7 +346,7 @@ def train_own_encoder(
         data = pictures()
         trained = train_encoder(
             small_encoder(size, options),
-            torch.from_numpy(data.pictures),
+            torch.from_numpy(stills(data.pictures)),
             training,
             data.captions,
             device=device,

@@ -32,7 +32,8 @@ from arra.jobs.generation import MANIFEST as GENERATED
 from arra.jobs.generation import SETTINGS
 from arra.jobs.options import SourceOptions
 from arra.jobs.sources import MEMORY, is_scenes, open_source, sample_pictures
-from arra.pixels import to_uint8
+from arra.labels import read_png
+from arra.pixels import stills, to_uint8
 
 FITTED = "centre crop, Pillow lanczos with antialiasing, 8 bits (as arra prepare)"
 _ARRAYS = ("images", "arr_0")
@@ -43,13 +44,14 @@ class PictureSet:
     """Pictures, their captions where there are any, and their history."""
 
     pictures: np.ndarray
-    """(N, H, W, 3) uint8."""
+    """(N, H, W, 3) uint8; of clips their middle frames."""
     captions: list[str] | None
     """N captions, or None."""
     what: str
     """In words, for a report: "155 pictures of emoji, split test"."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """format, resized (None where nothing was), split, seeds, sampling: what is known."""
+    """format, resized (None where nothing was), split, seeds, sampling, frames (of each clip, of
+    which `pictures` has the middle one): what is known."""
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -88,8 +90,8 @@ def _of_generated(folder: Path, size: tuple[int, int] | None, most: int) -> Pict
         try:
             entry = json.loads(lines[number])
             path = folder / Path(str(entry["file"])).name
-            with Image.open(path, formats=["PNG"]) as image:
-                picture = np.asarray(image.convert("RGB"))
+            clip = read_png(path)
+            picture = stills(clip[None])[0]
             prompts.append(str(entry["prompt"]))
             seeds.append(int(entry["seed"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -107,6 +109,7 @@ def _of_generated(folder: Path, size: tuple[int, int] | None, most: int) -> Pict
         "seeds": [min(seeds), max(seeds)],
         "sampling": settings.get("sampling"),
         "checkpoint": settings.get("checkpoint"),
+        "frames": clip.shape[2] // 3,
     }
     what = f"{len(pictures)} pictures that arra generate drew, in {folder}"
     return PictureSet(np.stack(pictures), prompts, what, facts)
@@ -122,9 +125,11 @@ def _of_store(path: Path, size: tuple[int, int] | None, most: int) -> PictureSet
     codec = store.codec()
     rows = chosen(len(store), most)
     # one by one, as `TextToImage.paint` does, and for the same reason
-    pictures = [to_uint8(codec.decode(store.rows([row]).codes))[0] for row in rows]
+    codes = (store.rows([row]).codes for row in rows)
+    pictures = [stills(to_uint8(codec.decode(one), codec.channels))[0] for one in codes]
     settings = store.provenance.settings
     facts = {
+        "frames": codec.frames,
         "format": "codes of a prepared store",
         "resized": None,
         "through_codec": codec.fingerprint()[:12],
@@ -224,11 +229,12 @@ def _of_source(
         "format": "as its source has them",
         "resized": f"where they had another size: {FITTED}",
         "split": options.split or ("train" if is_scenes(name) else None),
+        "frames": getattr(source, "frames", 1),
     }
     split = f", split {facts['split']}" if facts["split"] else ", split not stated"
-    return PictureSet(
-        found.pictures, found.captions, f"{len(found.pictures)} pictures of {name}{split}", facts
-    )
+    pictures = stills(found.pictures)
+    what = f"{len(pictures)} pictures of {name}{split}"
+    return PictureSet(pictures, found.captions, what, facts)
 
 
 def _sized(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arra.allocation import keep_freed_memory
-from arra.data.prepare import Engine, Fit, prepare
+from arra.data.prepare import Engine, Fit, check_frames, prepare
 from arra.data.scenes import SceneConfig
 from arra.data.store import REPORT, PreparedStore
 from arra.errors import InputError
@@ -19,6 +19,7 @@ from arra.jobs.options import CodecOptions, EncoderOptions, SourceOptions, Token
 from arra.jobs.parts import (
     CodecKind,
     PartsFolder,
+    check_kind,
     load_codec,
     load_encoder,
     load_tokenizer,
@@ -42,6 +43,8 @@ class Prepared:
     """Folder of the parts that were trained for it."""
     trained: dict[str, dict[str, Any]]
     """Report of each of them."""
+    frames: int = 1
+    """Frames of a row: more than one where rows are clips."""
 
     def summary(self) -> dict[str, Any]:
         """Plain values for programs."""
@@ -54,6 +57,7 @@ class Prepared:
             "reasons": report["reasons"],
             "report": str(self.store.folder / REPORT),
             "size": provenance.settings.picture["size"],
+            "frames": self.frames,
             "codes": list(self.store.codes_shape),
             "vocabulary": self.store.vocabulary,
             "features": {k: list(v) for k, v in provenance.feature_shapes.items()},
@@ -112,6 +116,8 @@ def run_preparation(job: Preparation) -> Prepared:
     keep_freed_memory()
     device = choose_device(job.device)
     source = open_source(job.source, job.reading, job.scenes)
+    if job.codec is None:
+        check_kind(job.train_codec, getattr(source, "frames", 1))
     size = job.size or getattr(source, "side", None) or _SIZE
     basis = {
         "source": to_plain(source.identity()),
@@ -142,9 +148,16 @@ def run_preparation(job: Preparation) -> Prepared:
             trained.append("tokenizer")
         if job.codec is not None:
             codec = load_codec(job.codec, device)
+            check_frames(codec, source)
         else:
             codec = train_own_codec(
-                parts, job.train_codec, job.codec_options, size, pictures, device
+                parts,
+                job.train_codec,
+                job.codec_options,
+                size,
+                pictures,
+                device,
+                getattr(source, "rate", None),
             )
             trained.append("codec")
         options = job.encoder_options
@@ -170,7 +183,8 @@ def run_preparation(job: Preparation) -> Prepared:
             bad_share=job.reading.limits.bad_share,
             overwrite=job.overwrite,
         )
-    return Prepared(store, parts.folder, {name: parts.report(name) for name in trained})
+    reports = {name: parts.report(name) for name in trained}
+    return Prepared(store, parts.folder, reports, codec.frames)
 
 
 def _named_encoders(job: Preparation) -> tuple[dict[str, str], dict[str, str]]:

@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from arra.data.blocks import BlockSource, ScenePictures, Source
-from arra.data.pictures import fit, open_pictures
+from arra.data.clips import open_clips
+from arra.data.decode import pixels_of
+from arra.data.pictures import open_pictures
 from arra.data.prepare import Fit
 from arra.data.report import RowReport
 from arra.data.rows import BadRow
@@ -34,9 +36,19 @@ def open_source(
 ) -> Source:
     """The pictures at a path or of a data set's name, or `scenes:N`, the first N digit scenes.
 
+    Where `options.clips` says how many frames a clip has, the videos at a path, cut into clips.
     Raises `InputError` when there is nothing of this kind.
     """
     options = options or SourceOptions()
+    if options.clips.frames is not None:
+        return open_clips(
+            source,
+            options.clips,
+            limits=options.limits,
+            name_column=options.image_column,
+            caption_column=options.caption_column,
+            split=options.split,
+        )
     if is_scenes(source):
         match = _SCENES.fullmatch(source)
         if match is None:
@@ -61,7 +73,7 @@ class Sample:
     """Some captioned pictures in memory."""
 
     pictures: np.ndarray
-    """(N, S, S, 3) uint8."""
+    """(N, S, S, 3) uint8; (N, S, S, 3 T) where they are clips of T frames."""
     captions: list[str]
     """N captions."""
 
@@ -85,14 +97,15 @@ def sample_pictures(
     The choice depends on the number of rows alone. Fewer are taken where they would not fit into
     `MEMORY`. Raises `InputError` when more than `bad_share` of the rows are bad or none is good.
     """
-    most = max(1, min(most, MEMORY // (3 * size * size), len(source)))
+    channels = 3 * getattr(source, "frames", 1)
+    most = max(1, min(most, MEMORY // (channels * size * size), len(source)))
     rows = np.sort(np.random.default_rng(0).permutation(len(source))[:most])
     if isinstance(source, BlockSource) and source.side == size:
         return _from_blocks(source, rows, label)
     report = RowReport(bad_share, getattr(source, "problems", ()))
     total = len(source) + len(report.bad)
     report.check(total)
-    pictures = np.empty((most, size, size, 3), dtype=np.uint8)
+    pictures = np.empty((most, size, size, channels), dtype=np.uint8)
     captions: list[str] = []
     filter_ = Image.Resampling[resample.upper()]
     with track(label, most) as task:
@@ -104,8 +117,7 @@ def sample_pictures(
                 report.add(bad)
                 report.check(total)
                 continue
-            image = found.image if found.image.mode == "RGB" else found.image.convert("RGB")
-            pictures[len(captions)] = np.asarray(fit(image, size, how, filter_))
+            pictures[len(captions)] = pixels_of(found, size, how, filter_)
             captions.append(found.caption)
     if not captions:
         raise InputError(f"not one of {most} rows can be used: {report.summary()}")
@@ -114,7 +126,8 @@ def sample_pictures(
 
 def _from_blocks(source: BlockSource, rows: np.ndarray, label: str) -> Sample:
     """As `sample_pictures` does, of pictures that are arrays already."""
-    pictures = np.empty((len(rows), source.side, source.side, 3), dtype=np.uint8)
+    channels = 3 * getattr(source, "frames", 1)
+    pictures = np.empty((len(rows), source.side, source.side, channels), dtype=np.uint8)
     captions: list[str] = []
     with track(label, len(rows)) as task:
         for first in range(0, int(rows[-1]) + 1, 1024):

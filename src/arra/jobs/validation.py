@@ -12,6 +12,7 @@ from arra.data.subset import Subset
 from arra.files import atomic_file
 from arra.generators.base import Batch, Generator
 from arra.metrics.likelihood import held_out_bits
+from arra.pixels import strips
 from arra.report import Pictures
 from arra.report.grid import draw_grid
 from arra.settings import BatchConfig, SamplingConfig
@@ -75,8 +76,10 @@ def write_grid(
     rows: dict[str, np.ndarray],
     most: int = 24,
 ) -> None:
-    """A PNG of pictures (N, H, W, 3) uint8 below their captions, one line for each of `rows`."""
+    """A PNG of pictures (N, H, W, 3) uint8 below their captions, one line for each of `rows`; of
+    clips (N, H, W, 3 T) all frames side by side."""
     short = [text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…" for text in captions]
-    grid = draw_grid(Pictures(short, rows), {name: name for name in rows}, most=most)
+    shown = {name: strips(pictures) for name, pictures in rows.items()}
+    grid = draw_grid(Pictures(short, shown), {name: name for name in rows}, most=most)
     with atomic_file(path) as temporary:
         grid.save(temporary, format="PNG")

@@ -24,6 +24,7 @@ def draw_grid(
 ) -> Image.Image:
     """The first `most` prompts, `across` in a row of the grid, enlarged by whole pixels.
 
+    Pictures that are wider than high (strips of frames) are as many in a row as find room there.
     A picture that the reader did not read as the prompt says has a red line under it.
     """
     rows: list[tuple[str, str, np.ndarray]] = []
@@ -31,18 +32,23 @@ def draw_grid(
         rows.append(("", "real", pictures.real))
     rows += [(name, labels[name], array) for name, array in pictures.arms.items()]
     shown = min(len(pictures.captions), most)
+    height = max((array.shape[1] for _, _, array in rows), default=1)
+    width = max((array.shape[2] for _, _, array in rows), default=1)
+    wide = width > height
+    scale = max(1, -(-_CELL // height))
+    if wide:
+        scale = max(1, min(scale, across * _CELL // width))
+        across = across * height // width
     across = max(1, min(across, shown))
-    side = max((array.shape[1] for _, _, array in rows), default=1)
-    scale = max(1, -(-_CELL // side))
-    cell = side * scale
+    cell, high = width * scale, height * scale
 
     font = ImageFont.load_default(_FONT)
     captions = [_wrap(caption, font, cell) for caption in pictures.captions[:shown]]
     text = _LINE * max((len(lines) for lines in captions), default=1)
-    block = text + len(rows) * (cell + _GAP) + 2 * _GAP
+    block = text + len(rows) * (high + _GAP) + 2 * _GAP
     blocks = -(-shown // across)
-    width = _LABEL + across * (cell + _GAP) + _GAP
-    canvas = Image.new("RGB", (width, max(1, blocks) * block + _GAP), _PAPER)
+    whole = _LABEL + across * (cell + _GAP) + _GAP
+    canvas = Image.new("RGB", (whole, max(1, blocks) * block + _GAP), _PAPER)
     pen = ImageDraw.Draw(canvas)
 
     for index in range(shown):
@@ -50,15 +56,15 @@ def draw_grid(
         top = _GAP + (index // across) * block
         _write(pen, captions[index], x, top + text - _LINE * len(captions[index]), font)
         for number, (name, label, array) in enumerate(rows):
-            y = top + text + 6 + number * (cell + _GAP)
+            y = top + text + 6 + number * (high + _GAP)
             if index % across == 0:
                 lines = textwrap.wrap(label, 14)
-                _write(pen, lines, _GAP, y + (cell - _LINE * len(lines)) // 2, font)
+                _write(pen, lines, _GAP, y + (high - _LINE * len(lines)) // 2, font)
             small = Image.fromarray(array[index])
             size = (small.width * scale, small.height * scale)
             canvas.paste(small.resize(size, Image.Resampling.NEAREST), (x, y))
             if name in pictures.right and not pictures.right[name][index]:
-                pen.rectangle((x, y + cell + 2, x + cell - 1, y + cell + 5), fill=_WRONG)
+                pen.rectangle((x, y + high + 2, x + cell - 1, y + high + 5), fill=_WRONG)
     return canvas
 
 

@@ -29,14 +29,16 @@ class PictureNoise:
         """`exponential` for so many units, made for many units at once: before a picture is drawn,
         or, of large ones, a few times while it is. At most `most` numbers wait, or those of a
         unit."""
-        block = max(most // max(len(self._streams) * width, 1), 1)
+        rows = len(self._streams)
+        block = max(most // max(rows * width, 1), 1)
         for start in range(0, units, block):
-            shape = min(block, units - start), len(self._streams), width
-            whole = torch.empty(shape, dtype=torch.int64)
-            for unit_rows in whole:
-                for row, stream in zip(unit_rows, self._streams, strict=True):
-                    row.random_(generator=stream)
-            yield from _exponential(whole).to(device, non_blocking=True)
+            count = min(block, units - start)
+            whole = torch.empty((rows, count, width), dtype=torch.int64)
+            for row, stream in zip(whole, self._streams, strict=True):
+                row.random_(generator=stream)
+            # (units, B, width) as it will be read; one picture's noise lies so already
+            made = _exponential(whole).transpose(0, 1).contiguous()
+            yield from made.to(device, non_blocking=True)
 
 
 def _exponential(whole: Tensor) -> Tensor:

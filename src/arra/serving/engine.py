@@ -109,9 +109,9 @@ class FusedEngine:
         moves slots so that they lie side by side, as Flover does; "gaps" computes those between
         them too. "auto" is the first where the decoder can, else the second.
         """
-        if slots < 2 or prompt < 1 or joins < 0:
+        if slots < 1 or prompt < 1 or joins < 0:
             raise InputError(
-                f"FusedEngine: slots {slots}, prompt {prompt}, joins {joins}; expected 2, 1 and 0 "
+                f"FusedEngine: slots {slots}, prompt {prompt}, joins {joins}; expected 1, 1 and 0 "
                 "or more"
             )
         if placement == "auto":
@@ -122,6 +122,7 @@ class FusedEngine:
         self.longest, self.joins = prompt, joins
         self.queue, self.work = FairQueue(queue), Work()
         self._choose: Callable[..., Tensor] = getattr(stepper, "choose_each", choose_each)
+        self._prepared: Callable[..., Any] = getattr(stepper, "choices", list)
         self._slots = slots
         self._start()
 
@@ -129,15 +130,22 @@ class FusedEngine:
         self.table = SlotTable(self._slots)
         self._cache = self.stepper.room(self._slots, self.longest)
         self._live: list[Drawing] = []
+        self._batch: _Batch | None = None  # until somebody joins or leaves
         self._noise: dict[Drawing, Iterator[Tensor]] = {}
 
     @property
     def live(self) -> int:
         return len(self._live)
 
+    def occupants(self) -> dict[int, Drawing]:
+        """Which drawing is in which slot."""
+        return {slot: drawing for drawing in self._live for slot in drawing.slots}
+
     def submit(self, drawings: Sequence[Drawing]) -> None:
         if (length := max(len(drawing.prompt) for drawing in drawings)) > self.longest:
             raise InputError(f"prompt: {length} tokens, expected {self.longest} at most")
+        if max(map(_rows, drawings)) > self._slots:
+            raise InputError("guidance: a guided picture takes two slots, there is one")
         self.queue.push(drawings)
 
     def advance(self) -> bool:
@@ -168,20 +176,21 @@ class FusedEngine:
         """Give slots to those whose turn it is."""
         joining: list[Drawing] = []
         while (drawing := self.queue.peek()) is not None:
-            needed = 2 if drawing.request.sampling.guided else 1
+            needed = _rows(drawing)
             if needed > self.table.free or 0 < self.joins <= len(joining):
                 break
             self.queue.pop()
             drawing.slots = tuple(self.table.join() for _ in range(needed))
             drawing.begin()
             joining.append(drawing)
-        self._live += joining
+        if joining:
+            self._live, self._batch = self._live + joining, None
         return joining
 
     def _leave(self, drawings: Sequence[Drawing]) -> None:
         """Free the slots of drawings, and close the gaps that they leave."""
+        self._live, self._batch = [d for d in self._live if d not in drawings], None
         for drawing in drawings:
-            self._live.remove(drawing)
             self._noise.pop(drawing, None)
             for slot in drawing.slots:
                 self.table.leave(slot)
@@ -209,21 +218,30 @@ class FusedEngine:
 
     def _step(self) -> None:
         """One pass over the running batch, and the next unit of each of its pictures."""
-        scattered = self.placement == "scattered"
-        rows = self.table.taken if scattered else list(self.table.range)
-        row_of = {slot: row for row, slot in enumerate(rows)}
-        last = [0] * len(rows)
-        for drawing in self._live:
-            code = int(drawing.codes[drawing.unit - 1])
-            for slot in drawing.slots:
-                last[row_of[slot]] = code
-        for slot in self.table.gaps if not scattered else ():
+        if self._batch is None:
+            self._batch = self._arranged()
+        batch = self._batch
+        for slot in batch.gaps:
             self._cache.truncate(slot, 0)  # what nobody reads must not grow
-        logits = self.stepper.step(torch.tensor(last), self._cache, rows)
+        logits = self.stepper.step(batch.last[batch.owner], self._cache, batch.rows)
         self.work.steps += 1
-        self.work.rows += len(rows)
-        self.work.wasted += len(rows) - sum(len(drawing.slots) for drawing in self._live)
-        self._draw(self._live, logits, row_of)
+        self.work.rows += len(batch.owner)
+        self.work.wasted += len(batch.gaps)
+        batch.last = self._draw(self._live, logits, batch)
+
+    def _arranged(self) -> _Batch:
+        """The running batch as its pictures are now."""
+        scattered = self.placement == "scattered"
+        rows = self.table.taken if scattered else self.table.range
+        row_of = {slot: row for row, slot in enumerate(rows)}
+        owner = torch.zeros(len(rows), dtype=torch.int64)
+        for number, drawing in enumerate(self._live):
+            for slot in drawing.slots:
+                owner[row_of[slot]] = number
+        last = torch.tensor([drawing.drawn[-1] for drawing in self._live])
+        gaps = [] if scattered else self.table.gaps
+        where = torch.tensor(rows, dtype=torch.int32) if scattered else rows
+        return _Batch(where, owner, last, gaps, [_places(d, row_of) for d in self._live])
 
     def _read(self, joining: Sequence[Drawing]) -> None:
         """Read the prompts of new pictures, and draw the first unit of each."""
@@ -232,34 +250,72 @@ class FusedEngine:
             prompts += [drawing.prompt, self.empty][: len(drawing.slots)]
             noise = PictureNoise([drawing.request.seed])
             self._noise[drawing] = noise.ahead(
-                self.stepper.units, self.stepper.codes, torch.device("cpu"), _AHEAD
+                drawing.units, self.stepper.codes, torch.device("cpu"), _AHEAD
             )
         slots = [slot for drawing in joining for slot in drawing.slots]
         logits = self.stepper.read(prompts, self._cache, slots)
         self.work.prompts += sum(map(len, prompts))
-        self._draw(joining, logits, {slot: row for row, slot in enumerate(slots)})
+        row_of = {slot: row for row, slot in enumerate(slots)}
+        places = [_places(drawing, row_of) for drawing in joining]
+        self._draw(joining, logits, _Batch(slots, torch.empty(0), torch.empty(0), [], places))
 
-    def _draw(self, drawings: Sequence[Drawing], logits: Tensor, row_of: dict[int, int]) -> None:
-        """The next unit of each of these drawings; those that are whole leave."""
-        choices: list[Choice] = []
-        for drawing in drawings:
-            config, rows = drawing.request.sampling, [row_of[slot] for slot in drawing.slots]
-            scale = config.scale(drawing.unit, drawing.units)
-            choices.append((rows[0], rows[1] if len(rows) > 1 else -1, scale, config))
+    def _draw(self, drawings: Sequence[Drawing], logits: Tensor, batch: _Batch) -> Tensor:
+        """(n,) the next unit of each of these drawings; those that are whole leave."""
+        if batch.choices is None or batch.changing:
+            choices: list[Choice] = []
+            for drawing, (conditional, unconditional) in zip(drawings, batch.places, strict=True):
+                config = drawing.request.sampling
+                scale = config.scale(drawing.unit, drawing.units)
+                choices.append((conditional, unconditional, scale, config))
+            batch.choices = self._prepared(choices)
+            batch.changing = any(d.request.sampling.guided for d in drawings)
         race = torch.cat([next(self._noise[drawing]) for drawing in drawings])
-        codes = self._choose(logits, choices, race.to(logits.device)).tolist()
+        drawn = self._choose(logits, batch.choices, race.to(logits.device)).cpu()
+        codes, end = drawn.tolist(), self.stepper.end
         self.work.units += len(codes)
-        end = self.stepper.end
-        for drawing, code in zip(drawings, codes, strict=True):
-            drawing.add(code, code if code == end else None)
-        told = list(drawings)
-        if whole := [drawing for drawing in told if drawing.unit == drawing.units]:
+        told, whole = list(drawings), []
+        for drawing, code in zip(told, codes, strict=True):
+            drawing.add(code, code == end)
+            if drawing.unit == drawing.units:
+                whole.append(drawing)
+        if whole:
             self._leave(whole)
         for drawing in told:
             if drawing.unit == drawing.units:
                 drawing.end("drawn")
             else:
                 drawing.tell()
+        return drawn
+
+
+@dataclass
+class _Batch:
+    """Rows that are computed together, as long as nobody joins or leaves."""
+
+    rows: Any
+    """Their slots, as the stepper takes them."""
+    owner: Tensor
+    """(rows,) which drawing each belongs to."""
+    last: Tensor
+    """(n,) the last code of each drawing."""
+    gaps: list[int]
+    """Slots among them that belong to nobody."""
+    places: list[tuple[int, int]]
+    """Of each drawing its row, and that of the pair without caption or -1."""
+    choices: Any = None
+    """How each is drawn, as `choose_each` takes it."""
+    changing: bool = False
+    """Whether that may change from unit to unit."""
+
+
+def _places(drawing: Drawing, row_of: dict[int, int]) -> tuple[int, int]:
+    rows = [row_of[slot] for slot in drawing.slots]
+    return rows[0], rows[1] if len(rows) > 1 else -1
+
+
+def _rows(drawing: Drawing) -> int:
+    """Rows of the running batch that a drawing takes."""
+    return 2 if drawing.request.sampling.guided else 1
 
 
 class BatchEngine:
@@ -300,7 +356,7 @@ class BatchEngine:
             if drawing.unwanted or codes is None:
                 drawing.end("cancelled")
             else:
-                drawing.codes, drawing.unit = codes[number], drawing.units
+                drawing.drawn, drawing.unit = codes[number], drawing.units
                 drawing.end("drawn")
         return True
 
@@ -312,8 +368,7 @@ class BatchEngine:
         """Whose turn it is, and those after it that want to be drawn in the same way."""
         batch: list[Drawing] = []
         while (drawing := self.queue.peek()) is not None:
-            sampling = drawing.request.sampling
-            room = self.rows // (2 if sampling.guided else 1)
+            sampling, room = drawing.request.sampling, self.rows // _rows(drawing)
             if batch and (sampling != batch[0].request.sampling or len(batch) >= room):
                 break
             self.queue.pop()
@@ -321,28 +376,29 @@ class BatchEngine:
             batch.append(drawing)
         return batch
 
-    def _drawn(self, batch: Sequence[Drawing]) -> Tensor:
-        """(N, units) codes."""
+    def _drawn(self, batch: Sequence[Drawing]) -> list[list[int]]:
+        """The codes of each."""
         sampling = batch[0].request.sampling
 
         def on_unit(pictures: int) -> None:
             units = pictures // len(batch)
             self.work.steps += units
             self.work.units += pictures
-            self.work.rows += pictures * (2 if sampling.guided else 1)
+            self.work.rows += pictures * _rows(batch[0])
             if all(drawing.unwanted for drawing in batch):
                 raise _Unwanted
             for drawing in batch:
                 drawing.unit = min(drawing.unit + units, drawing.units - 1)
                 drawing.tell()
 
-        return samplers[self.sampler](sampling)(
+        codes = samplers[self.sampler](sampling)(
             self.stepper,
             [drawing.request.caption for drawing in batch],
             [drawing.request.seed for drawing in batch],
             batch=len(batch),
             on_unit=on_unit,
         )
+        return codes.tolist()
 
 
 class _Unwanted(Exception):

@@ -48,10 +48,11 @@ class Drawing:
         """`prompt` are the ids that are read before the first unit, `codes` those of the picture,
         which are as many as units unless given."""
         self.request, self.prompt = request, prompt
-        self.codes = torch.full((units if codes is None else codes,), -1, dtype=torch.int64)
-        """(codes,) those that are drawn, -1 where none is yet."""
+        self.drawn: list[int] = []
+        """Codes that are drawn, in order."""
         self.unit = 0
         """How many units are drawn."""
+        self._codes = units if codes is None else codes
         self.units = units
         self.state: State = "waiting"
         self.error: Exception | None = None
@@ -77,12 +78,18 @@ class Drawing:
         """The first unit is about to be drawn."""
         self.state, self.began = "drawing", time.perf_counter()
 
-    def add(self, code: int, rest: int | None = None) -> None:
-        """One more unit; with `rest` all that follow are that code, and the drawing is whole."""
-        self.codes[self.unit] = code
+    @property
+    def codes(self) -> torch.Tensor:
+        """(codes,) int64: those that are drawn, -1 where none is yet."""
+        missing = self._codes - len(self.drawn)
+        return torch.tensor([*self.drawn, *([-1] * missing)], dtype=torch.int64)
+
+    def add(self, code: int, last: bool = False) -> None:
+        """One more unit of one code; with `last` all that follow are that code, too."""
+        self.drawn.append(code)
         self.unit += 1
-        if rest is not None:
-            self.codes[self.unit :] = rest
+        if last:
+            self.drawn += [code] * (self._codes - len(self.drawn))
             self.unit = self.units
 
     def end(self, state: State, error: Exception | None = None) -> None:

@@ -176,22 +176,17 @@ class Service:
         """A drawing changed: it may have to be painted, at each of its units once."""
         if drawing.unit == drawing.copied:
             return  # told of a preview, not of a unit
-        if drawing.state == "drawn":
-            codes = drawing.codes
-        elif drawing.state == "drawing" and self._shown(drawing):
-            codes = drawing.codes.clone()
-        else:
-            return
-        drawing.copied = drawing.unit
-        self._to_paint.append((drawing, codes, drawing.unit, time.perf_counter()))
+        if drawing.state == "drawn" or (drawing.state == "drawing" and self._shown(drawing)):
+            drawing.copied = drawing.unit
+            self._to_paint.append((drawing, drawing.codes, drawing.unit, time.perf_counter()))
 
     def _shown(self, drawing: Drawing) -> bool:
         """Whether the picture is to be shown at its present unit."""
         wanted, unit, units = drawing.request.previews, drawing.unit, drawing.units
-        if not wanted or int(drawing.codes[0]) < 0:
+        if not wanted or not drawing.drawn:
             return False
         rows, columns = self.model.generator.grids[-1]
-        if drawing.codes.numel() != rows * columns:
+        if prod(self.model.generator.codes_shape) != rows * columns:
             return False  # codes that do not stand for places of their own
         before = (unit - 1) * (wanted + 1) // units
         return unit * (wanted + 1) // units > before

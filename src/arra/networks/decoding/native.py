@@ -214,15 +214,16 @@ class NativeDecoder:
         return logits[[row_of[slot] for slot in source]]
 
     def step(
-        self, tokens: Tensor, cache: NativeCache, slots: Sequence[int] | None = None
+        self, tokens: Tensor, cache: NativeCache, slots: Sequence[int] | Tensor | None = None
     ) -> Tensor:
-        """Logits (B, codes) after one more token (B,) int64 of each of `slots`, None: all."""
+        """Logits (B, codes) after one more token (B,) int64 of each of `slots` (int32 where they
+        are a tensor), None: all."""
         logits = torch.empty(len(tokens), self.codes)
         if slots is None:
             self._forward(cache, tokens, cache.slot, cache.position, cache.slot, logits)
             cache.position += 1
             return logits
-        chosen = torch.tensor(slots, dtype=torch.int32)
+        chosen = torch.as_tensor(slots, dtype=torch.int32)
         position = cache.position[chosen]
         self._forward(cache, tokens, chosen, position, cache.slot[: len(slots)], logits)
         cache.position[chosen] = position + 1
@@ -256,21 +257,19 @@ class NativeDecoder:
         """
         return self._drawn(logits, _alike(len(race), scale, config), race)
 
-    def choose_each(
-        self,
-        logits: Tensor,
-        choices: Sequence[tuple[int, int, float, SamplingConfig]],
-        race: Tensor,
-    ) -> Tensor:
-        """As `choose`, each picture in its own way: the row of its logits, that of those without
-        caption (-1: no guidance), the scale of guidance, and the rest."""
-        plain = (_Choice * len(choices))(
+    def choices(self, choices: Sequence[tuple[int, int, float, SamplingConfig]]) -> Any:
+        """How pictures are drawn, each in its own way, for `choose_each`: the row of its logits,
+        that of those without caption (-1: no guidance), the scale of guidance, and the rest."""
+        return (_Choice * len(choices))(
             *(
                 _Choice(conditional, unconditional, c.top_k, scale, c.temperature, c.top_p)
                 for conditional, unconditional, scale, c in choices
             )
         )
-        return self._drawn(logits, plain, race)
+
+    def choose_each(self, logits: Tensor, choices: Any, race: Tensor) -> Tensor:
+        """As `choose`, each picture as `choices` says."""
+        return self._drawn(logits, choices, race)
 
     def _drawn(self, logits: Tensor, choices: Any, race: Tensor) -> Tensor:
         drawn = torch.empty(len(race), dtype=torch.int64)

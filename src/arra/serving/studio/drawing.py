@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from math import prod
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Show:
         # the newest wins: whatever is more than there is room for falls out on the left
         self._steps: deque[tuple[int, np.ndarray]] = deque(maxlen=room)
         rows, columns = service.model.generator.grids[-1]
-        places = drawing.codes.numel() == rows * columns
+        places = prod(service.model.generator.codes_shape) == rows * columns
         self._seen = places and isinstance(service.engine, FusedEngine)  # unit by unit
         self._last = 0
         self.hurried = False

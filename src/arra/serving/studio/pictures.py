@@ -73,9 +73,10 @@ def _weight(item: Kept) -> int:
 
 
 def quick_png(picture: np.ndarray) -> bytes:
-    """A PNG of (H, W, 3) uint8 that is made fast, for a picture that is shown for a moment."""
+    """A PNG of (H, W, 3) uint8 that is made fast, for a picture that is shown for a moment; of a
+    clip (H, W, 3 T) its first frame."""
     file = BytesIO()
-    Image.fromarray(picture).save(file, format="PNG", compress_level=1)
+    Image.fromarray(picture[..., :3]).save(file, format="PNG", compress_level=1)
     return file.getvalue()
 
 

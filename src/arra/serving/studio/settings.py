@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from PIL import Image
+
 from arra.data.captions import clean_caption
 from arra.errors import InputError
 from arra.files import to_plain
-from arra.labels import read_label
+from arra.labels import label_of
 from arra.settings import GuidanceSchedule, SamplingConfig
 
 SCHEDULES: tuple[str, ...] = get_args(GuidanceSchedule)
@@ -19,6 +21,10 @@ SEEDS = 2**53
 """Seeds of the page are below this: browsers count no further exactly."""
 _MOST = 8
 _FILE_BYTES = 32 << 20
+_UNREADABLE = (
+    *(OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError),
+    Image.DecompressionBombError,
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def wish(values: Mapping[str, Any], settings: StudioSettings, models: tuple[str,
     return Wish(prompt, chosen, seed, count, sampling, bool(values["slow"]))
 
 
-def label_of(
+def file_label(
     prompt: str, seed: int, sampling: SamplingConfig, model: str, checkpoint: str, precision: str
 ) -> dict[str, Any]:
     """What a downloaded picture says of itself."""
@@ -108,7 +114,7 @@ def settings_in(file: Path) -> tuple[str, int, SamplingConfig, str]:
     try:
         if file.stat().st_size > _FILE_BYTES:
             raise none
-        label = read_label(file)
+        label = label_of(file)
         plain = json.loads(label["sampling"])
         known = SamplingConfig.__dataclass_fields__
         sampling = SamplingConfig(**{k: v for k, v in plain.items() if k in known})
@@ -116,7 +122,7 @@ def settings_in(file: Path) -> tuple[str, int, SamplingConfig, str]:
         return label["prompt"], int(label["seed"]), sampling, label.get("model", "")
     except InputError as error:
         raise none from error
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise none from error
 
 

@@ -23,7 +23,7 @@ from arra.serving.studio.settings import (
     SEEDS,
     StudioSettings,
     Wish,
-    label_of,
+    file_label,
     settings_in,
     wish,
 )
@@ -136,7 +136,7 @@ class Visits:
         checkpoint = self._fingerprint(service.name)
         return labelled_png(
             picture,
-            label_of(asked.prompt, seed, asked.sampling, service.name, checkpoint, precision),
+            file_label(asked.prompt, seed, asked.sampling, service.name, checkpoint, precision),
         )
 
     def stop(self, request: gr.Request) -> None:

@@ -1,0 +1,1 @@
+"""Laws of the next unit that are more than a table of probabilities."""

@@ -1,0 +1,68 @@
+"""A token's law as a way from noise to the token (the diffusion loss of MAR, arXiv 2406.11838)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from arra.errors import InputError
+from arra.heads.base import Head, mean_of
+from arra.heads.denoiser import Denoiser
+from arra.heads.processes import Process
+
+
+class DiffusionHead(Head):
+    """Every token has a small network that leads from noise to it, told by the state what it is.
+
+    The loss flows into the state. It is that of `process`: diffusion or flow.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        channels: int,
+        process: Process,
+        *,
+        inner: int = 1024,
+        depth: int = 3,
+        repeats: int = 4,
+    ):
+        """`width` D of the states, `channels` C of a token, `inner` and `depth` of the network,
+        `repeats` times and noises that each token is trained with at once: the states are the
+        costly part."""
+        super().__init__()
+        if repeats < 1:
+            raise InputError(f"DiffusionHead.repeats: {repeats}, expected 1 or more")
+        self.channels, self.process, self.repeats = channels, process, repeats
+        self.draws = process.draws
+        self.network = Denoiser(channels, process.outputs * channels, width, inner, depth)
+
+    def loss(
+        self,
+        target: Tensor,
+        hidden: Tensor,
+        mask: Tensor | None = None,
+        random: torch.Generator | None = None,
+    ) -> Tensor:
+        target, hidden = (x.repeat(self.repeats, 1) for x in (target.float(), hidden))
+        time = self.process.times(len(target), random, target.device)
+        noise = torch.randn(target.shape, generator=random, device=target.device)
+        rows = self.process.losses(lambda x, t: self.network(x, t, hidden), target, time, noise)
+        return mean_of(rows, None if mask is None else mask.repeat(self.repeats))
+
+    def sample(
+        self, hidden: Tensor, noise: Tensor, scale: float = 1.0, temperature: float = 1.0
+    ) -> Tensor:
+        """Guidance moves what the network says of the noise (or the velocity); a learned variance
+        is the conditional one's."""
+        channels = self.channels
+
+        def predict(x: Tensor, time: Tensor) -> Tensor:
+            if scale == 1.0:
+                return self.network(x, time, hidden)
+            said = self.network(x.repeat(2, 1), time.repeat(2), hidden)
+            conditional, unconditional = said.chunk(2)
+            moved = unconditional + scale * (conditional - unconditional)
+            return torch.cat((moved[:, :channels], conditional[:, channels:]), dim=1)
+
+        return self.process.sample(predict, noise, temperature)

@@ -1,0 +1,46 @@
+"""The plain head of a regression: a mean, and one width of the noise around it for all tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from arra.heads.base import Head, mean_of
+
+
+class GaussianHead(Head):
+    """N(W hidden + b, s^2 I), trained by the squared error; s is what the error comes to."""
+
+    draws = 1
+    variance: Tensor
+
+    def __init__(self, width: int, channels: int, decay: float = 0.99):
+        """`decay` of the running mean of the squared error."""
+        super().__init__()
+        self.channels, self.decay = channels, decay
+        self.mean = nn.Linear(width, channels)
+        self.register_buffer("variance", torch.ones(()))
+
+    def loss(
+        self,
+        target: Tensor,
+        hidden: Tensor,
+        mask: Tensor | None = None,
+        random: torch.Generator | None = None,
+    ) -> Tensor:
+        """Mean squared error of a number."""
+        squared = (self.mean(hidden).float() - target).square().mean(dim=1)
+        loss = mean_of(squared, mask)
+        if self.training:
+            with torch.no_grad():
+                self.variance.lerp_(loss.detach(), 1.0 - self.decay)
+        return loss
+
+    def sample(
+        self, hidden: Tensor, noise: Tensor, scale: float = 1.0, temperature: float = 1.0
+    ) -> Tensor:
+        mean = self.mean(hidden).float()
+        if scale != 1.0:
+            conditional, unconditional = mean.chunk(2)
+            mean = unconditional + scale * (conditional - unconditional)
+        return mean + temperature * self.variance.sqrt() * noise[0]

@@ -1,0 +1,245 @@
+"""From data to noise and back: Gaussian diffusion in steps, and straight flow.
+
+x_0 is data, e standard normal noise. Diffusion has x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e at times t
+of 0 to T - 1 (a_t is the cumulated product that papers write with a bar), flow x_s = (1 - s) x_0 +
+s e at times s between 0 and 1. What a network predicts of x_t is the process's objective.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from copy import copy
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from arra.errors import InputError
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""What the network says of (M, ...) noisy data at times (M,)."""
+Objective = Literal["epsilon", "v"]
+TIMES = 1000
+"""T; the time embedding of networks is made for times up to it."""
+
+
+class Process(nn.Module, ABC):
+    """A way from data to noise."""
+
+    outputs = 1
+    """Numbers that the network gives for each number of the data."""
+    draws: int
+    """Normal numbers that a sample takes for each number of the data: the start is the first."""
+
+    @abstractmethod
+    def times(self, count: int, random: torch.Generator | None, device: torch.device) -> Tensor:
+        """(count,) float32 times of training, between 0 and `TIMES`."""
+
+    @abstractmethod
+    def losses(self, predict: Predict, data: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        """(M,) the loss of each row of data (M, C), with noise of its shape."""
+
+    @abstractmethod
+    def sample(self, predict: Predict, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """Data (M, C) from noise (draws, M, C)."""
+
+
+class Diffusion(Process):
+    """Gaussian diffusion (DDPM, arXiv 2006.11239) with the cosine schedule (IDDPM, 2102.09672).
+
+    Objectives: "epsilon", the noise; or "v" = sqrt(a_t) e - sqrt(1 - a_t) x_0 (2202.00512), whose
+    x_0 stays of its size where a_t is nearly 0 and nothing of the data is left.
+
+    `learned`: the network gives a second number v for the variance, log s^2 = f log b_t + (1 - f)
+    log b~_t with f = (v + 1) / 2, trained by the variational bound, in bits a number (IDDPM, as
+    MAR has it); otherwise it is b~_t, the posterior's.
+    """
+
+    def __init__(
+        self,
+        objective: Objective = "v",
+        *,
+        steps: int = 100,
+        ancestral: bool = False,
+        learned: bool = False,
+    ):
+        """`steps` of sampling, at most T: ancestral, every step with new noise, or, without, the
+        deterministic ones of DDIM (arXiv 2010.02502), which start from the noise."""
+        super().__init__()
+        if objective not in ("epsilon", "v"):
+            raise InputError(f"Diffusion.objective: {objective!r}, expected 'epsilon' or 'v'")
+        if not 1 <= steps <= TIMES:
+            raise InputError(f"Diffusion.steps: {steps}, expected 1 to {TIMES}")
+        self.objective, self.steps = objective, steps
+        self.ancestral, self.learned = ancestral, learned
+        self.outputs = 2 if learned else 1
+        self.draws = steps if ancestral else 1
+        signal = cosine_signal()
+        self.training_steps = Steps(signal)
+        self._taken = spread(steps)
+        self.sampling_steps = Steps(signal[self._taken])
+
+    def times(self, count: int, random: torch.Generator | None, device: torch.device) -> Tensor:
+        drawn = torch.randint(TIMES, (count,), generator=random, device=device)
+        return drawn.float()
+
+    def losses(self, predict: Predict, data: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        at = time.long().cpu()
+        signal = self.training_steps.signal[at][:, None].to(data)
+        noisy = signal.sqrt() * data + (1.0 - signal).sqrt() * noise
+        target = noise
+        if self.objective == "v":
+            target = signal.sqrt() * noise - (1.0 - signal).sqrt() * data
+        said, spread = self._said(predict(noisy, time))
+        squared = (said - target).square().mean(dim=1)
+        if spread is None:
+            return squared
+        return squared + self._bound(data, noisy, said.detach(), spread, at)
+
+    def _said(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the network says of the noise (or v), and of the variance."""
+        output = output.float()
+        if not self.learned:
+            return output, None
+        first, second = output.chunk(2, dim=1)
+        return first, second
+
+    def _origin(self, noisy: Tensor, said: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """x_0 and the noise, of what the network said of x_t at a_t."""
+        kept, lost = signal.sqrt(), (1.0 - signal).sqrt()
+        if self.objective == "epsilon":
+            return (noisy - lost * said) / kept, said
+        return kept * noisy - lost * said, lost * noisy + kept * said
+
+    def _bound(
+        self, data: Tensor, noisy: Tensor, said: Tensor, spread: Tensor, at: Tensor
+    ) -> Tensor:
+        """(M,) bits a number: the divergence of the model's step from the true one, and at the
+        first time the likelihood of the data in bins of 2 / 255."""
+        step = self.training_steps.at(at, data.device)
+        origin, _ = self._origin(noisy, said, step.signal)
+        variance = step.between(spread)
+        mean, true = step.mean(origin, noisy), step.mean(data, noisy)
+        gap = (true - mean).square() * torch.exp(-variance)
+        divergence = 0.5 * (-1.0 + variance - step.least + torch.exp(step.least - variance) + gap)
+        first = -binned_likelihood(data, mean, 0.5 * variance)
+        chosen = torch.where((at == 0)[:, None].to(data.device), first, divergence)
+        return chosen.float().mean(dim=1) / math.log(2.0)
+
+    def sample(self, predict: Predict, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """Ancestral: `temperature` scales the noise of every step, not the start. DDIM: the
+        start."""
+        x = noise[0] if self.ancestral else temperature * noise[0]
+        for number in reversed(range(self.steps)):
+            time = torch.full((len(x),), float(self._taken[number]), device=x.device)
+            said, spread = self._said(predict(x, time))
+            step = self.sampling_steps.at(torch.tensor([number]), x.device)
+            origin, direction = self._origin(x, said, step.signal)
+            if not self.ancestral:
+                kept, lost = step.before.sqrt(), (1.0 - step.before).sqrt()
+                x = (kept * origin + lost * direction).float()
+                continue
+            mean = step.mean(origin, x)
+            if number:
+                variance = step.least if spread is None else step.between(spread)
+                fresh = noise[self.steps - number]
+                mean = mean + temperature * torch.exp(0.5 * variance) * fresh
+            x = mean.float()
+        return x
+
+
+class Flow(Process):
+    """A straight way from data to noise (rectified flow, arXiv 2209.03003): the network gives the
+    velocity e - x_0; a sample follows it from the noise in steps of equal length (Euler)."""
+
+    draws = 1
+
+    def __init__(self, *, steps: int = 50):
+        super().__init__()
+        if steps < 1:
+            raise InputError(f"Flow.steps: {steps}, expected 1 or more")
+        self.steps = steps
+
+    def times(self, count: int, random: torch.Generator | None, device: torch.device) -> Tensor:
+        return TIMES * torch.rand(count, generator=random, device=device)
+
+    def losses(self, predict: Predict, data: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        share = (time / TIMES)[:, None]
+        noisy = (1.0 - share) * data + share * noise
+        return (predict(noisy, time).float() - (noise - data)).square().mean(dim=1)
+
+    def sample(self, predict: Predict, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        x = temperature * noise[0]
+        for number in range(self.steps):
+            time = torch.full((len(x),), TIMES * (1.0 - number / self.steps), device=x.device)
+            x = x - predict(x, time).float() / self.steps
+        return x
+
+
+class Steps:
+    """The steps between some times, from each to the one before it; the first leads to the data.
+
+    All are float64, (n,); of `at`, (M, 1). The variance of the first step is 0: as its logarithm
+    stands that of the second (IDDPM).
+    """
+
+    def __init__(self, signal: Tensor):
+        self.signal = signal
+        self.before = torch.cat((torch.ones(1, dtype=signal.dtype), signal[:-1]))
+        beta = 1.0 - signal / self.before
+        self.clean = beta * self.before.sqrt() / (1.0 - signal)
+        self.noisy = (1.0 - self.before) * (1.0 - beta).sqrt() / (1.0 - signal)
+        self.most = beta.log()
+        posterior = beta * (1.0 - self.before) / (1.0 - signal)
+        second = posterior[1:2] if len(signal) > 1 else beta
+        self.least = torch.cat((second, posterior[1:])).log()
+
+    def at(self, index: Tensor, device: torch.device) -> Self:
+        """Those of some times (M,)."""
+        chosen = copy(self)
+        for name, values in vars(self).items():
+            setattr(chosen, name, values[index][:, None].to(device))
+        return chosen
+
+    def mean(self, origin: Tensor, noisy: Tensor) -> Tensor:
+        """Of the step before, given x_0 and x_t."""
+        return self.clean * origin + self.noisy * noisy
+
+    def between(self, chosen: Tensor) -> Tensor:
+        """The logarithm of the variance that a network chose, between the posterior's (-1) and
+        that of the noise that was added (1)."""
+        share = (chosen + 1.0) / 2.0
+        return share * self.most + (1.0 - share) * self.least
+
+
+def cosine_signal(times: int = TIMES, most: float = 0.999) -> Tensor:
+    """(T,) float64: a_t of the cosine schedule, no step losing more than `most` of its variance."""
+
+    def level(share: Tensor) -> Tensor:
+        return torch.cos((share + 0.008) / 1.008 * math.pi / 2).square()
+
+    at = torch.arange(times, dtype=torch.float64)
+    beta = (1.0 - level((at + 1) / times) / level(at / times)).clamp(max=most)
+    return (1.0 - beta).cumprod(dim=0)
+
+
+def spread(steps: int, times: int = TIMES) -> list[int]:
+    """So many times, evenly spread from the first to the last (IDDPM)."""
+    stride = (times - 1) / (steps - 1) if steps > 1 else 0.0
+    return [round(number * stride) for number in range(steps)]
+
+
+def binned_likelihood(data: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
+    """Logarithm of the probability of each number's bin, 2 / 255 wide, under a Gaussian; those
+    beyond +-0.999 have the rest of the line (IDDPM, for pictures of 8 bits)."""
+
+    def below(x: Tensor) -> Tensor:  # the normal distribution, nearly
+        return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+
+    sharp = torch.exp(-log_deviation)
+    upper, lower = below(sharp * (data - mean + 1 / 255)), below(sharp * (data - mean - 1 / 255))
+    probability = torch.where(data > 0.999, 1.0 - lower, upper - lower)
+    probability = torch.where(data < -0.999, upper, probability)
+    return probability.clamp(min=1e-12).log()

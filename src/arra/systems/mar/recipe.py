@@ -1,0 +1,86 @@
+"""Everything about the claim that is a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+REGRESSION, DIFFUSION = "regression", "diffusion"
+CODES = "codes"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One head on one kind of data."""
+
+    head: str
+    """"regression", "diffusion", or "codes" with a softmax over them."""
+    rings: int
+    """Rings in a token, two numbers each."""
+    codes: int = 0
+    """Of the k-means codebook."""
+
+    @property
+    def name(self) -> str:
+        """For tables and folders."""
+        kind = f"{self.codes} codes" if self.head == CODES else self.head
+        return f"{kind}, {2 * self.rings} numbers"
+
+
+ARMS = (
+    *(Arm(REGRESSION, rings) for rings in (1, 4)),
+    *(Arm(DIFFUSION, rings) for rings in (1, 4)),
+    *(Arm(CODES, 1, codes) for codes in (8, 64)),
+    *(Arm(CODES, 4, codes) for codes in (64, 512)),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sequences of tokens whose true law is known, and a small causal transformer."""
+
+    length: int = 4
+    """Tokens of a sequence."""
+    modes: int = 8
+    """Points on a ring; the next token's is a neighbour of this one's."""
+    deviation: float = 0.08
+    """Of the noise around a point; the ring has radius 1."""
+    near: float = 0.3
+    """Distance within which a token counts as at a point."""
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+    inner: int = 128
+    """Width of the diffusion head's network, which has three blocks."""
+    repeats: int = 2
+    """Noises of each token in a step."""
+    sampling: int = 50
+    """Steps of DDIM."""
+    steps: int = 1600
+    batch: int = 256
+    learning_rate: float = 2e-3
+    fitted: int = 20_000
+    """Tokens that k-means sees."""
+    judged: int = 4000
+    """Sequences that are drawn."""
+    projections: int = 200
+    """Of the sliced Wasserstein distance."""
+
+
+def tiny() -> Recipe:
+    """To see that it runs; nobody should read its numbers."""
+    return replace(
+        Recipe(),
+        width=16,
+        heads=2,
+        depth=1,
+        inner=16,
+        sampling=3,
+        steps=4,
+        batch=16,
+        fitted=2000,
+        judged=50,
+        projections=5,
+    )
+
+
+RECIPES = {"full": Recipe, "tiny": tiny}
