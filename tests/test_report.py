@@ -11,6 +11,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from arra.report import PARTS, Pictures, check_report, labels, write_report
 from arra.report import page as report_page
 from arra.report.charts import Series, course, line_chart, ticks
 from arra.report.grid import draw_grid
+from arra.report.heat import heat_grid, heat_map
 
 
 def interval(value: float, room: float = 0.03) -> dict[str, float]:
@@ -378,3 +380,43 @@ def test_smoothing_stays_within_the_values(values):
 )
 def test_durations_are_for_people(seconds, words):
     assert report_page.duration(seconds) == words
+
+
+# --- squares of one hue ---------------------------------------------------------------------------
+
+
+def test_a_heat_map_shows_every_value_that_there_is():
+    values = np.array([[0.0, 0.5, 1.0], [np.nan, 2.0, -1.0]])
+    svg = heat_map(values, ["1", "<2>"], 1.0, 'by "layer"', "place", "layer")
+    root = ElementTree.fromstring(svg)
+    squares = [node for node in root.iter() if node.get("class") == "heat"]
+    shades = [float(node.get("fill-opacity")) for node in squares]
+    assert shades == [0.05, 0.525, 1.0, 1.0, 0.05]  # what is above the top or below 0 is cut
+    below, above = squares[0], squares[3]
+    assert float(below.get("y")) > float(above.get("y"))
+    assert root.get("aria-label") == 'by "layer"'
+
+
+def test_many_columns_are_averaged_side_by_side():
+    values = np.arange(128.0)[None]
+    values[0, 0] = np.nan
+    svg = ElementTree.fromstring(heat_map(values, ["1"], 127.0, "", "", ""))
+    found = [float(node.text) for node in svg.iter("title")]
+    assert found == [1.0, *(np.arange(1, 64) * 2 + 0.5)]
+
+
+def test_a_heat_grid_lies_as_the_picture_does():
+    svg = ElementTree.fromstring(heat_grid(np.array([[0.0, 1.0], [0.5, 0.25]]), 1.0, "t"))
+    found = {(float(n.get("x")), float(n.get("y"))): float(n[0].text) for n in svg.iter("rect")}
+    assert found == {(0, 0): 0.0, (50, 0): 1.0, (0, 50): 0.5, (50, 50): 0.25}
+
+
+def test_a_short_line_is_cut_unless_all_of_it_is_to_be_seen():
+    series = [Series("a", range(5), [0.1, 0.9, 0.2, 0.3, 0.2])]
+    tops = []
+    for whole in (False, True):
+        svg = ElementTree.fromstring(line_chart(series, "t", "x", outliers=whole))
+        (line,) = [n for n in svg.iter("path") if n.get("class") == "line arm-0"]
+        (box,) = [n for n in svg.iter("svg") if n.get("y") is not None]
+        tops.append(min(map(float, line.get("d")[1:].split()[1::2])) - float(box.get("y")))
+    assert tops[0] < 0 <= tops[1]

@@ -69,7 +69,7 @@ def test_many_threads_get_the_pictures_that_each_would_get_alone(shop, model):
     assert service.idle
 
 
-def test_a_picture_is_shown_while_it_is_drawn(model):
+def test_a_picture_is_shown_while_it_is_drawn(model, monkeypatch):
     service = Service(model, ServiceConfig(slots=4))
     workshop, ended = Workshop([service]).start(), threading.Event()
     shown: list[tuple[int, np.ndarray]] = []
@@ -80,9 +80,13 @@ def test_a_picture_is_shown_while_it_is_drawn(model):
         if drawing.state in ENDED:
             ended.set()
 
+    painted: list[int] = []
+    paint = service.model.paint
+    monkeypatch.setattr(service.model, "paint", lambda c: painted.append(len(c)) or paint(c))
     (drawing,) = service.submit([Request(CAPTIONS[0], 3, GUIDED, previews=2)], listener)
     assert ended.wait(30)
     workshop.stop()
+    assert sum(painted) == 3  # each of them once, and the picture
     assert [unit for unit, _ in shown] == [3, 6]
     (final,) = model.draw([CAPTIONS[0]], [3], GUIDED)
     assert np.array_equal(drawing.picture, final)

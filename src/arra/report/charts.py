@@ -49,11 +49,12 @@ def course(values: Sequence[float]) -> list[float]:
     return smooth(values, reach=len(values) // 25 + 1) if len(values) > _MANY else list(values)
 
 
-def line_chart(series: Sequence[Series], title: str, x_label: str) -> str:
+def line_chart(series: Sequence[Series], title: str, x_label: str, outliers: bool = False) -> str:
     """An SVG element with a line for each series; series `i` has the class `arm-i`.
 
     Values that are not finite are left out. Lines of more than forty points are drawn thin, with
-    their smoothed course on top. Gives an empty string when there is nothing to draw.
+    their smoothed course on top. The few largest values may lie outside, unless `outliers` are to
+    be seen. Gives an empty string when there is nothing to draw.
     """
     lines = [(index, s, _finite(s)) for index, s in enumerate(series)]
     lines = [(index, s, points) for index, s, points in lines if points]
@@ -61,7 +62,8 @@ def line_chart(series: Sequence[Series], title: str, x_label: str) -> str:
         return ""
     everything = [point for _, _, points in lines for point in points]
     x_low, x_high = _range([x for x, _ in everything])
-    y_low, y_high = _range(_without_outliers([y for _, y in everything]), margin=0.05)
+    heights = [y for _, y in everything]
+    y_low, y_high = _range(heights if outliers else _without_outliers(heights), margin=0.05)
 
     def at(x: float, y: float) -> tuple[float, float]:
         across, up = (x - x_low) / (x_high - x_low), (y - y_low) / (y_high - y_low)

@@ -60,6 +60,8 @@ class Drawing:
         """(H, W, 3) uint8, once the state is "done"."""
         self.preview: tuple[int, np.ndarray] | None = None
         """Units that were drawn, and the picture then, (H, W, 3) uint8 with the rest in grey."""
+        self.copied = 0
+        """Units of the last copy of the codes that was made to be shown."""
         self.slots: tuple[int, ...] = ()
         """Where the engine keeps it; with guidance the second one is the pair's without caption."""
         self.unwanted = False

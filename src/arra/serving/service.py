@@ -151,10 +151,11 @@ class Service:
                 drawing.end("failed", error)
 
     def _noticed(self, drawing: Drawing) -> None:
-        """A drawing changed: it may have to be painted."""
-        if drawing.state == "drawn":
-            self._to_paint.append((drawing, drawing.codes, drawing.units, time.perf_counter()))
-        elif drawing.state == "drawing" and self._shown(drawing):
+        """A drawing changed: it may have to be painted, at each of its units once."""
+        if drawing.unit == drawing.copied:
+            return  # told of a preview, not of a unit
+        if drawing.state == "drawn" or (drawing.state == "drawing" and self._shown(drawing)):
+            drawing.copied = drawing.unit
             self._to_paint.append((drawing, drawing.codes, drawing.unit, time.perf_counter()))
 
     def _shown(self, drawing: Drawing) -> bool:

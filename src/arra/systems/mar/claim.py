@@ -21,7 +21,7 @@ PLAIN, MANY = Arm(DIFFUSION, 1), Arm(DIFFUSION, 4)
 MEAN, MEAN_MANY = Arm(REGRESSION, 1), Arm(REGRESSION, 4)
 BOOK, BOOK_MANY = Arm(CODES, 1, 64), Arm(CODES, 4, 512)
 """The largest codebooks of either kind of token."""
-VALID, INVALID, RINGS, GAP = 0.85, 0.1, 0.8, 0.4
+VALID, INVALID, PARTS, GAP = 0.85, 0.1, 0.8, 0.4
 """What the diffusion head must reach, and the regression must not; and the least gap of the two."""
 
 
@@ -30,9 +30,9 @@ def valid(result: Result) -> float:
     return result["valid"]
 
 
-def rings(result: Result) -> float:
-    """Share of rings whose walk is possible."""
-    return result["rings"]
+def parts(result: Result) -> float:
+    """Share of parts (a ring of a token) that are at a point, and next to the one before."""
+    return result["parts"]
 
 
 def excess(result: Result) -> float:
@@ -70,7 +70,7 @@ def _run_all(recipe: Recipe, run: ClaimRun) -> Results:
 def judged(results: Results) -> tuple[Verdict, str]:
     """Pass, in the 95 % intervals over seeds: with one ring the diffusion head's sequences are
     possible in at least 85 % and the regression's in at most 10 %, and they are at most twice as
-    far from the truth as the truth is from itself; with four, its rings in at least 80 %, and its
+    far from the truth as the truth is from itself; with four, its parts in at least 80 %, and its
     distance is below that of 512 codes. Fail: with one ring less than 0.4 above the regression, or
     with four rings no nearer than 512 codes, in the whole interval. Otherwise it could not tell."""
     if len(results[PLAIN]) < 2:
@@ -78,10 +78,10 @@ def judged(results: Results) -> tuple[Verdict, str]:
     gap = paired(valid, results[PLAIN], results[MEAN])
     nearer = paired(_distance, results[BOOK_MANY], results[MANY])
     one, none = _over(valid, results[PLAIN]), _over(valid, results[MEAN])
-    far, four = _over(excess, results[PLAIN]), _over(rings, results[MANY])
+    far, four = _over(excess, results[PLAIN]), _over(parts, results[MANY])
     said = (
         f"One ring: possible sequences with the diffusion head {one}, with the regression {none}; "
-        f"distance to the truth {far} times its own. Four rings: possible rings {four}; distance "
+        f"distance to the truth {far} times its own. Four rings: possible parts {four}; distance "
         f"of 512 codes minus that of the diffusion head: {nearer.statement()}."
     )
     if gap.interval.high < GAP or nearer.interval.high < 0:
@@ -90,7 +90,7 @@ def judged(results: Results) -> tuple[Verdict, str]:
         (one.low or 0.0) >= VALID,
         (none.high or 0.0) <= INVALID,
         (far.high or 9.0) <= 2.0,
-        (four.low or 0.0) >= RINGS,
+        (four.low or 0.0) >= PARTS,
         nearer.interval.low > 0,
     )
     return ("pass", said) if all(bounds) else ("inconclusive", f"The seeds do not tell. {said}")
@@ -113,7 +113,7 @@ def _measures(results: Results) -> list[Measure]:
     ):
         rows: list[Row] = [
             (f"possible sequences, {name}", "higher", valid),
-            (f"possible rings, {name}", "higher", rings),
+            (f"possible parts, {name}", "higher", parts),
             (f"sliced Wasserstein distance to the truth, {name}", "lower", _distance),
             (f"the same in times of the truth's own, {name}", "lower", excess),
             (f"parameters, {name}", "neither", lambda r: r["parameters"]),
@@ -121,7 +121,7 @@ def _measures(results: Results) -> list[Measure]:
         ]
         found += [measure(row, *(results[arm] for arm in arms)) for row in rows]
     for arm in (Arm(CODES, 1, 8), Arm(CODES, 4, 64)):
-        row: Row = (f"possible rings, {arm.name}", "higher", rings)
+        row: Row = (f"possible parts, {arm.name}", "higher", parts)
         found.append(measure(row, results[arm]))
     if len(results[PLAIN]) > 1:
         gap = estimate(paired(_distance, results[BOOK_MANY], results[MANY]))

@@ -55,7 +55,7 @@ class Recipe:
     """Noises of each token in a step."""
     sampling: int = 50
     """Steps of DDIM."""
-    steps: int = 1600
+    steps: int = 1200
     batch: int = 256
     learning_rate: float = 2e-3
     fitted: int = 20_000

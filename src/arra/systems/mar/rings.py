@@ -28,14 +28,16 @@ def _points(recipe: Recipe) -> Tensor:
 
 def judged(drawn: Tensor, recipe: Recipe) -> dict[str, float]:
     """Shares of what was drawn (N, L, 2 rings): of sequences all of which is at points, each next
-    one a neighbour; and of rings of which that holds."""
+    one a neighbour; and of parts (a ring of a token) that are so."""
     parts = drawn.unflatten(2, (-1, 2))
     distance, at = (parts[..., None, :] - _points(recipe)).norm(dim=-1).min(dim=-1)
     step = (at[:, 1:] - at[:, :-1]) % recipe.modes
-    near = (distance < recipe.near).all(dim=1)
-    follows = ((step == 1) | (step == recipe.modes - 1)).all(dim=1)
-    good = near & follows
-    return {"valid": float(good.all(dim=1).float().mean()), "rings": float(good.float().mean())}
+    good = distance < recipe.near
+    good[:, 1:] &= (step == 1) | (step == recipe.modes - 1)
+    return {
+        "valid": float(good.flatten(1).all(dim=1).float().mean()),
+        "parts": float(good.float().mean()),
+    }
 
 
 def sliced_distance(one: Tensor, other: Tensor, projections: int, random: torch.Generator) -> float:
