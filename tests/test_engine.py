@@ -15,6 +15,7 @@ from transformers import LlamaConfig
 
 from arra.errors import InputError
 from arra.generators.fast import FastStepper, NativeStepper
+from arra.networks.decoding import native
 from arra.networks.decoding.eager import EagerDecoder
 from arra.networks.decoding.llama import llama_of
 from arra.networks.decoding.native import NativeDecoder
@@ -119,6 +120,14 @@ def test_the_rows_that_are_computed_are_those_of_requests(steppers, name, placem
     assert (engine.work.moves > 0) == (placement == "compacted")
 
 
+def test_prompts_that_are_long_together_are_read_in_parts(steppers, alone, monkeypatch):
+    monkeypatch.setattr(native, "_CHUNK", 7)
+    wanted = requests(12, seed=4)
+    engine = engine_of(steppers["native"], slots=30)
+    drawings = served(steppers["native"], wanted, engine, [0, 0, 0, 2, 0, 0, 0, 0, 3, 0, 0])
+    assert [d.codes.tolist() for d in drawings] == alone("native", wanted)
+
+
 def test_all_at_once_is_one_static_batch(steppers):
     wanted = [Request(CAPTIONS[0], seed, SAMPLINGS[0]) for seed in range(4)]
     engine = engine_of(steppers["native"], slots=8)
@@ -183,7 +192,7 @@ def test_an_error_is_that_of_those_it_struck(steppers, monkeypatch):
         engine.submit([first])
         engine.advance()
         with monkeypatch.context() as patched:
-            patched.setattr(engine, "_step", lambda: 1 / 0)
+            patched.setattr(engine, "_pass", lambda *_: 1 / 0)
             engine.advance()
         assert first.state == "failed"
         assert isinstance(first.error, ZeroDivisionError)

@@ -82,7 +82,7 @@ def test_a_picture_is_shown_while_it_is_drawn(model, monkeypatch):
 
     painted: list[int] = []
     paint = service.model.paint
-    monkeypatch.setattr(service.model, "paint", lambda c: painted.append(len(c)) or paint(c))
+    monkeypatch.setattr(service.model, "paint", lambda c, n: painted.append(len(c)) or paint(c, n))
     (drawing,) = service.submit([Request(CAPTIONS[0], 3, GUIDED, previews=2)], listener)
     assert ended.wait(30)
     workshop.stop()
@@ -136,7 +136,7 @@ def test_who_cancels_frees_the_place(shop):
 def test_a_painter_that_fails_harms_nobody_else(shop, monkeypatch):
     service = shop.services["arra"]
     with monkeypatch.context() as patched:
-        patched.setattr(service.model, "paint", lambda codes: 1 / 0)
+        patched.setattr(service.model, "paint", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             service.draw(wanted(1)[0], timeout=30)
     assert service.draw(wanted(1)[0], timeout=30).shape[-1] == 3

@@ -52,25 +52,32 @@ class FastStepper:
         """As the generator's; equal prompts are read once."""
         return self.decoder.prefill(prompts, max(map(len, prompts)) + self.units)
 
-    def step(self, codes: Tensor, cache: Any, slots: Sequence[int] | None = None) -> Tensor:
-        """As the generator's; with `slots` only these go on, those of a dense range unless the
-        decoder is `scattered`."""
-        return self.decoder.step(codes + self._offset, cache, slots)
+    def step(self, codes: Tensor, cache: Any) -> Tensor:
+        """As the generator's."""
+        return self.decoder.step(codes + self._offset, cache)
 
     # ---- many pictures in one cache, each at a step of its own ----------------------------------
 
     @property
     def scattered(self) -> bool:
-        """Whether `step` takes any slots, in any order."""
+        """Whether `advance` takes any slots, in any order; else those of a range."""
         return self.decoder.scattered
 
     def room(self, slots: int, prompt: int) -> Any:
         """A cache of empty slots for pictures after prompts of up to `prompt` tokens."""
         return self.decoder.room(slots, prompt + self.units)
 
-    def read(self, prompts: Sequence[Sequence[int]], cache: Any, slots: Sequence[int]) -> Tensor:
-        """Logits (n, codes) of the first unit after prompts, each read into a slot of its own."""
-        return self.decoder.read(prompts, cache, slots)
+    def advance(
+        self,
+        codes: Tensor,
+        cache: Any,
+        slots: Any,
+        prompts: Sequence[Sequence[int]],
+        places: Sequence[int],
+    ) -> Tensor:
+        """Logits (n + m, codes): of the next unit after `codes` (n,) in `slots`, and of the first
+        one after m prompts, each read into one of `places`."""
+        return self.decoder.advance(codes + self._offset, cache, slots, prompts, places)
 
 
 class NativeStepper(FastStepper):

@@ -80,11 +80,14 @@ class SlotStepper(Protocol):
 
     def room(self, slots: int, prompt: int) -> Any: ...
 
-    def read(
-        self, prompts: Sequence[Sequence[int]], cache: Any, slots: Sequence[int]
+    def advance(
+        self,
+        codes: Tensor,
+        cache: Any,
+        slots: Any,
+        prompts: Sequence[Sequence[int]],
+        places: Sequence[int],
     ) -> Tensor: ...
-
-    def step(self, codes: Tensor, cache: Any, slots: Sequence[int]) -> Tensor: ...
 
 
 class FusedEngine:
@@ -153,10 +156,8 @@ class FusedEngine:
         if not self._live and not self.queue:
             return False
         try:
-            if self._live:
-                self._step()
-            if joining := self._admit():
-                self._read(joining)
+            batch = self._batch or self._arranged()
+            self._pass(batch, self._admit())
         except Exception as error:
             self._fail(error)
         return True
@@ -183,8 +184,7 @@ class FusedEngine:
             drawing.slots = tuple(self.table.join() for _ in range(needed))
             drawing.begin()
             joining.append(drawing)
-        if joining:
-            self._live, self._batch = self._live + joining, None
+        self._live = self._live + joining
         return joining
 
     def _leave(self, drawings: Sequence[Drawing]) -> None:
@@ -216,17 +216,32 @@ class FusedEngine:
 
     # ---- one unit --------------------------------------------------------------------------------
 
-    def _step(self) -> None:
-        """One pass over the running batch, and the next unit of each of its pictures."""
-        if self._batch is None:
-            self._batch = self._arranged()
-        batch = self._batch
+    def _pass(self, batch: _Batch, joining: Sequence[Drawing]) -> None:
+        """One pass over the running batch and the prompts of those who join it, and the next unit
+        of each of their pictures."""
+        prompts: list[Sequence[int]] = []
+        for drawing in joining:
+            prompts += [drawing.prompt, self.empty][: len(drawing.slots)]
+            noise = PictureNoise([drawing.request.seed])
+            self._noise[drawing] = noise.ahead(
+                drawing.units, self.stepper.codes, torch.device("cpu"), _AHEAD
+            )
+        slots = [slot for drawing in joining for slot in drawing.slots]
         for slot in batch.gaps:
             self._cache.truncate(slot, 0)  # what nobody reads must not grow
-        logits = self.stepper.step(batch.last[batch.owner], self._cache, batch.rows)
-        self.work.steps += 1
-        self.work.rows += len(batch.owner)
-        self.work.wasted += len(batch.gaps)
+        logits = self.stepper.advance(
+            batch.last[batch.owner], self._cache, batch.rows, prompts, slots
+        )
+        if rows := len(batch.owner):
+            self.work.steps += 1
+            self.work.rows += rows
+            self.work.wasted += len(batch.gaps)
+        self.work.prompts += sum(map(len, prompts))
+        if joining:
+            row_of = {slot: rows + row for row, slot in enumerate(slots)}
+            batch.places += [_places(drawing, row_of) for drawing in joining]
+            batch.choices = None
+        self._batch = None if joining else batch
         batch.last = self._draw(self._live, logits, batch)
 
     def _arranged(self) -> _Batch:
@@ -238,26 +253,10 @@ class FusedEngine:
         for number, drawing in enumerate(self._live):
             for slot in drawing.slots:
                 owner[row_of[slot]] = number
-        last = torch.tensor([drawing.drawn[-1] for drawing in self._live])
+        last = torch.tensor([d.drawn[-1] for d in self._live], dtype=torch.int64)
         gaps = [] if scattered else self.table.gaps
         where = torch.tensor(rows, dtype=torch.int32) if scattered else rows
         return _Batch(where, owner, last, gaps, [_places(d, row_of) for d in self._live])
-
-    def _read(self, joining: Sequence[Drawing]) -> None:
-        """Read the prompts of new pictures, and draw the first unit of each."""
-        prompts: list[Sequence[int]] = []
-        for drawing in joining:
-            prompts += [drawing.prompt, self.empty][: len(drawing.slots)]
-            noise = PictureNoise([drawing.request.seed])
-            self._noise[drawing] = noise.ahead(
-                drawing.units, self.stepper.codes, torch.device("cpu"), _AHEAD
-            )
-        slots = [slot for drawing in joining for slot in drawing.slots]
-        logits = self.stepper.read(prompts, self._cache, slots)
-        self.work.prompts += sum(map(len, prompts))
-        row_of = {slot: row for row, slot in enumerate(slots)}
-        places = [_places(drawing, row_of) for drawing in joining]
-        self._draw(joining, logits, _Batch(slots, torch.empty(0), torch.empty(0), [], places))
 
     def _draw(self, drawings: Sequence[Drawing], logits: Tensor, batch: _Batch) -> Tensor:
         """(n,) the next unit of each of these drawings; those that are whole leave."""

@@ -19,14 +19,15 @@ from arra.generators.fast import FastStepper, decoding
 from arra.serving.config import ServiceConfig
 from arra.serving.engine import BatchEngine, Engine, FusedEngine
 from arra.serving.requests import ENDED, Drawing, Request
-from arra.text_to_image import TextToImage
+from arra.text_to_image import TextToImage, alike
 
 log = logging.getLogger("arra.serving")
 
 _UNDRAWN = 200
 """Grey of the parts of a picture that are not drawn yet."""
-_TOGETHER, _PATIENCE = 16, 0.02
-"""Pictures that are painted at once, and seconds that the first of them waits for the others."""
+_TOGETHER, _PATIENCE, _LONGEST = 16, 0.003, 0.02
+"""Pictures that are painted at once, and seconds that the first of them waits for the others: at
+most, and at most where requests wait for a slot, so that every saving serves somebody."""
 
 
 class Draining(ArraError):
@@ -47,6 +48,7 @@ class Service:
         self.model, self.config, self.name = model, config or ServiceConfig(), name
         self.engine: Engine
         self.engine, self.way = _engine(model, self.config)
+        self._sizes = alike(model.codec, model.generator.codes_shape)
         self.created = int(time.time())
         self.draining = False
         self.painted = 0
@@ -138,7 +140,8 @@ class Service:
         if not self._to_paint:
             return drew
         waited = time.perf_counter() - self._to_paint[0][3]
-        if not drew or len(self._to_paint) >= _TOGETHER or waited >= _PATIENCE:
+        patience = _LONGEST if len(self.engine.queue) else _PATIENCE
+        if not drew or len(self._to_paint) >= _TOGETHER or waited >= patience:
             self._paint()
         return True
 
@@ -177,7 +180,7 @@ class Service:
         codes = torch.stack([job[1] for job in some])
         try:
             shape = len(some), *self.model.generator.codes_shape
-            pictures = self.model.paint(codes.clamp(min=0).view(shape))
+            pictures = self.model.paint(codes.clamp(min=0).view(shape), self._together(len(some)))
         except Exception as error:
             log.exception("%s: pictures could not be painted", self.name)
             for drawing, *_ in some:
@@ -194,6 +197,10 @@ class Service:
             else:
                 drawing.preview = unit, self._veiled(picture, painted)
                 drawing.tell()
+
+    def _together(self, count: int) -> int | None:
+        """The smallest number, of those that change nothing, in which so many can be painted."""
+        return min((size for size in self._sizes if size >= count), default=None)
 
     def _veiled(self, picture: np.ndarray, codes: Tensor) -> np.ndarray:
         """The picture with grey where no code is drawn yet."""

@@ -145,22 +145,33 @@ class EagerDecoder:
             cache.lengths[slot] = len(prompt)
         return logits
 
-    def step(self, tokens: Tensor, cache: EagerCache, slots: Sequence[int] | None = None) -> Tensor:
-        """Logits (B, codes) after one more token (B,) int64 of each row, or of these slots, which
-        are a range without gaps."""
-        if slots is not None:
-            here = slice(slots[0], slots[0] + len(slots))
-            if list(slots) != list(range(here.start, here.stop)):
-                raise ValueError(f"EagerDecoder.step: slots {list(slots)}, expected a range")
-            seen = 1 + max(cache.lengths[here])
-            part = EagerCache(
-                cache.keys[:, here], cache.values[:, here], cache.position[here], seen - 1
-            )
-            logits = self.step(tokens, part)
-            cache.position[here] = part.position
-            for slot in slots:
-                cache.lengths[slot] += 1
-            return logits
+    def advance(
+        self,
+        tokens: Tensor,
+        cache: EagerCache,
+        slots: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        places: Sequence[int],
+    ) -> Tensor:
+        """Logits (n + m, codes): after one more token (n,) of each of `slots`, a range without
+        gaps, and after m prompts, each read into one of `places`."""
+        parts = [self._go_on(tokens, cache, slots)] if len(slots) else []
+        return torch.cat(parts + ([self.read(prompts, cache, places)] if places else []))
+
+    def _go_on(self, tokens: Tensor, cache: EagerCache, slots: Sequence[int]) -> Tensor:
+        here = slice(slots[0], slots[0] + len(slots))
+        if list(slots) != list(range(here.start, here.stop)):
+            raise ValueError(f"EagerDecoder.advance: slots {list(slots)}, expected a range")
+        filled = max(cache.lengths[here])
+        part = EagerCache(cache.keys[:, here], cache.values[:, here], cache.position[here], filled)
+        logits = self.step(tokens, part)
+        cache.position[here] = part.position
+        for slot in slots:
+            cache.lengths[slot] += 1
+        return logits
+
+    def step(self, tokens: Tensor, cache: EagerCache) -> Tensor:
+        """Logits (B, codes) after one more token (B,) int64 of each row."""
         cache.filled += 1
         # compiled code is for one shape: it looks at the whole cache, most of it hidden
         seen = cache.keys.shape[3] if self._compiled else cache.filled

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_void_p
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -59,6 +61,43 @@ class _Choice(Structure):
         *((name, c_int32) for name in ("conditional", "unconditional", "top_k")),
         *((name, c_float) for name in ("scale", "temperature", "top_p")),
     ]
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Tokens that are read in one pass."""
+
+    ids: list[int]
+    slots: list[int]
+    places: list[int]
+    """The position of each in its slot."""
+    ends: list[int]
+    """Which of them logits are wanted after."""
+    rows: list[int]
+    """Where these go."""
+
+    @classmethod
+    def of(cls, prompts: Mapping[tuple[int, ...], int]) -> _Tokens:
+        """Whole prompts, each in a slot."""
+        return cls(
+            [token for prompt in prompts for token in prompt],
+            [slot for prompt, slot in prompts.items() for _ in prompt],
+            [place for prompt in prompts for place in range(len(prompt))],
+            [end - 1 for end in accumulate(map(len, prompts))],
+            list(range(len(prompts))),
+        )
+
+    def split(self, count: int) -> tuple[_Tokens, _Tokens]:
+        """The first `count` of them, and the others."""
+        done = sum(end < count for end in self.ends)
+        now, later = slice(None, count), slice(count, None)
+        left = [end - count for end in self.ends[done:]]
+        return (
+            _Tokens(
+                self.ids[now], self.slots[now], self.places[now], self.ends[:done], self.rows[:done]
+            ),
+            _Tokens(self.ids[later], self.slots[later], self.places[later], left, self.rows[done:]),
+        )
 
 
 class NativeCache:
@@ -187,47 +226,65 @@ class NativeDecoder:
 
         Every different prompt is read once.
         """
-        first: dict[tuple[int, ...], int] = {}
-        source = [first.setdefault(tuple(p), s) for p, s in zip(prompts, slots, strict=True)]
-        row_of = {slot: row for row, slot in enumerate(slots)}
-        logits = torch.empty(len(prompts), self.codes)
-        tokens: list[int] = []
-        places: list[int] = []
-        positions: list[int] = []
-        last: list[bool] = []
-        for prompt, slot in first.items():
-            tokens += prompt
-            places += [slot] * len(prompt)
-            positions += range(len(prompt))
-            last += [False] * (len(prompt) - 1) + [True]
-            cache.position[slot] = len(prompt)
-        for start in range(0, len(tokens), _CHUNK):
-            here = slice(start, start + _CHUNK)
-            wanted = torch.tensor(last[here]).nonzero()[:, 0]
-            place = torch.tensor(places[here], dtype=torch.int32)
-            position = torch.tensor(positions[here], dtype=torch.int32)
-            found = torch.empty(len(wanted), self.codes)
-            ids = torch.tensor(tokens[here])
-            self._forward(cache, ids, place, position, wanted.int(), found)
-            logits[[row_of[slot] for slot in place[wanted].tolist()]] = found
-        cache.copy(source, slots)
-        return logits[[row_of[slot] for slot in source]]
+        return self.advance(torch.empty(0, dtype=torch.int64), cache, (), prompts, slots)
 
-    def step(
-        self, tokens: Tensor, cache: NativeCache, slots: Sequence[int] | Tensor | None = None
-    ) -> Tensor:
-        """Logits (B, codes) after one more token (B,) int64 of each of `slots` (int32 where they
-        are a tensor), None: all."""
+    def step(self, tokens: Tensor, cache: NativeCache) -> Tensor:
+        """Logits (B, codes) after one more token (B,) int64 of each row."""
         logits = torch.empty(len(tokens), self.codes)
-        if slots is None:
-            self._forward(cache, tokens, cache.slot, cache.position, cache.slot, logits)
-            cache.position += 1
-            return logits
-        chosen = torch.as_tensor(slots, dtype=torch.int32)
-        position = cache.position[chosen]
-        self._forward(cache, tokens, chosen, position, cache.slot[: len(slots)], logits)
-        cache.position[chosen] = position + 1
+        self._forward(cache, tokens, cache.slot, cache.position, cache.slot, logits)
+        cache.position += 1
         return logits
+
+    def advance(
+        self,
+        tokens: Tensor,
+        cache: NativeCache,
+        slots: Sequence[int] | Tensor,
+        prompts: Sequence[Sequence[int]],
+        places: Sequence[int],
+    ) -> Tensor:
+        """Logits (n + m, codes) of one pass: after one more token (n,) of each of `slots`, and
+        after m prompts, each read into one of `places`; equal prompts are read once.
+
+        Prompts that are long together take further passes before.
+        """
+        chosen = torch.as_tensor(slots, dtype=torch.int32)
+        going, position = len(chosen), cache.position[chosen]
+        if not prompts:
+            logits = torch.empty(going, self.codes)
+            self._forward(cache, tokens, chosen, position, cache.slot[:going], logits)
+            cache.position[chosen] = position + 1
+            return logits
+        first: dict[tuple[int, ...], int] = {}
+        source = [first.setdefault(tuple(p), s) for p, s in zip(prompts, places, strict=True)]
+        new = _Tokens.of(first)
+        found = torch.empty(going + len(first), self.codes)
+        while len(new.ids) > _CHUNK:
+            part, new = new.split(_CHUNK)
+            self._forward_tokens(cache, part, found[going:])
+        rest = _Tokens(
+            tokens.tolist() + new.ids,
+            chosen.tolist() + new.slots,
+            position.tolist() + new.places,
+            list(range(going)) + [going + row for row in new.ends],
+            list(range(going)) + [going + row for row in new.rows],
+        )
+        self._forward_tokens(cache, rest, found)
+        cache.position[chosen] = position + 1
+        for prompt, slot in first.items():
+            cache.position[slot] = len(prompt)
+        cache.copy(source, places)
+        row_of = {slot: going + row for row, slot in enumerate(first.values())}
+        return found[[*range(going), *(row_of[slot] for slot in source)]]
+
+    def _forward_tokens(self, cache: NativeCache, tokens: _Tokens, found: Tensor) -> None:
+        """Read tokens, and put the logits after those that end something into their rows."""
+        slots, places, ends = (
+            torch.tensor(x, dtype=torch.int32) for x in (tokens.slots, tokens.places, tokens.ends)
+        )
+        logits = torch.empty(len(tokens.ends), self.codes)
+        self._forward(cache, torch.tensor(tokens.ids), slots, places, ends, logits)
+        found[tokens.rows] = logits
 
     def _forward(
         self,
