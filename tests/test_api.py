@@ -296,7 +296,7 @@ def test_a_body_that_does_not_arrive_ends(tmp_path):
 
 def test_a_painter_that_fails_tells_nothing_of_itself(server, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(server.service.model, "paint", lambda codes: 1 / 0)
+        patched.setattr(server.service.model, "paint", lambda *_: 1 / 0)
         answer = server.post(prompt=CAPTIONS[0])
         streamed = server.post(prompt=CAPTIONS[0], stream=True)
     assert answer.status_code == 500

@@ -82,7 +82,7 @@ def test_a_picture_is_shown_while_it_is_drawn(model, monkeypatch):
 
     painted: list[int] = []
     paint = service.model.paint
-    monkeypatch.setattr(service.model, "paint", lambda c, n: painted.append(len(c)) or paint(c, n))
+    monkeypatch.setattr(service.model, "paint", lambda c: painted.append(len(c)) or paint(c))
     (drawing,) = service.submit([Request(CAPTIONS[0], 3, GUIDED, previews=2)], listener)
     assert ended.wait(30)
     workshop.stop()

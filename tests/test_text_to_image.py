@@ -21,13 +21,7 @@ from arra.generators.raster import RasterGenerator
 from arra.pixels import to_uint8
 from arra.registry import codecs
 from arra.settings import SamplingConfig
-from arra.text_to_image import (
-    TextToImage,
-    alike,
-    checkpoint_folder,
-    paint,
-    quiet_transformers,
-)
+from arra.text_to_image import TextToImage, checkpoint_folder, paint, quiet_transformers
 
 CAPTIONS = ["a red 3", "a green 7 above it", "a blue 5 left of a red 3", None, "it"]
 
@@ -224,20 +218,3 @@ def test_nothing_but_tensors_and_json_is_saved(model, tmp_path):
     suffixes = {path.suffix for path in (tmp_path / "model").rglob("*") if path.is_file()}
     assert suffixes <= {".json", ".safetensors", ".jinja", ".txt"}
     assert load_file(tmp_path / "model" / "codec" / "model.safetensors")
-
-
-def test_fewer_pictures_are_painted_together_only_where_that_changes_nothing(codec, monkeypatch):
-    shape = (3, 3)
-    found = alike(codec, shape)
-    codes = torch.randint(codec.vocabulary, (21, *shape))
-    usual = paint(codec, codes)
-    assert found[0] == 16
-    for count in found:
-        assert np.array_equal(paint(codec, codes, count), usual)
-    decode = codec.decode
-
-    def rounded(codes):  # as a convolution that takes another way for few
-        return decode(codes) if len(codes) > 4 else decode(codes) * 0.5
-
-    monkeypatch.setattr(codec, "decode", rounded)
-    assert set(alike(codec, shape)) <= {16, 8}

@@ -187,22 +187,21 @@ class TextToImage:
         codes = sampler(way.stepper, texts, seeds, batch=batch, on_unit=on_unit)
         return codes.view(len(codes), *self.generator.codes_shape)
 
-    def paint(self, codes: torch.Tensor, together: int | None = None) -> np.ndarray:
+    def paint(self, codes: torch.Tensor) -> np.ndarray:
         """Pictures (N, H, W, 3), or clips (N, H, W, 3 T), uint8 of codes (N, ...), each the same in
         any company."""
-        return paint(self.codec, codes, together)
+        return paint(self.codec, codes)
 
 
 @torch.inference_mode()
-def paint(codec: Codec, codes: torch.Tensor, together: int | None = None) -> np.ndarray:
+def paint(codec: Codec, codes: torch.Tensor) -> np.ndarray:
     """Pictures (N, H, W, 3), or clips (N, H, W, 3 T), uint8 of codes (N, ...).
 
     Always as many at a time, the last ones filled up: convolutions round differently in batches of
-    other sizes, and the same codes should give the same bytes in any company. `together` is another
-    number, for who knows that it changes nothing (`alike`).
+    other sizes, and the same codes should give the same bytes in any company.
     """
     height, width = codec.size_of(codes)
-    together = together or _usual(height, width)
+    together = max(1, min(_TOGETHER, _PIXELS // (height * width)))
     pictures = np.empty((len(codes), height, width, codec.channels), dtype=np.uint8)
     for start in range(0, len(codes), together):
         part = codes[start : start + together].to(codec.device)
@@ -210,25 +209,6 @@ def paint(codec: Codec, codes: torch.Tensor, together: int | None = None) -> np.
         painted = to_uint8(codec.decode(torch.cat([part, filler])), codec.channels)
         pictures[start : start + together] = painted[: len(part)]
     return pictures
-
-
-def alike(codec: Codec, shape: tuple[int, ...]) -> list[int]:
-    """Numbers of pictures with codes of this shape, at most that which `paint` takes together,
-    for each of which a picture has the same bytes here: tried with random codes, for how a
-    convolution rounds depends on shapes alone."""
-    random = torch.Generator().manual_seed(0)
-    size = codec.size_of(torch.zeros(1, *shape, dtype=torch.int64))
-    most = _usual(*size)
-    codes = torch.randint(codec.vocabulary, (most, *shape), generator=random)
-    usual, found = paint(codec, codes), [most]
-    for count in (8, 4, 2, 1):
-        if count < most and np.array_equal(paint(codec, codes, count), usual):
-            found.append(count)
-    return found
-
-
-def _usual(height: int, width: int) -> int:
-    return max(1, min(_TOGETHER, _PIXELS // (height * width)))
 
 
 def load_generator(folder: str | Path) -> Generator:

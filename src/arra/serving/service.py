@@ -19,15 +19,15 @@ from arra.generators.fast import FastStepper, decoding
 from arra.serving.config import ServiceConfig
 from arra.serving.engine import BatchEngine, Engine, FusedEngine
 from arra.serving.requests import ENDED, Drawing, Request
-from arra.text_to_image import TextToImage, alike
+from arra.text_to_image import TextToImage
 
 log = logging.getLogger("arra.serving")
 
 _UNDRAWN = 200
 """Grey of the parts of a picture that are not drawn yet."""
-_TOGETHER, _PATIENCE, _LONGEST = 16, 0.003, 0.02
-"""Pictures that are painted at once, and seconds that the first of them waits for the others: at
-most, and at most where requests wait for a slot, so that every saving serves somebody."""
+_TOGETHER, _SHARE = 16, 0.15
+"""Pictures that are painted at once, and the share of the time that painting fewer may take: few
+take as long as many, so that painting each as soon as it is drawn would hold up all others."""
 
 
 class Draining(ArraError):
@@ -48,14 +48,14 @@ class Service:
         self.model, self.config, self.name = model, config or ServiceConfig(), name
         self.engine: Engine
         self.engine, self.way = _engine(model, self.config)
-        self._sizes = alike(model.codec, model.generator.codes_shape)
         self.created = int(time.time())
         self.draining = False
         self.painted = 0
         """Pictures that were finished."""
         self.changed: Callable[[], None] = lambda: None
         """Called when a request came: wakes who runs the service."""
-        self._to_paint: deque[tuple[Drawing, Tensor, int, float]] = deque()
+        self._to_paint: deque[tuple[Drawing, Tensor, int]] = deque()
+        self._painted_at = self._took = 0.0
 
     # ---- for callers, in any thread --------------------------------------------------------------
 
@@ -139,10 +139,12 @@ class Service:
         drew = self.engine.advance()
         if not self._to_paint:
             return drew
-        waited = time.perf_counter() - self._to_paint[0][3]
-        patience = _LONGEST if len(self.engine.queue) else _PATIENCE
-        if not drew or len(self._to_paint) >= _TOGETHER or waited >= patience:
+        rested = time.perf_counter() - self._painted_at >= self._took / _SHARE
+        if not drew or len(self._to_paint) >= _TOGETHER or rested:
+            began = time.perf_counter()
             self._paint()
+            self._painted_at = time.perf_counter()
+            self._took = self._painted_at - began
         return True
 
     def abandon(self, error: Exception) -> None:
@@ -159,7 +161,7 @@ class Service:
             return  # told of a preview, not of a unit
         if drawing.state == "drawn" or (drawing.state == "drawing" and self._shown(drawing)):
             drawing.copied = drawing.unit
-            self._to_paint.append((drawing, drawing.codes, drawing.unit, time.perf_counter()))
+            self._to_paint.append((drawing, drawing.codes, drawing.unit))
 
     def _shown(self, drawing: Drawing) -> bool:
         """Whether the picture is to be shown at its present unit."""
@@ -180,14 +182,14 @@ class Service:
         codes = torch.stack([job[1] for job in some])
         try:
             shape = len(some), *self.model.generator.codes_shape
-            pictures = self.model.paint(codes.clamp(min=0).view(shape), self._together(len(some)))
+            pictures = self.model.paint(codes.clamp(min=0).view(shape))
         except Exception as error:
             log.exception("%s: pictures could not be painted", self.name)
             for drawing, *_ in some:
                 if drawing.state not in ENDED:
                     drawing.end("failed", error)
             return
-        for (drawing, painted, unit, _), picture in zip(some, pictures, strict=True):
+        for (drawing, painted, unit), picture in zip(some, pictures, strict=True):
             if drawing.state in ENDED:
                 continue
             if unit == drawing.units:
@@ -197,10 +199,6 @@ class Service:
             else:
                 drawing.preview = unit, self._veiled(picture, painted)
                 drawing.tell()
-
-    def _together(self, count: int) -> int | None:
-        """The smallest number, of those that change nothing, in which so many can be painted."""
-        return min((size for size in self._sizes if size >= count), default=None)
 
     def _veiled(self, picture: np.ndarray, codes: Tensor) -> np.ndarray:
         """The picture with grey where no code is drawn yet."""
