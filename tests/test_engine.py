@@ -91,13 +91,25 @@ def alone(steppers):
     return codes
 
 
+@pytest.fixture
+def threaded():
+    """Sets the number of threads for a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 WAYS = [("native", "scattered"), ("native", "compacted"), ("native", "gaps")]
 WAYS += [("eager", "compacted"), ("eager", "gaps")]
 
 
 @pytest.mark.parametrize(("name", "placement"), WAYS)
-@pytest.mark.parametrize(("slots", "joins"), [(2, 0), (7, 1), (40, 0)])
-def test_a_request_gets_the_codes_it_gets_alone(steppers, alone, name, placement, slots, joins):
+@pytest.mark.parametrize(("slots", "joins"), [(2, 0), (7, 1), (9, 0), (40, 0)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_request_gets_the_codes_it_gets_alone(
+    steppers, alone, threaded, name, placement, slots, joins, threads
+):
+    threaded(threads)
     wanted = requests(12, seed=slots)
     gaps = random.Random(slots).choices(range(4), k=11)
     engine = engine_of(steppers[name], slots=slots, joins=joins, placement=placement)

@@ -229,9 +229,7 @@ class FusedEngine:
         slots = [slot for drawing in joining for slot in drawing.slots]
         for slot in batch.gaps:
             self._cache.truncate(slot, 0)  # what nobody reads must not grow
-        logits = self.stepper.advance(
-            batch.last[batch.owner], self._cache, batch.rows, prompts, slots
-        )
+        logits = self._logits(batch, prompts, slots)
         if rows := len(batch.owner):
             self.work.steps += 1
             self.work.rows += rows
@@ -243,6 +241,17 @@ class FusedEngine:
             batch.choices = None
         self._batch = None if joining else batch
         batch.last = self._draw(self._live, logits, batch)
+
+    def _logits(
+        self, batch: _Batch, prompts: Sequence[Sequence[int]], slots: Sequence[int]
+    ) -> Tensor:
+        """Of the batch's rows, and after the prompts."""
+        last, cache = batch.last[batch.owner], self._cache
+        if not set(batch.gaps) & set(slots):
+            return self.stepper.advance(last, cache, batch.rows, prompts, slots)
+        # who joins a gap that is computed must not be written over by it
+        gone_on = self.stepper.advance(last, cache, batch.rows, (), ())
+        return torch.cat((gone_on, self.stepper.advance(last[:0], cache, (), prompts, slots)))
 
     def _arranged(self) -> _Batch:
         """The running batch as its pictures are now."""
