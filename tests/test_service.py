@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from transformers import LlamaConfig
 
 from arra.codecs.autoencoder import AutoencoderConfig
@@ -170,3 +171,14 @@ def test_two_checkpoints_share_a_thread(model):
     assert {d.state for d in drawings} == {"done"}
     for a, b in zip(drawings[:6], drawings[6:], strict=True):
         assert np.array_equal(a.picture, b.picture)
+
+
+def test_the_thread_that_draws_computes_with_as_many_threads_as_it_is_told(model):
+    found: list[int] = []
+    before = torch.get_num_threads()
+    service = Service(model, ServiceConfig(slots=4))
+    workshop = Workshop([service], threads=3).start()
+    service.submit([Request(None, 1, PLAIN)], lambda _: found.append(torch.get_num_threads()))
+    assert workshop.stop(60)
+    torch.set_num_threads(before)
+    assert set(found) == {3}

@@ -79,7 +79,8 @@ def open_workshop(job: Serving) -> Workshop:
         [
             Service(TextToImage.from_pretrained(path, job.device), job.service, name)
             for name, path in job.named().items()
-        ]
+        ],
+        job.server.threads,
     )
 
 

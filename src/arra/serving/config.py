@@ -63,6 +63,9 @@ class ServerConfig:
     """Seconds after which a request that is not answered ends with an error."""
     patience: float = 30.0
     """Seconds that a server which was told to stop goes on drawing what it took."""
+    threads: int = 0
+    """Threads that compute each product of matrices; 0: one a core. Small models answer sooner with
+    1, which leaves the other cores to clients and to the page."""
     connections: int = 1000
     """Connections at once; more are turned away."""
     cors: tuple[str, ...] = ()
@@ -88,6 +91,7 @@ class ServerConfig:
             ("body_seconds", 0.0 < self.body_seconds < 1e9, "more than 0"),
             ("timeout", 0.0 < self.timeout < 1e9, "more than 0"),
             ("patience", 0.0 <= self.patience < 1e9, "0 or more"),
+            ("threads", self.threads >= 0, "0 (one a core) or more"),
             ("connections", self.connections >= 1, "1 or more"),
         )
         for name, fine, expected in checks:

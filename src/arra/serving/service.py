@@ -217,12 +217,14 @@ class Workshop:
     cores slow one another down many times.
     """
 
-    def __init__(self, services: Sequence[Service]):
+    def __init__(self, services: Sequence[Service], threads: int = 0):
+        """`threads` compute each product of matrices; 0: as many as torch takes."""
         if not services:
             raise InputError("Workshop: no service, expected one or more")
         self.services = {service.name: service for service in services}
         if len(self.services) != len(services):
             raise InputError("Workshop: two services of the same name")
+        self._threads = threads
         self._woken = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="arra-workshop", daemon=True)
@@ -274,6 +276,8 @@ class Workshop:
 
     @torch.inference_mode()
     def _run(self) -> None:
+        if self._threads:
+            torch.set_num_threads(self._threads)
         while not self._stopping:
             self._woken.clear()
             busy = [self._advance(service) for service in self.services.values()]

@@ -37,6 +37,8 @@ class Recipe:
     """Rows of the passes that are timed."""
     large: LlamaSize = field(default_factory=lambda: LlamaSize(512, 8, 8, 1408, positions=96))
     """A larger one, whose passes are timed too: weights that no cache holds."""
+    repeats: int = 5
+    """Times that arrivals are served; the middle one counts."""
     timed: int = 40
     """Passes of each kind that are timed."""
 
@@ -53,6 +55,7 @@ def tiny() -> Recipe:
         lengths=(3, 9),
         slots=4,
         passes=(1, 4),
+        repeats=1,
         timed=2,
     )
 
