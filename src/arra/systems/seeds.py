@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from arra.experiments.parallel import Job, run_jobs
 from arra.metrics.bootstrap import PairedDifference, paired_difference
+from arra.systems.base import ClaimRun
 from arra.systems.results import Better, Estimate, Measure
 
 Result = dict[str, Any]
@@ -14,6 +16,30 @@ Reading = Callable[[Result], float]
 """Takes one number out of it."""
 Row = tuple[str, Better, Reading]
 """A line of the table: its name, which direction is better, and the number."""
+
+
+def run_arms(
+    function: Callable[..., Result],
+    arms: Collection[Any],
+    run: ClaimRun,
+    argument: str = "arm",
+    **given: Any,
+) -> dict[Any, list[Result]]:
+    """What `function` measures of every arm, seed by seed.
+
+    It is called, in processes of its own, with `given`, the claim's folder and quiet, the seed, and
+    the arm as `argument`.
+    """
+    pairs = [(seed, arm) for seed in run.seeds for arm in arms]
+    common = {**given, "folder": run.folder, "quiet": run.quiet}
+    jobs = [
+        Job(f"{arm}, seed {seed}", function, {**common, argument: arm, "seed": seed})
+        for seed, arm in pairs
+    ]
+    found: dict[Any, list[Result]] = {arm: [] for arm in arms}
+    for (_, arm), result in zip(pairs, run_jobs(jobs, quiet=run.quiet), strict=True):
+        found[arm].append(result)
+    return found
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:

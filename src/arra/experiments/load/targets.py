@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -42,7 +43,7 @@ class Target(Protocol):
         """End what it started."""
 
 
-class _Line:
+class _Line(ABC):
     """Requests that one thread answers."""
 
     def __init__(self) -> None:
@@ -64,9 +65,9 @@ class _Line:
         self.waiting.put(None)
         self._thread.join()
 
+    @abstractmethod
     def run(self) -> None:
         """Answer until there comes None."""
-        raise NotImplementedError
 
     def count(self, steps: int, some: list[Asked]) -> None:
         """Note what was computed for a batch."""

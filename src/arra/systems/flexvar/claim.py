@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
-from arra.experiments.digits import Judge, digits, floors, train_judge
-from arra.experiments.parallel import Job, run_jobs
+from arra.experiments.digits import digits, floors, train_judge
 from arra.files import to_plain
 from arra.metrics.bootstrap import PairedDifference, paired_difference
 from arra.systems.base import ClaimRun
@@ -32,7 +30,7 @@ from arra.systems.flexvar.recipe import (
     named,
 )
 from arra.systems.results import ClaimResult, Measure, Verdict
-from arra.systems.seeds import Reading, Result, Row, estimate, measure, paired
+from arra.systems.seeds import Reading, Result, Row, estimate, measure, paired, run_arms
 
 Results = dict[str, list[Result]]
 
@@ -65,7 +63,7 @@ def claim(run: ClaimRun) -> ClaimResult:
     known, held_out = digits()
     judge = train_judge(known, held_out, recipe.judge_crop)
     judge = replace(judge, reference=held_out.cropped(recipe.crop).pictures)
-    results = _run_all(recipe, judge, run)
+    results = run_arms(train_arm, ARMS, run, recipe=recipe, judge=judge)
     verdict, statement = judged(results)
     return ClaimResult(
         verdict=verdict,
@@ -76,24 +74,6 @@ def claim(run: ClaimRun) -> ClaimResult:
         ),
         settings=to_plain({"recipe": recipe, "unseen": UNSEEN}),
     )
-
-
-def _run_all(recipe: Recipe, judge: Judge, run: ClaimRun) -> Results:
-    given: dict[str, Any] = {
-        "recipe": recipe,
-        "judge": judge,
-        "folder": run.folder,
-        "quiet": run.quiet,
-    }
-    pairs = [(seed, arm) for seed in run.seeds for arm in ARMS]
-    jobs = [
-        Job(f"{arm}, seed {seed}", train_arm, {**given, "arm": arm, "seed": seed})
-        for seed, arm in pairs
-    ]
-    found: Results = {arm: [] for arm in ARMS}
-    for (_, arm), result in zip(pairs, run_jobs(jobs, quiet=run.quiet), strict=True):
-        found[arm].append(result)
-    return found
 
 
 def _measures(results: Results) -> list[Measure]:

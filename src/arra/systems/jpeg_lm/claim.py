@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from arra.experiments.digits import Judge
-from arra.experiments.parallel import Job, run_jobs
 from arra.files import to_plain
 from arra.systems.base import ClaimRun
 from arra.systems.jpeg_lm.arms import log, make_judge, real_distance, robustness, train_arm
 from arra.systems.jpeg_lm.recipe import ARMS, JPEG, PIXELS, RECIPES, SCRAMBLED, SQUARES, Recipe
 from arra.systems.results import ClaimResult, Measure, Verdict
-from arra.systems.seeds import Result, Row, estimate, measure, paired
+from arra.systems.seeds import Result, Row, estimate, measure, paired, run_arms
 
 Results = dict[str, list[Result]]
 """Arm to what was measured, in the order of the seeds."""
@@ -48,7 +46,7 @@ def claim(run: ClaimRun) -> ClaimResult:
     """Train and judge all arms for all seeds, and try the codecs on other pictures."""
     recipe = RECIPES[run.budget]()
     judge = make_judge(recipe)
-    results = _run_all(recipe, judge, run)
+    results = run_arms(train_arm, ARMS, run, recipe=recipe, judge=judge)
     codecs = {
         arm: [robustness(recipe, arm, seed) for seed in run.seeds]
         for arm in (JPEG, PIXELS, SQUARES)
@@ -61,19 +59,6 @@ def claim(run: ClaimRun) -> ClaimResult:
         scale=_scale(recipe, results, real_distance(judge, recipe)),
         settings=to_plain(recipe),
     )
-
-
-def _run_all(recipe: Recipe, judge: Judge, run: ClaimRun) -> Results:
-    given = {"recipe": recipe, "judge": judge, "folder": run.folder, "quiet": run.quiet}
-    pairs = [(seed, arm) for seed in run.seeds for arm in ARMS]
-    jobs = [
-        Job(f"{arm}, seed {seed}", train_arm, {**given, "arm": arm, "seed": seed})
-        for seed, arm in pairs
-    ]
-    found: Results = {arm: [] for arm in ARMS}
-    for (_, arm), result in zip(pairs, run_jobs(jobs, quiet=run.quiet), strict=True):
-        found[arm].append(result)
-    return found
 
 
 def _measures(results: Results, codecs: Results) -> list[Measure]:

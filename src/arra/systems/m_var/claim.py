@@ -7,13 +7,12 @@ cross-entropy of the same codes, scale by scale.
 
 from __future__ import annotations
 
-from arra.experiments.parallel import Job, run_jobs
 from arra.files import to_plain
 from arra.systems.base import ClaimRun
 from arra.systems.m_var.arms import seconds_by_length, size_of, train_arm
 from arra.systems.m_var.recipe import ARMS, BOTH, FULL, INTRA, RECIPES, SCAN, Recipe
 from arra.systems.results import ClaimResult, Estimate, Measure, Verdict
-from arra.systems.seeds import Reading, Result, Row, estimate, measure, paired
+from arra.systems.seeds import Reading, Result, Row, estimate, measure, paired, run_arms
 
 Results = dict[str, list[Result]]
 
@@ -36,7 +35,7 @@ def at(level: int) -> Reading:
 def claim(run: ClaimRun) -> ClaimResult:
     """Train and measure all arms for all seeds, then time blocks over growing pyramids."""
     recipe = RECIPES[run.budget]()
-    results = _run_all(recipe, run)
+    results = run_arms(train_arm, ARMS, run, "mixer", recipe=recipe)
     verdict, statement = judged(results)
     return ClaimResult(
         verdict=verdict,
@@ -47,19 +46,6 @@ def claim(run: ClaimRun) -> ClaimResult:
             {"recipe": recipe, "feed_forward": {a: size_of(recipe, a).feed_forward for a in ARMS}}
         ),
     )
-
-
-def _run_all(recipe: Recipe, run: ClaimRun) -> Results:
-    given = {"recipe": recipe, "folder": run.folder, "quiet": run.quiet}
-    pairs = [(seed, mixer) for seed in run.seeds for mixer in ARMS]
-    jobs = [
-        Job(f"{mixer}, seed {seed}", train_arm, {**given, "mixer": mixer, "seed": seed})
-        for seed, mixer in pairs
-    ]
-    found: Results = {mixer: [] for mixer in ARMS}
-    for (_, mixer), result in zip(pairs, run_jobs(jobs, quiet=run.quiet), strict=True):
-        found[mixer].append(result)
-    return found
 
 
 def _measures(results: Results) -> list[Measure]:

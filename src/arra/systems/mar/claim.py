@@ -7,13 +7,12 @@ is a neighbour of the last. One causal transformer, several heads.
 
 from __future__ import annotations
 
-from arra.experiments.parallel import Job, run_jobs
 from arra.files import to_plain
 from arra.systems.base import ClaimRun
 from arra.systems.mar.arms import train_arm
 from arra.systems.mar.recipe import ARMS, CODES, DIFFUSION, RECIPES, REGRESSION, Arm, Recipe
 from arra.systems.results import ClaimResult, Estimate, Measure, Verdict
-from arra.systems.seeds import Reading, Result, Row, estimate, measure, over_seeds, paired
+from arra.systems.seeds import Reading, Result, Row, estimate, measure, over_seeds, paired, run_arms
 
 Results = dict[Arm, list[Result]]
 
@@ -43,7 +42,7 @@ def excess(result: Result) -> float:
 def claim(run: ClaimRun) -> ClaimResult:
     """Train and measure all arms for all seeds."""
     recipe = RECIPES[run.budget]()
-    results = _run_all(recipe, run)
+    results = run_arms(train_arm, ARMS, run, recipe=recipe)
     verdict, statement = judged(results)
     return ClaimResult(
         verdict=verdict,
@@ -52,19 +51,6 @@ def claim(run: ClaimRun) -> ClaimResult:
         scale=_scale(recipe, results),
         settings=to_plain({"recipe": recipe}),
     )
-
-
-def _run_all(recipe: Recipe, run: ClaimRun) -> Results:
-    given = {"recipe": recipe, "folder": run.folder, "quiet": run.quiet}
-    pairs = [(seed, arm) for seed in run.seeds for arm in ARMS]
-    jobs = [
-        Job(f"{arm.name}, seed {seed}", train_arm, {**given, "arm": arm, "seed": seed})
-        for seed, arm in pairs
-    ]
-    found: Results = {arm: [] for arm in ARMS}
-    for (_, arm), result in zip(pairs, run_jobs(jobs, quiet=run.quiet), strict=True):
-        found[arm].append(result)
-    return found
 
 
 def judged(results: Results) -> tuple[Verdict, str]:

@@ -19,6 +19,9 @@ class Arm:
     codes: int = 0
     """Of the k-means codebook."""
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def name(self) -> str:
         """For tables and folders."""

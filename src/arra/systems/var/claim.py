@@ -11,12 +11,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from arra.experiments.digits import Judge, digits, floors, train_judge
-from arra.experiments.parallel import Job, run_jobs
+from arra.experiments.digits import digits, floors, train_judge
 from arra.files import to_plain
 from arra.systems.base import ClaimRun
 from arra.systems.results import ClaimResult, Estimate, Measure, Verdict
-from arra.systems.seeds import Result, Row, estimate, measure, paired
+from arra.systems.seeds import Result, Row, estimate, measure, paired, run_arms
 from arra.systems.var.arms import drawing_seconds, middle, train_arm
 from arra.systems.var.recipe import ARMS, BANDS, RASTER, RECIPES, SCALES, Recipe
 
@@ -55,7 +54,7 @@ def claim(run: ClaimRun) -> ClaimResult:
     known, held_out = digits()
     judge = train_judge(known, held_out, recipe.judge_crop)
     judge = replace(judge, reference=held_out.cropped(recipe.crop).pictures)
-    results = _run_all(recipe, judge, run)
+    results = run_arms(train_arm, ARMS, run, recipe=recipe, judge=judge)
     measures = [measure(row, *(results[arm] for arm in (SCALES, RASTER, BANDS))) for row in ROWS]
     if len(run.seeds) > 1:
         measures += [_gap(row, results) for row in ROWS[:2]]
@@ -70,19 +69,6 @@ def claim(run: ClaimRun) -> ClaimResult:
         ),
         settings=to_plain({"recipe": recipe, "units": ARMS}),
     )
-
-
-def _run_all(recipe: Recipe, judge: Judge, run: ClaimRun) -> Results:
-    given = {"recipe": recipe, "judge": judge, "folder": run.folder, "quiet": run.quiet}
-    pairs = [(seed, arm) for seed in run.seeds for arm in ARMS]
-    jobs = [
-        Job(f"{arm}, seed {seed}", train_arm, {**given, "arm": arm, "seed": seed})
-        for seed, arm in pairs
-    ]
-    found: Results = {arm: [] for arm in ARMS}
-    for (_, arm), result in zip(pairs, run_jobs(jobs, quiet=run.quiet), strict=True):
-        found[arm].append(result)
-    return found
 
 
 def _gap(row: Row, results: Results) -> Measure:
