@@ -183,10 +183,10 @@ def test_a_result_is_kept_and_shown(result, tmp_path):
     result.write(tmp_path / "runs" / "load.json")
     assert read_load(tmp_path / "runs" / "load.json") == result
     record(tmp_path / "runs", tmp_path / "page")
-    assert {p.name for p in (tmp_path / "page").iterdir()} == {
+    assert {p.name for p in (tmp_path / "page" / "demo").iterdir()} == {
         *("load.json", "latency.png", "memory.png")
     }
-    text = block("serve", tmp_path / "page", "page")
+    text = block("demo", tmp_path / "page", "page")
     assert "3 times that, 80.0 ms" in text
     assert "0 wrong, 0 lost, 0 refused, 0 failed" in text
     assert "| 4.00 | ≥ 3 |" in text
@@ -196,10 +196,11 @@ def test_a_result_is_kept_and_shown(result, tmp_path):
     assert {len(row) for row in rows} == {len(columns)}
     columns, rows = bound_table(result)
     assert {len(row) for row in rows} == {len(columns)}
-    assert block("serve", tmp_path, "page") is None
-    (tmp_path / "load.json").write_text('{"format": 1}')
+    assert block("111M", tmp_path / "page", "page") is None
+    (tmp_path / "111M").mkdir()
+    (tmp_path / "111M" / "load.json").write_text('{"format": 1}')
     with pytest.raises(InputError, match=r"load\.json: not the result"):
-        block("serve", tmp_path, "page")
+        block("111M", tmp_path, "page")
 
 
 def test_a_tiny_budget_shows_that_it_runs(tmp_path, capsys):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from arra.errors import InputError
-from arra.settings import SamplingConfig
+from arra.settings import LlamaName, SamplingConfig
 
 SETTINGS = (
     SamplingConfig(2.0),
@@ -24,8 +25,11 @@ class LoadConfig:
     """How a server is loaded."""
 
     checkpoint: Path | None = None
-    """What draws: a run folder, its model/, or an exported checkpoint. Without one: a model of the
-    demo's size with random weights."""
+    """What draws: a run folder, its model/, or an exported checkpoint. Without one: a model with
+    random weights."""
+    size: Literal["demo"] | LlamaName = "demo"
+    """How large that is: as the demo's, which the processor's caches hold, or a size of LlamaGen,
+    whose weights every pass reads from memory."""
     minutes: float | None = None
     """How long the load lasts, in all ways together. Default: 10, or 0.1 with --budget tiny."""
     clients: int = 64

@@ -2,7 +2,8 @@
 
     python -m arra.experiments.load.page docs/serving-bench.md --record runs/bench/serve
 
-takes what `arra bench serve` measured into `docs/serving-bench` and writes the page's tables again.
+takes what `arra bench serve` measured into `docs/serving-bench`, in a folder named after the size
+of the model, and writes the page's tables again.
 """
 
 from __future__ import annotations
@@ -145,10 +146,11 @@ def plot(result: LoadResult, folder: Path) -> list[Path]:
 
 
 def block(name: str, results: Path, link: str) -> str | None:
-    """Plots, sentences and tables; None where nothing has been measured."""
-    if not (results / FILE).is_file():
+    """Plots, sentences and tables of the size that `name` names; None where nothing has been
+    measured."""
+    if not (results / name / FILE).is_file():
         return None
-    result = read_load(results / FILE)
+    result, link = read_load(results / name / FILE), f"{link}/{name}"
     parts = [
         f"![latency against the rate of arrivals]({link}/{LATENCY})",
         *lines(result),
@@ -164,11 +166,12 @@ def block(name: str, results: Path, link: str) -> str | None:
 
 
 def record(runs: Path, results: Path) -> None:
-    """Take a full result into `results`, with its plots."""
+    """Take a full result into the folder of its size in `results`, with its plots."""
     result = read_load(runs / FILE)
     if result.budget == "full":
-        result.write(results / FILE)
-        plot(result, results)
+        folder = results / result.config.size
+        result.write(folder / FILE)
+        plot(result, folder)
 
 
 def _times(ratio: float) -> str:

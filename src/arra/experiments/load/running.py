@@ -20,6 +20,7 @@ from arra.experiments.load.targets import OneAtATime, RunningBatch, StaticBatche
 from arra.experiments.load.wire import OverHttp, disturbed, serving, stop_under_load
 from arra.experiments.speed.counted import resident_memory
 from arra.progress import Task, track
+from arra.settings import LlamaSize
 from arra.text_to_image import TextToImage
 
 _SATURATION, _SOAK, _WIRE = 0.04, 0.45, 0.15
@@ -50,11 +51,14 @@ def load_model(config: LoadConfig) -> tuple[TextToImage, str]:
     from arra.experiments.speed.decoding import DEMO
     from arra.generators.raster import RasterGenerator
 
+    size = DEMO.model if config.size == "demo" else LlamaSize.named(config.size)
     tokenizer = train_text_tokenizer(_captions(), kind="word")
-    generator = RasterGenerator.from_scratch(tokenizer, DEMO.codes, DEMO.grid, DEMO.model, seed=0)
+    generator = RasterGenerator.from_scratch(tokenizer, DEMO.codes, DEMO.grid, size, seed=0)
     codec = VQCodec.seeded(scene_codec(), 0)
     generator.config = replace(generator.config, codec=codec.fingerprint())
-    return TextToImage(generator, codec), "a model of the demo's size with random weights"
+    millions = sum(weight.numel() for weight in generator.parameters()) / 1e6
+    note = f"a model of {millions:.0f} million parameters ({config.size}) with random weights"
+    return TextToImage(generator, codec), note
 
 
 def _captions() -> list[str]:
