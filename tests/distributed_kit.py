@@ -14,7 +14,7 @@ from arra.generators.base import Batch
 from arra.generators.batches import collate, sequence
 from arra.generators.raster import RasterGenerator
 from arra.objectives.alignment import Alignment
-from arra.objectives.cross_entropy import NextToken
+from arra.objectives.laws import NextToken
 from arra.settings import AdapterConfig, AlignmentConfig, LlamaSize
 from arra.training.config import TrainConfig
 from arra.training.loop import train

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from arra import registry
+from arra.codecs.latent import PixelCodec
 from arra.codecs.streamed import StreamCodec
 from arra.networks.part import Part
 from arra.objectives.base import Objective
@@ -93,7 +94,7 @@ def test_a_seed_is_all_that_decides_initial_weights(cls):
     one, two, other = (cls.seeded(part.config, seed).fingerprint() for seed in (3, 3, 4))
     assert one == two
     referred = "fingerprint" in cls.Config.__dataclass_fields__  # weights come from elsewhere
-    weightless = issubclass(cls, StreamCodec)  # a file format has none
+    weightless = issubclass(cls, StreamCodec | PixelCodec)  # file formats and pixels have none
     assert (one == other) == (referred or weightless)
 
 

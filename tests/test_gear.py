@@ -22,7 +22,7 @@ from arra.generators.raster import RasterGenerator
 from arra.networks.language_model import decoder_blocks
 from arra.networks.part import weights_fingerprint
 from arra.objectives.alignment import Alignment
-from arra.objectives.cross_entropy import NextToken
+from arra.objectives.laws import NextToken
 from arra.pixels import to_unit
 from arra.settings import AlignmentConfig, LlamaSize
 from arra.systems.gear import claim, recipe, stages

@@ -25,7 +25,7 @@ from arra.networks.grid_llama import (
     rotate,
 )
 from arra.objectives.alignment import Alignment
-from arra.objectives.cross_entropy import NextToken
+from arra.objectives.laws import NextToken
 from arra.orders.builders import raster
 from arra.randomness import seeded
 from arra.samplers.logits import SamplingConfig, guide, law

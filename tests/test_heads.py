@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from arra.errors import InputError
-from arra.heads.denoiser import Denoiser, waves
 from arra.heads.diffusion import DiffusionHead
 from arra.heads.gaussian import GaussianHead
 from arra.heads.processes import (
@@ -21,6 +20,7 @@ from arra.heads.processes import (
     cosine_signal,
     spread,
 )
+from arra.networks.denoiser import Denoiser, waves
 
 PROCESSES = {
     "epsilon, DDIM": lambda steps: Diffusion("epsilon", steps=steps),

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from arra.generators.masked import MaskedGenerator
-from arra.objectives.cross_entropy import NextToken
+from arra.objectives.laws import NextToken
 from arra.randomness import seeded
 from arra.samplers.logits import SamplingConfig
 from arra.samplers.masked import MaskedSampler

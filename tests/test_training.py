@@ -26,7 +26,7 @@ from arra import files
 from arra.errors import InputError, TrainingDiverged
 from arra.generators.base import Batch, Generator, Output
 from arra.objectives.base import Objective
-from arra.objectives.cross_entropy import NextToken, ZLoss
+from arra.objectives.laws import NextToken, ZLoss
 from arra.registry import Registry, objectives
 from arra.training import checkpoint
 from arra.training.config import TrainConfig, learning_rate

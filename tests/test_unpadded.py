@@ -19,7 +19,7 @@ from arra.networks.language_model import (
 )
 from arra.networks.unpadded import Heads, Places
 from arra.networks.unpadded_decoder import UnpaddedDecoder
-from arra.objectives.cross_entropy import NextToken, ZLoss
+from arra.objectives.laws import NextToken, ZLoss
 from arra.settings import AdapterConfig
 from lm_kit import ARCHITECTURES, CODES, SHAPE, word_tokenizer
 

@@ -15,7 +15,7 @@ from arra.errors import InputError
 from arra.generators.batches import RasterBatches
 from arra.generators.raster import RasterGenerator
 from arra.objectives.alignment import Alignment
-from arra.objectives.cross_entropy import NextToken, ZLoss
+from arra.objectives.laws import NextToken, ZLoss
 from arra.settings import AlignmentConfig, BatchConfig
 from arra.training.config import TrainConfig
 from arra.training.loop import train

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from arra.generators.raster import RasterGenerator
     from arra.jobs.sources import sample_pictures
     from arra.objectives.alignment import Alignment
-    from arra.objectives.cross_entropy import NextToken, ZLoss
+    from arra.objectives.laws import NextToken, ZLoss
     from arra.settings import AlignmentConfig, BatchConfig, LlamaSize, SamplingConfig
     from arra.text_to_image import TextToImage
     from arra.training.config import TrainConfig
@@ -53,7 +53,7 @@ _HOMES = {
     "LFQCodec": "arra.codecs",
     "LFQConfig": "arra.codecs",
     "LlamaSize": "arra.settings",
-    "NextToken": "arra.objectives.cross_entropy",
+    "NextToken": "arra.objectives.laws",
     "PreparedStore": "arra.data.store",
     "Preprocessing": "arra.encoders",
     "PretrainedConfig": "arra.encoders",
@@ -66,7 +66,7 @@ _HOMES = {
     "TrainConfig": "arra.training.config",
     "VQCodec": "arra.codecs",
     "VQConfig": "arra.codecs",
-    "ZLoss": "arra.objectives.cross_entropy",
+    "ZLoss": "arra.objectives.laws",
     "open_pictures": "arra.data.pictures",
     "prepare": "arra.data.prepare",
     "sample_pictures": "arra.jobs.sources",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+
+Noise = Callable[..., Any]
+"""noise(*shape) is a tensor (B, *shape) float32, standard normal: the next of B pictures."""
 
 
 @contextmanager

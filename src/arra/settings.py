@@ -169,6 +169,43 @@ class GridOptions:
 
 
 @dataclass(frozen=True)
+class VectorOptions:
+    """What a generator of vectors has beside its network's size, a `LlamaSize`."""
+
+    objective: Literal["flow", "v", "epsilon"] = "flow"
+    """What the head predicts of noisy vectors: the velocity of a straight flow, or of a diffusion v
+    or the noise. Where the network itself is the head it is flow."""
+    steps: int = 25
+    """Evaluations of the head, or of the network, that draw a unit."""
+    stochastic: bool = False
+    """Whether every such step adds new noise (ancestral diffusion, or the stochastic flow of SiT)
+    or only the first (DDIM, Euler)."""
+    logit: bool = False
+    """Whether times of training are logistic normal and not uniform, for flow."""
+    inner: int = 256
+    """Width of the head's own network."""
+    inner_depth: int = 3
+    """Blocks of the head's own network."""
+    repeats: int = 4
+    """Times and noises with which a head of single vectors learns each vector at once."""
+    rounds: int = 8
+    """Of a generator that draws hidden cells: passes that draw a picture."""
+    entity: Literal["token", "cell", "subsample", "scale", "image"] = "cell"
+    """Of a generator of entities: what is drawn at once."""
+    side: int = 2
+    """Rows and columns of a cell, of a subsample's spacing, or of a block."""
+
+    def __post_init__(self) -> None:
+        if self.objective not in (known := ("flow", "v", "epsilon")):
+            raise InputError(
+                f"VectorOptions.objective: {self.objective!r}, expected one of {', '.join(known)}"
+            )
+        for name in ("steps", "inner", "inner_depth", "repeats", "rounds", "side"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"VectorOptions.{name}: {value}, expected at least 1")
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Sizes of the networks that generators make from scratch; each reads its own."""
 
@@ -178,6 +215,8 @@ class Sizes:
     """Of a next-scale transformer."""
     grid: GridOptions = field(default_factory=GridOptions)
     """What a Llama over a grid of codes, whose size is `llama`, has beside it."""
+    vectors: VectorOptions = field(default_factory=VectorOptions)
+    """What a generator of vectors, whose network has the size `llama`, has beside it."""
 
 
 @dataclass(frozen=True)

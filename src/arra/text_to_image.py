@@ -55,6 +55,11 @@ class TextToImage:
                 f"the generator has {generator.codes} picture tokens, the codec {codec.vocabulary} "
                 "codes"
             )
+        if generator.dimensions != codec.dimensions:
+            raise ProvenanceError(
+                f"the generator draws vectors of {generator.dimensions} numbers, the codec has "
+                f"{codec.dimensions}"
+            )
         self.generator, self.codec = generator.eval(), codec.eval()
         self.scales: tuple[tuple[int, int], ...] | None = None  # of a schedule that was asked for
 
@@ -136,7 +141,8 @@ class TextToImage:
         W, 3 T), frame after frame (`arra.pixels.unstacked` gives (N, T, H, W, 3)).
 
         A caption of None draws whatever the model likes. A picture depends on its caption, its seed
-        and `sampling` only, not on the `batch` it is drawn in. `on_unit` is called with the number
+        and `sampling` only, not on the `batch` it is drawn in; where codes are vectors a value may
+        differ by one for the rounding of matrix products. `on_unit` is called with the number
         of pictures whenever that many have got one more unit; a picture has `generator.units`.
 
         `decoder` "auto" draws the fastest way that gives the pictures of "plain" (the language
@@ -169,7 +175,7 @@ class TextToImage:
         precision: Precision = "fp32",
         on_unit: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
-        """The codes (N, ...) int64 that `draw` paints."""
+        """The codes (N, ...) that `draw` paints: int64, or float32 where they are vectors."""
         if isinstance(captions, str):
             raise InputError("captions: a single string, expected several: [caption]")
         texts = [

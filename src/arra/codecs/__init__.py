@@ -4,6 +4,14 @@
 from arra.codecs.avc import AvcCodec, AvcConfig
 from arra.codecs.binary import BinaryCodec, BinaryConfig
 from arra.codecs.jpeg import JpegCodec, JpegConfig
+from arra.codecs.latent import (
+    DiffusersCodec,
+    DiffusersConfig,
+    KLCodec,
+    KLConfig,
+    PixelCodec,
+    PixelConfig,
+)
 from arra.codecs.lfq import LFQCodec, LFQConfig
 from arra.codecs.multiscale import MultiScaleCodec, MultiScaleConfig
 from arra.codecs.native import ChameleonCodec, Emu3Codec, JanusCodec, NativeConfig
@@ -17,10 +25,14 @@ __all__ = [
     "BinaryCodec",
     "BinaryConfig",
     "ChameleonCodec",
+    "DiffusersCodec",
+    "DiffusersConfig",
     "Emu3Codec",
     "JanusCodec",
     "JpegCodec",
     "JpegConfig",
+    "KLCodec",
+    "KLConfig",
     "LFQCodec",
     "LFQConfig",
     "MultiScaleCodec",
@@ -28,6 +40,8 @@ __all__ = [
     "NativeConfig",
     "PatchCodec",
     "PatchConfig",
+    "PixelCodec",
+    "PixelConfig",
     "ScalableCodec",
     "ScalableConfig",
     "VQCodec",

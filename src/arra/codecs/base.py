@@ -22,7 +22,7 @@ class CodecOutput:
     reconstruction: Tensor
     """(B, channels, H, W), about [-1, 1]."""
     codes: Tensor
-    """(B, ...) int64, as `Codec.encode` gives them."""
+    """(B, ...), as `Codec.encode` gives them."""
     losses: dict[str, Tensor]
     """Named scalars, already weighted: their sum is the codec's own loss (its quantiser's, say).
     The error of the reconstruction is not among them: training weighs that."""
@@ -36,13 +36,16 @@ class Codec(Part):
     """Pictures (B, 3, H, W) float in [-1, 1] to codes (B, ...) int64 < `vocabulary`, and back.
 
     Most codecs give a grid (B, h, w), one code for each square of pixels; `codes_axes` names the
-    axes of others.
+    axes of others. Codes may also be vectors (`codecs.latent`).
     """
 
     registry: ClassVar[Registry] = codecs
 
     vocabulary: int
-    """Number of different codes."""
+    """Number of different codes; 0 where codes are vectors."""
+    dimensions: int = 0
+    """C, the numbers of a code where codes are vectors, (B, h, w, C) float32; 0: codes are indices.
+    """
     downsample: int
     """Pixels per row and column of the (finest) grid: h = H / downsample."""
     channels: int = 3

@@ -22,9 +22,9 @@ class CodecReport:
     psnr: float
     """Peak signal-to-noise ratio in dB, 10 log10(4 / mse)."""
     usage: float
-    """Share of the codes that occur at all."""
+    """Share of the codes that occur at all; 0 where codes are vectors."""
     perplexity: float
-    """exp of the entropy of the codes: how many equally frequent codes there might be."""
+    """exp of the entropy of the codes: so many equally frequent codes there might be; vectors 0."""
     pictures: int
     """How many pictures were measured."""
     steps: int = 0
@@ -50,14 +50,14 @@ def evaluate_codec(codec: Codec, pictures: Tensor, *, batch: int = 256) -> Codec
         codes = codec.encode(chunk)
         squared += (codec.decode(codes) - chunk).double().square().sum().item()
         values += chunk.numel()
-        counts += torch.bincount(codes.flatten().cpu(), minlength=codec.vocabulary)
+        if codec.vocabulary:
+            counts += torch.bincount(codes.flatten().cpu(), minlength=codec.vocabulary)
     codec.train(was_training)
-    share = counts.double() / counts.sum()
-    mse = squared / values
+    share, mse = counts.double() / counts.sum().clamp(min=1), squared / values
     return CodecReport(
         mse=mse,
         psnr=10.0 * math.log10(4.0 / max(mse, 1e-12)),
-        usage=float((counts > 0).double().mean()),
-        perplexity=math.exp(float(torch.special.entr(share).sum())),
+        usage=float((counts > 0).double().mean()) if codec.vocabulary else 0.0,
+        perplexity=math.exp(float(torch.special.entr(share).sum())) if codec.vocabulary else 0.0,
         pictures=len(pictures),
     )

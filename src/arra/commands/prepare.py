@@ -24,7 +24,7 @@ def command(
     size: int | None = None,
     codec: Annotated[str | None, arg(metavar="PATH")] = None,
     train_codec: Literal[
-        "vq", "lfq", "multiscale", "scalable", "binary", "patches", "jpeg", "avc"
+        "vq", "lfq", "multiscale", "scalable", "binary", "kl", "pixels", "patches", "jpeg", "avc"
     ] = "vq",
     encoder: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="[NAME=]PATH")] = (),
     train_encoder: Annotated[str | None, arg(metavar="[NAME=]OBJECTIVE")] = None,

@@ -292,7 +292,11 @@ class Maker:
             raise InputError(
                 f"the codec gave codes {codes.shape}, expected {form.codes_shape} each"
             )
-        if codes.min() < 0 or codes.max() >= form.vocabulary:
+        if not form.vocabulary and not np.isfinite(codes).all():
+            raise InputError(
+                f"the codec gave numbers that are not finite for {keys[0]} to {keys[-1]}"
+            )
+        if form.vocabulary and (codes.min() < 0 or codes.max() >= form.vocabulary):
             raise InputError(
                 f"the codec gave code {codes.min()} or {codes.max()} for one of {keys[0]} to "
                 f"{keys[-1]}, outside 0 to {form.vocabulary - 1}"

@@ -32,7 +32,7 @@ class ShardForm:
     codes_shape: tuple[int, ...]
     """Of a picture's codes: (h, w) of a grid."""
     vocabulary: int
-    """Codes are below this; up to 65 536 they are stored in two bytes."""
+    """Codes are below this; up to 65 536 they are stored in two bytes. 0: they are numbers."""
     feature_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Feature -> (D,), or (N, D) for patches."""
     feature_dtype: str = "float16"
@@ -40,7 +40,9 @@ class ShardForm:
 
     @property
     def codes_dtype(self) -> np.dtype:
-        """uint16 or int32."""
+        """uint16 or int32; float32 of numbers."""
+        if self.vocabulary == 0:
+            return np.dtype(np.float32)
         return np.dtype(np.uint16 if self.vocabulary <= 1 << 16 else np.int32)
 
     @property
@@ -74,7 +76,7 @@ class RowBlock:
     captions: Sequence[str]
     text_ids: Sequence[Sequence[int]]
     codes: np.ndarray
-    """(n, *codes_shape) integer."""
+    """(n, *codes_shape) integer, or finite numbers."""
     features: dict[str, np.ndarray]
     """Kind -> (n, ...) floating, finite."""
 

@@ -196,7 +196,7 @@ class StoredRows:
     text_ids: list[list[int]]
     """B lists of ids, without control tokens."""
     codes: Tensor
-    """(B, *codes_shape) int64."""
+    """(B, *codes_shape) int64, or float32 where codes are vectors."""
     features: dict[str, Tensor]
     """Feature -> (B, D) float32, or (B, N, D) for patches."""
 
@@ -238,7 +238,7 @@ class PreparedStore:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of codes; `InputError` where a picture's codes are no grid.
 
-        A cell may have several codes: codes are (h, w) or (h, w, m).
+        A cell may have several codes, or a vector: codes are (h, w), (h, w, m) or (h, w, C).
         """
         if len(self.codes_shape) not in (2, 3):
             name = self.provenance.settings.codec["name"]
@@ -275,7 +275,8 @@ class PreparedStore:
         Only `features` are read from the disk, unless that is None, which reads all.
         """
         count, read = len(indices), self._shapes if features is None else tuple(features)
-        codes = np.empty((count, math.prod(self.codes_shape)), dtype=np.int64)
+        kind = np.int64 if self.vocabulary else np.float32
+        codes = np.empty((count, math.prod(self.codes_shape)), dtype=kind)
         found = {
             name: np.empty((count, math.prod(self._shapes[name])), dtype=np.float32)
             for name in read

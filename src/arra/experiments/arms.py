@@ -35,7 +35,7 @@ from arra.metrics.memorisation import memorisation
 from arra.metrics.prompts import ATTRIBUTES, PromptScores, prompt_accuracy, shuffled_control
 from arra.objectives.alignment import AlignmentConfig, alignments
 from arra.objectives.base import Objective, features_of
-from arra.objectives.cross_entropy import NextToken, ZLoss
+from arra.objectives.laws import NextToken, ZLoss
 from arra.progress import track
 from arra.registry import generators
 from arra.samplers.logits import SamplingConfig

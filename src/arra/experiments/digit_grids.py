@@ -16,7 +16,7 @@ from arra.codecs.base import Codec
 from arra.experiments.digits import WORDS, Digits, Judge, MemoryStore, encoded
 from arra.generators.grid import GridConfig, GridGenerator
 from arra.metrics.likelihood import held_out_bits
-from arra.objectives.cross_entropy import NextToken
+from arra.objectives.laws import NextToken
 from arra.pixels import to_uint8
 from arra.registry import samplers
 from arra.settings import BatchConfig, GridOptions, LlamaSize, SamplingConfig

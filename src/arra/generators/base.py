@@ -45,6 +45,12 @@ class Batch:
     is none. In raster order that is the place on the grid."""
     read: Tensor | None = None
     """(R, T) int64: which place of the picture is the input here, -1 is none; None: not told."""
+    latents: Tensor | None = None
+    """(B, n, C) float32: the picture's codes where they are vectors; `place` and `read` count them,
+    and the tokens that stand for them mean nothing."""
+    seed: Tensor | None = None
+    """() int64: of the noise of a law of vectors; None: torch's own stream, which training sets
+    anew for every micro-batch."""
     features: dict[str, Tensor] = field(default_factory=dict)
     """Encoder features: "cls", "mean" (B, D), "patches" (B, N, D); NAME/cls of a named encoder."""
 
@@ -52,6 +58,11 @@ class Batch:
     def samples(self) -> int:
         """B, the number of samples that have a picture; plain text, if any, comes behind them."""
         return int(self.segment.masked_fill(~self.image, -1).max()) + 1
+
+    @property
+    def random(self) -> torch.Generator | None:
+        """A stream of the noise that `seed` asks for, from its beginning; on the CPU."""
+        return None if self.seed is None else torch.Generator().manual_seed(int(self.seed))
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields that were given, by name, without the features."""
@@ -76,6 +87,9 @@ class Output:
     """(M,) or (M m,) their targets."""
     hidden: dict[int, Tensor]
     """layer -> (R, T, D): output of block `layer` (1 is the first), before the final norm."""
+    losses: Tensor | None = None
+    """(P,) of a law of vectors: the loss of each position with `Batch.image`, in row-major order.
+    Such positions have no target; what logits there are belong to others (text, say)."""
 
     @cached_property
     def scores(self) -> tuple[Tensor, Tensor]:
@@ -113,6 +127,11 @@ class Generator(Part):
     """Registered name of the sampler that draws its codes, (B, ...) in the order of its units."""
     default_codec: ClassVar[str] = "vq"
     """Kind of codec that `arra prepare` trains where nothing but this generator is asked for."""
+
+    laws: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    """Registered names of the objectives that its own predictions are trained with."""
+    dimensions: int = 0
+    """C, the numbers of a code where codes are vectors; 0: they are indices."""
 
     causal: ClassVar[bool] = True
     """Whether what is said at a position depends on nothing that comes after it."""
@@ -152,7 +171,7 @@ class Generator(Part):
     @property
     @abstractmethod
     def codes(self) -> int:
-        """Number of different codes, as the codec's `vocabulary`."""
+        """Number of different codes, as the codec's `vocabulary`: 0 where they are vectors."""
 
     @property
     @abstractmethod
@@ -190,14 +209,6 @@ class Generator(Part):
         """Token ids that are read before the first unit; None is guidance's empty prompt."""
 
     @abstractmethod
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]:
-        """Read prompts of any lengths: logits of the first unit, and a cache."""
-
-    @abstractmethod
-    def step(self, codes: Tensor, cache: Any) -> Tensor:
-        """Logits of the next unit after `codes` were drawn; extends the cache."""
-
-    @abstractmethod
     def batches(
         self,
         store: Store,
@@ -217,4 +228,17 @@ class Generator(Part):
 
     @abstractmethod
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Output:
-        """Logits at supervised positions, and the hidden states after the blocks in `layers`."""
+        """Logits at supervised positions, or the losses of vectors, and the hidden states after the
+        blocks in `layers`."""
+
+
+class CodeGenerator(Generator):
+    """A generator whose codes are indices: the law of a unit is a table of logits."""
+
+    @abstractmethod
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]:
+        """Read prompts of any lengths: logits of the first unit, and a cache."""
+
+    @abstractmethod
+    def step(self, codes: Tensor, cache: Any) -> Tensor:
+        """Logits of the next unit after `codes` were drawn; extends the cache."""

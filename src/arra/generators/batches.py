@@ -249,17 +249,19 @@ class StoreBatches(ABC):
         stored = self.store.rows(indices, () if shuffled else self.features)
         rng = np.random.default_rng([self.config.seed, 2, number])
         dropped = rng.random(len(indices)) < self.config.drop_caption
-        codes = stored.codes.flatten(1).tolist()
         samples = [
             sample_of([] if drop else text, code)
-            for text, code, drop in zip(stored.text_ids, codes, dropped, strict=True)
+            for text, code, drop in zip(
+                stored.text_ids, self._listed(stored.codes), dropped, strict=True
+            )
         ]
         features = stored.features
         if shuffled:
             others = self._other[np.asarray(indices)].tolist()
             features = self.store.rows(others, self.features).features
         samples += self._others(rng)  # behind the pictures: features stay numbered as they are
-        return self._collated(samples, features, self.config)
+        batch = self._collated(samples, features, self.config)
+        return self._finished(batch, stored.codes, (self.config.seed, 5, number))
 
     def in_order(self, size: int = 64, most: int | None = None) -> Iterator[Batch]:
         """The first `most` rows (None: all), each once, as they are: for held-out likelihoods.
@@ -269,9 +271,23 @@ class StoreBatches(ABC):
         count = len(self.store) if most is None else min(most, len(self.store))
         for start in range(0, count, size):
             found = self.store.rows(range(start, min(start + size, count)), ())
-            codes = found.codes.flatten(1).tolist()
+            codes = self._listed(found.codes)
             samples = [self._sample(*row) for row in zip(found.text_ids, codes, strict=True)]
-            yield self._collated(samples, {}, BatchConfig())
+            batch = self._collated(samples, {}, BatchConfig())
+            yield self._told(self._finished(batch, found.codes, (0, 6, start)), start)
+
+    def _listed(self, codes: Tensor) -> Sequence[Sequence[int]]:
+        """The codes of each row of a store as `_sample` takes them."""
+        return codes.flatten(1).tolist()
+
+    def _finished(self, batch: Batch, codes: Tensor, key: tuple[int, int, int]) -> Batch:
+        """A batch with what is no sequence: codes (B, ...) that are vectors, say, or what is hidden
+        of them at random, by numbers that are a function of `key`."""
+        return batch
+
+    def _told(self, batch: Batch, number: int) -> Batch:
+        """A batch of held-out rows; a law of vectors is told which noise to take."""
+        return batch
 
     def _collated(
         self, samples: Sequence[Sample], features: Mapping[str, Tensor], config: BatchConfig

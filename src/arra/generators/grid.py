@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from arra.codecs.base import Codec
 from arra.data.tokenizer import load_text_tokenizer
 from arra.errors import InputError
-from arra.generators.base import Batch, Generator, Output
+from arra.generators.base import Batch, CodeGenerator, Output
 from arra.generators.batches import Store
 from arra.generators.grid_batches import GridBatches
 from arra.networks.adaln import Memory
@@ -125,7 +125,7 @@ class GridCache:
 
 
 @generators.register("grid")
-class GridGenerator(Generator):
+class GridGenerator(CodeGenerator):
     """A causal Llama over the cells of a grid, in raster order."""
 
     Config = GridConfig

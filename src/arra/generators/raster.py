@@ -30,7 +30,7 @@ from arra.codecs.streams import ByteStream
 from arra.errors import InputError
 from arra.files import read_json, to_plain, write_json
 from arra.generators.adapted import Adapted, load_base, read_adapter, write_adapter
-from arra.generators.base import Batch, Generator, Output
+from arra.generators.base import Batch, CodeGenerator, Output
 from arra.generators.batches import RasterBatches, Store
 from arra.generators.native import own_vocabulary
 from arra.generators.vocabulary import ImageVocabulary, add_image_tokens, as_chat, ending
@@ -81,7 +81,7 @@ class RasterConfig:
 
 
 @generators.register("raster")
-class RasterGenerator(Generator):
+class RasterGenerator(CodeGenerator):
     """A causal language model that draws codes in raster order."""
 
     Config = RasterConfig

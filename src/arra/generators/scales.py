@@ -25,7 +25,7 @@ from arra.codecs.multiscale import MultiScaleCodec
 from arra.codecs.pyramids import CodePyramid, ResidualConfig, ResidualPyramid
 from arra.data.tokenizer import load_text_tokenizer
 from arra.errors import InputError
-from arra.generators.base import Batch, Generator, Output
+from arra.generators.base import Batch, CodeGenerator, Output
 from arra.generators.batches import Store
 from arra.generators.scale_batches import ScaleBatches
 from arra.networks.adaln import Block, Memory, Modulated, Sight, initialise
@@ -105,7 +105,7 @@ class ScaleCache:
 
 
 @generators.register("scales")
-class ScaleGenerator(Generator):
+class ScaleGenerator(CodeGenerator):
     """Blocks with AdaLN over a pyramid of scales. Codebook and smoothing of the codec are kept as
     buffers, so that a saved generator needs no codec to read or draw codes."""
 

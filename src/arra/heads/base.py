@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,12 @@ class Head(nn.Module, ABC):
     """Normal numbers that one sample takes, in units of C."""
 
     @abstractmethod
+    def losses(
+        self, target: Tensor, hidden: Tensor, random: torch.Generator | None = None
+    ) -> Tensor:
+        """(M,) the training loss of each row of target (M, C), given hidden (M, D). Its noise is
+        that of `random`, or of torch's own stream."""
+
     def loss(
         self,
         target: Tensor,
@@ -24,8 +31,8 @@ class Head(nn.Module, ABC):
         mask: Tensor | None = None,
         random: torch.Generator | None = None,
     ) -> Tensor:
-        """The training loss, a scalar: the mean over rows of target (M, C) and hidden (M, D), or
-        over those in `mask` (M,) bool. Its noise is that of `random`."""
+        """A scalar: the mean of `losses` over all rows, or over those in `mask` (M,) bool."""
+        return mean_of(self.losses(target, hidden, random), mask)
 
     @abstractmethod
     def sample(
@@ -37,10 +44,34 @@ class Head(nn.Module, ABC):
     ) -> Tensor:
         """(M, C) tokens drawn with standard normal noise (draws, M, C).
 
-        hidden is (M, D), or, guided by a `scale` that is not 1, (2 M, D): row i and, without
-        condition, row M + i, which share their noise. `temperature` scales the noise: 0 takes what
-        the law holds most likely, or what follows from the noise that a sample begins with.
+        hidden is (M, D), or, to be guided by `scale`, (2 M, D): row i and, without condition, row
+        M + i, which share their noise; of scale 1 only the first half counts. `temperature` scales
+        the noise: 0 takes what the law holds most likely, or what follows from the noise that a
+        sample begins with.
         """
+
+
+def guided(
+    predict: Callable[[Tensor, Tensor, Tensor], Tensor],
+    hidden: Tensor,
+    rows: int,
+    scale: float,
+    channels: int,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What a network predict(x, time, hidden) says of `rows` rows x, by states (rows, ...) or those
+    of pairs (2 rows, ...): u + scale (c - u) of the first `channels` numbers; the rest, a learned
+    variance, is the conditional one's."""
+    if len(hidden) == rows or scale == 1.0:
+        return lambda x, time: predict(x, time, hidden[:rows])
+
+    def both(x: Tensor, time: Tensor) -> Tensor:
+        twice = (2, *(1,) * (x.ndim - 1))
+        said = predict(x.repeat(twice), time.repeat((2, *(1,) * (time.ndim - 1))), hidden)
+        conditional, unconditional = said.chunk(2)
+        moved = unconditional + scale * (conditional - unconditional)
+        return torch.cat((moved[..., :channels], conditional[..., channels:]), dim=-1)
+
+    return both
 
 
 def mean_of(rows: Tensor, mask: Tensor | None) -> Tensor:

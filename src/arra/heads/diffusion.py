@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from arra.errors import InputError
-from arra.heads.base import Head, mean_of
-from arra.heads.denoiser import Denoiser
-from arra.heads.processes import Process
+from arra.heads.base import Head, guided
+from arra.heads.processes import Process, normal
+from arra.networks.denoiser import Denoiser
 
 
 class DiffusionHead(Head):
@@ -37,32 +37,19 @@ class DiffusionHead(Head):
         self.draws = process.draws
         self.network = Denoiser(channels, process.outputs * channels, width, inner, depth)
 
-    def loss(
-        self,
-        target: Tensor,
-        hidden: Tensor,
-        mask: Tensor | None = None,
-        random: torch.Generator | None = None,
+    def losses(
+        self, target: Tensor, hidden: Tensor, random: torch.Generator | None = None
     ) -> Tensor:
         target, hidden = (x.repeat(self.repeats, 1) for x in (target.float(), hidden))
         time = self.process.times(len(target), random, target.device)
-        noise = torch.randn(target.shape, generator=random, device=target.device)
+        noise = normal(target.shape, random, target.device)
         rows = self.process.losses(lambda x, t: self.network(x, t, hidden), target, time, noise)
-        return mean_of(rows, None if mask is None else mask.repeat(self.repeats))
+        return rows.view(self.repeats, -1).mean(dim=0)
 
     def sample(
         self, hidden: Tensor, noise: Tensor, scale: float = 1.0, temperature: float = 1.0
     ) -> Tensor:
         """Guidance moves what the network says of the noise (or the velocity); a learned variance
         is the conditional one's."""
-        channels = self.channels
-
-        def predict(x: Tensor, time: Tensor) -> Tensor:
-            if scale == 1.0:
-                return self.network(x, time, hidden)
-            said = self.network(x.repeat(2, 1), time.repeat(2), hidden)
-            conditional, unconditional = said.chunk(2)
-            moved = unconditional + scale * (conditional - unconditional)
-            return torch.cat((moved[:, :channels], conditional[:, channels:]), dim=1)
-
+        predict = guided(self.network, hidden, noise.shape[1], scale, self.channels)
         return self.process.sample(predict, noise, temperature)

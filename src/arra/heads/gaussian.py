@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from arra.heads.base import Head, mean_of
+from arra.heads.base import Head
 
 
 class GaussianHead(Head):
@@ -21,26 +21,23 @@ class GaussianHead(Head):
         self.mean = nn.Linear(width, channels)
         self.register_buffer("variance", torch.ones(()))
 
-    def loss(
-        self,
-        target: Tensor,
-        hidden: Tensor,
-        mask: Tensor | None = None,
-        random: torch.Generator | None = None,
+    def losses(
+        self, target: Tensor, hidden: Tensor, random: torch.Generator | None = None
     ) -> Tensor:
         """Mean squared error of a number."""
         squared = (self.mean(hidden).float() - target).square().mean(dim=1)
-        loss = mean_of(squared, mask)
-        if self.training:
+        if self.training and len(squared):
             with torch.no_grad():
-                self.variance.lerp_(loss.detach(), 1.0 - self.decay)
-        return loss
+                self.variance.lerp_(squared.detach().mean(), 1.0 - self.decay)
+        return squared
 
     def sample(
         self, hidden: Tensor, noise: Tensor, scale: float = 1.0, temperature: float = 1.0
     ) -> Tensor:
         mean = self.mean(hidden).float()
-        if scale != 1.0:
+        if len(mean) > noise.shape[1]:
             conditional, unconditional = mean.chunk(2)
-            mean = unconditional + scale * (conditional - unconditional)
+            mean = conditional
+            if scale != 1.0:
+                mean = unconditional + scale * (conditional - unconditional)
         return mean + temperature * self.variance.sqrt() * noise[0]

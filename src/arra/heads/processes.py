@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Literal, Self
 
@@ -23,6 +23,19 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 Objective = Literal["epsilon", "v"]
 TIMES = 1000
 """T; the time embedding of networks is made for times up to it."""
+_LAST = 0.04
+"""Where a stochastic way ends: the score grows without bound towards the data."""
+
+
+def normal(
+    shape: Sequence[int], random: torch.Generator | None, device: torch.device | str
+) -> Tensor:
+    """Standard normal numbers of a stream, wherever it lies, or of torch's own, on `device`."""
+    return torch.randn(tuple(shape), generator=random, device=_place(random, device)).to(device)
+
+
+def _place(random: torch.Generator | None, device: torch.device | str) -> torch.device | str:
+    return device if random is None else random.device
 
 
 class Process(nn.Module, ABC):
@@ -82,8 +95,8 @@ class Diffusion(Process):
         self.sampling_steps = Steps(signal[self._taken])
 
     def times(self, count: int, random: torch.Generator | None, device: torch.device) -> Tensor:
-        drawn = torch.randint(TIMES, (count,), generator=random, device=device)
-        return drawn.float()
+        drawn = torch.randint(TIMES, (count,), generator=random, device=_place(random, device))
+        return drawn.float().to(device)
 
     def losses(self, predict: Predict, data: Tensor, time: Tensor, noise: Tensor) -> Tensor:
         at = time.long().cpu()
@@ -152,18 +165,35 @@ class Diffusion(Process):
 
 class Flow(Process):
     """A straight way from data to noise (rectified flow, arXiv 2209.03003): the network gives the
-    velocity e - x_0; a sample follows it from the noise in steps of equal length (Euler)."""
+    velocity v = e - x_0; a sample follows it from the noise in steps of equal length (Euler).
 
-    draws = 1
+    `stochastic`: a sample follows the stochastic equation with the same marginal laws and diffusion
+    s (SiT, arXiv 2401.08740; xAR's and ARFlow's sampler): dx = (v - s score) ds + sqrt(2 s) dw with
+    score = -((1 - s) v + x) / s, from s = 1 down to `_LAST` and then, without noise, to 0.
+    """
 
-    def __init__(self, *, steps: int = 50):
+    def __init__(
+        self,
+        *,
+        steps: int = 50,
+        logit: bool = False,
+        stochastic: bool = False,
+    ):
+        """`steps`: evaluations of the network; `logit`: times of training are the logistic function
+        of normal numbers (SD3, arXiv 2403.03206), not uniform."""
         super().__init__()
-        if steps < 1:
-            raise InputError(f"Flow.steps: {steps}, expected 1 or more")
-        self.steps = steps
+        if steps < 1 + stochastic:
+            raise InputError(f"Flow.steps: {steps}, expected {1 + stochastic} or more")
+        self.steps, self.logit, self.stochastic = steps, logit, stochastic
+        self.draws = steps if stochastic else 1
 
     def times(self, count: int, random: torch.Generator | None, device: torch.device) -> Tensor:
-        return TIMES * torch.rand(count, generator=random, device=device)
+        place = _place(random, device)
+        if self.logit:
+            share = torch.randn(count, generator=random, device=place).sigmoid()
+        else:
+            share = torch.rand(count, generator=random, device=place)
+        return TIMES * share.to(device)
 
     def losses(self, predict: Predict, data: Tensor, time: Tensor, noise: Tensor) -> Tensor:
         share = (time / TIMES)[:, None]
@@ -171,11 +201,26 @@ class Flow(Process):
         return (predict(noisy, time).float() - (noise - data)).square().mean(dim=1)
 
     def sample(self, predict: Predict, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """`temperature` scales the start, or, stochastic, the noise of every step."""
+        if self.stochastic:
+            return self._wander(predict, noise, temperature)
         x = temperature * noise[0]
         for number in range(self.steps):
             time = torch.full((len(x),), TIMES * (1.0 - number / self.steps), device=x.device)
             x = x - predict(x, time).float() / self.steps
         return x
+
+    def _wander(self, predict: Predict, noise: Tensor, temperature: float) -> Tensor:
+        x, at = noise[0], torch.linspace(1.0, _LAST, self.steps).tolist()
+        for number, share in enumerate(at):
+            velocity = predict(x, torch.full((len(x),), TIMES * share, device=x.device)).float()
+            drift = (2.0 - share) * velocity + x  # v - s score
+            if number == self.steps - 1:
+                return x - share * drift
+            length = share - at[number + 1]
+            fresh = temperature * noise[number + 1]
+            x = x - length * drift + (2.0 * share * length) ** 0.5 * fresh
+        raise AssertionError("unreachable")
 
 
 class Steps:

@@ -18,8 +18,8 @@ from arra.generators.raster import SIDE_FILE, RasterGenerator
 from arra.jobs.parts import load_language_model, load_tokenizer
 from arra.objectives.alignment import alignments
 from arra.objectives.base import Objective
-from arra.objectives.cross_entropy import NextToken, ZLoss
-from arra.registry import generators
+from arra.objectives.laws import NextToken, ZLoss
+from arra.registry import generators, objectives
 from arra.settings import AdapterConfig, AlignmentConfig, RowInit, Sizes
 from arra.text_to_image import CODEC
 
@@ -133,12 +133,12 @@ def build_objectives(
     z_loss: float,
     seed: int,
 ) -> list[Objective]:
-    """Cross-entropy, and alignment and z-loss where their weights are not 0.
+    """What the generator's laws lose, and alignment and z-loss where their weights are not 0.
 
     Raises `InputError` when the store lacks the features that the alignment needs.
     """
-    found: list[Objective] = [NextToken()]
-    if z_loss:
+    found: list[Objective] = [objectives[law]() for law in generator.laws]
+    if z_loss and NextToken.registered_name in generator.laws:
         found.append(ZLoss(z_loss))
     shapes = store.provenance.feature_shapes
     try:

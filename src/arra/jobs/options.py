@@ -42,6 +42,8 @@ class CodecOptions:
     vocabulary: int = 1024
     """Number of different codes; a power of two for lfq and binary; for jpeg and avc bytes, merges
     and the end (the paper takes 320 and 1024)."""
+    dimensions: int = 8
+    """Of kl: numbers of a vector."""
     split: int = 1
     """Of a binary codec: how many codes the bits of a cell make, each of vocabulary ** (1 / split);
     a `grid` generator predicts them side by side."""
@@ -63,7 +65,7 @@ class CodecOptions:
     """Seed of the initial weights and of the order of the pictures."""
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "width", "steps"):
+        for name in ("vocabulary", "dimensions", "width", "steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"codec.{name}: {value}, expected 1 or more")

@@ -21,14 +21,19 @@ from arra.codecs import (
     AvcConfig,
     BinaryCodec,
     BinaryConfig,
+    DiffusersCodec,
     JpegCodec,
     JpegConfig,
+    KLCodec,
+    KLConfig,
     LFQCodec,
     LFQConfig,
     MultiScaleCodec,
     MultiScaleConfig,
     PatchCodec,
     PatchConfig,
+    PixelCodec,
+    PixelConfig,
     ScalableCodec,
     ScalableConfig,
     VQCodec,
@@ -68,8 +73,10 @@ from arra.text_to_image import quiet_transformers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CodecKind = Literal["vq", "lfq", "multiscale", "scalable", "binary", "patches", "jpeg", "avc"]
-FITTED = ("patches", "jpeg", "avc")
+CodecKind = Literal[
+    "vq", "lfq", "multiscale", "scalable", "binary", "kl", "pixels", "patches", "jpeg", "avc"
+]
+FITTED = ("pixels", "patches", "jpeg", "avc")
 """Those without a network."""
 _OPEN_CLIP = "open_clip:"
 RECORD = "made.json"
@@ -162,6 +169,8 @@ def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Code
             side = size // downsample
             direct = DirectConfig(options.vocabulary)
             return ScalableCodec(ScalableConfig(autoencoder, (side, side), direct)), training
+        if kind == "kl":
+            return KLCodec(KLConfig(autoencoder, options.dimensions)), training
         bits = options.vocabulary.bit_length() - 1
         if 2**bits != options.vocabulary:
             raise InputError(f"codec.vocabulary: {options.vocabulary}, {kind} needs a power of two")
@@ -202,6 +211,8 @@ def fit_codec(
     if kind == "patches":
         config = PatchConfig(codec_downsample(options, size), options.vocabulary)
         return PatchCodec.fit(pictures, config, seed=options.seed)
+    if kind == "pixels":
+        return PixelCodec.fit(pictures, PixelConfig(codec_downsample(options, size)))
     if kind == "avc":
         return _fit_avc(options, size, pictures, rate)
     unit = options.downsample or (16 if size >= 64 and size % 16 == 0 else 8)
@@ -265,17 +276,22 @@ def train_own_codec(
     settings = {"kind": kind, **asdict(options)}
     if options.qp is None:  # as those that were made before there were clips
         del settings["qp"]
+    if kind != "kl":
+        del settings["dimensions"]
     made = parts.make("codec", settings, train)
     return Codec.from_pretrained(made).to(device)
 
 
 def load_codec(name: str, device: str) -> Codec:
-    """A codec that arra saved, or that of an image-native language model, by folder or hub name.
+    """A codec that arra saved, an `AutoencoderKL` of diffusers, or that of an image-native language
+    model, by folder or hub name.
 
     `InputError` when there is neither.
     """
     file = Path(name) / "config.json"
     plain = read_json(file) if file.is_file() else {}
+    if plain.get("_class_name") == "AutoencoderKL":
+        return DiffusersCodec.load(name).to(device)
     if "model_type" not in plain:  # transformers writes it; arra does not
         return Codec.from_pretrained(name).to(device)
     codec = native_codec(load_language_model(name), name)

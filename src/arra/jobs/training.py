@@ -19,7 +19,7 @@ from arra.files import read_json, sha256_of_file, sha256_of_json, to_plain, writ
 from arra.generators.raster import RasterGenerator
 from arra.jobs.model import StartingPoint, build_generator, build_objectives, check_window
 from arra.jobs.plain_text import TextAbility, pieces
-from arra.jobs.validation import HeldOutBits, Rows, Samples
+from arra.jobs.validation import HeldOut, Rows, Samples
 from arra.objectives.base import features_of
 from arra.settings import AlignmentConfig, BatchConfig, SamplingConfig
 from arra.text_to_image import TextToImage, quiet_transformers
@@ -185,7 +185,7 @@ def _validators(
 ) -> list[Validator]:
     found: list[Validator] = []
     if held_out is not None:
-        found.append(HeldOutBits(held_out, batch=job.batch.size))
+        found.append(HeldOut(held_out, batch=job.batch.size))
     if job.samples:
         found.append(Samples(held_out or rows, store, job.samples, job.sampling))
     return found

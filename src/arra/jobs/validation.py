@@ -11,7 +11,7 @@ from arra.data.store import PreparedStore
 from arra.data.subset import Subset
 from arra.files import atomic_file
 from arra.generators.base import Batch, Generator
-from arra.metrics.likelihood import held_out_bits
+from arra.metrics.likelihood import held_out_bits, held_out_losses
 from arra.pixels import strips
 from arra.report import Pictures
 from arra.report.grid import draw_grid
@@ -29,14 +29,17 @@ def plain_batches(
     return generator.batches(rows, BatchConfig(size=1), ()).in_order(size, most)
 
 
-class HeldOutBits:
-    """A validator: bits per image token of rows that training never sees."""
+class HeldOut:
+    """A validator: bits per image token of rows that training never sees, or the loss of their
+    vectors."""
 
     def __init__(self, rows: Rows, most: int = 512, batch: int = 64):
         self.rows, self.most, self.batch = rows, most, batch
 
     def __call__(self, generator: Generator, step: int, folder: Path) -> dict[str, float]:
         batches = plain_batches(self.rows, generator, self.batch, self.most)
+        if generator.dimensions:
+            return {"held_out_loss": float(held_out_losses(generator, batches).mean())}
         return {"held_out_bits": held_out_bits(generator, batches).per_token}
 
 

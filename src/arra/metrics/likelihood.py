@@ -99,3 +99,32 @@ def held_out_bits(generator: Generator, batches: Iterable[Batch]) -> Likelihood:
     if not np.isfinite(result.bits).all():
         raise InputError("held_out_bits: the likelihood of a picture is not finite")
     return result
+
+
+@torch.no_grad()
+def held_out_losses(generator: Generator, batches: Iterable[Batch]) -> np.ndarray:
+    """(N,) float64: what a law of vectors loses on each held-out picture, a mean over its vectors.
+
+    A generator of vectors has no likelihood that is computed exactly. The loss depends on the
+    noise, which batches in order fix: the same rows in batches of the same size meet the same.
+    """
+    was_training = generator.training
+    generator.eval()
+    found = []
+    try:
+        for batch in batches:
+            output = generator(batch.to(generator.device))
+            if output.losses is None:
+                raise InputError("held_out_losses: the codes are no vectors; use held_out_bits")
+            sample = batch.segment[batch.image]
+            total = torch.zeros(batch.samples, dtype=torch.float64)
+            total.index_add_(0, sample, output.losses.double().cpu())
+            found.append((total / torch.bincount(sample, minlength=batch.samples)).numpy())
+    finally:
+        generator.train(was_training)
+    if not found:
+        raise InputError("held_out_losses: no batch was given")
+    losses = np.concatenate(found)
+    if not np.isfinite(losses).all():
+        raise InputError("held_out_losses: the loss of a picture is not finite")
+    return losses

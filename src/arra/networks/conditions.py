@@ -89,3 +89,27 @@ class FeatureCondition(nn.Module):
         with torch.autocast(ids.device.type, enabled=False):
             found = encoder(input_ids=padded, attention_mask=mask).last_hidden_state
         return found[row, position].float()
+
+
+class Captions(nn.Module):
+    """Captions as words that stand before a picture, and as one vector, their mean, that sets norms
+    (as class embeddings do in VAR). An empty caption has no words and a learned vector, the null
+    condition of guidance."""
+
+    def __init__(self, text: int, width: int, longest: int):
+        """`text` entries of the tokenizer, captions of `longest` tokens at most."""
+        super().__init__()
+        self.table, self.places = nn.Embedding(text, width), nn.Embedding(longest, width)
+        self.null = nn.Parameter(torch.empty(width).normal_(std=0.02))
+        for table in (self.table, self.places):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, ids: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, P, D) words and (B, D) vectors of ids (B, P), of which `real` (B, P) bool count."""
+        words = self.table(ids.masked_fill(~real, 0)) * real[..., None]
+        count = real.sum(dim=1, keepdim=True)
+        mean = torch.where(count > 0, words.sum(dim=1) / count.clamp(min=1), self.null)
+        if ids.shape[1] and int(count.max()) > (longest := self.places.num_embeddings):
+            raise InputError(f"a caption of {int(count.max())} tokens: this model takes {longest}")
+        position = (real.cumsum(dim=1) - 1).clamp(min=0)
+        return words + self.places(position), mean

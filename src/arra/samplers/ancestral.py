@@ -44,8 +44,14 @@ def check_request(captions: Sequence[str | None], seeds: Sequence[int], batch: i
         raise InputError(f"batch: {batch}, expected at least 1")
 
 
+class Reader(Protocol):
+    """What reads captions as prompts."""
+
+    def prompt_ids(self, caption: str | None) -> list[int]: ...
+
+
 def prompts_of(
-    stepper: Stepper, captions: Sequence[str | None], guided: bool
+    stepper: Reader, captions: Sequence[str | None], guided: bool
 ) -> list[Sequence[int]]:
     """Prompts of the captions; with guidance the pair of row i, without caption, is row B + i."""
     prompts: list[Sequence[int]] = [stepper.prompt_ids(caption) for caption in captions]

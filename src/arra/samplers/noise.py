@@ -23,6 +23,11 @@ class PictureNoise:
         """(B, width) float32 exponential variables: the next ones of each picture's stream."""
         return next(self.ahead(1, width, device))
 
+    def normal(self, *shape: int) -> Tensor:
+        """(B, *shape) float32 standard normal variables: the next ones of each picture's stream, on
+        the CPU."""
+        return torch.stack([torch.randn(shape, generator=stream) for stream in self._streams])
+
     def ahead(
         self, units: int, width: int, device: torch.device, most: int = _MOST_AHEAD
     ) -> Iterator[Tensor]:

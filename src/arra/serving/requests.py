@@ -80,9 +80,9 @@ class Drawing:
 
     @property
     def codes(self) -> torch.Tensor:
-        """(codes,) int64: those that are drawn, -1 where none is yet."""
+        """(codes,) int64, or float32 of vectors: those that are drawn, -1 where none is yet."""
         missing = self._codes - len(self.drawn)
-        return torch.tensor([*self.drawn, *([-1] * missing)], dtype=torch.int64)
+        return torch.tensor([*self.drawn, *([-1] * missing)])
 
     def add(self, code: int, last: bool = False) -> None:
         """One more unit of one code; with `last` all that follow are that code, too."""

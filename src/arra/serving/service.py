@@ -182,7 +182,8 @@ class Service:
         codes = torch.stack([job[1] for job in some])
         try:
             shape = len(some), *self.model.generator.codes_shape
-            pictures = self.model.paint(codes.clamp(min=0).view(shape))
+            known = codes if codes.is_floating_point() else codes.clamp(min=0)
+            pictures = self.model.paint(known.view(shape))
         except Exception as error:
             log.exception("%s: pictures could not be painted", self.name)
             for drawing, *_ in some:

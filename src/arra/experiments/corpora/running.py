@@ -17,7 +17,7 @@ from arra.experiments.corpora.results import compose, write_pages
 from arra.experiments.corpora.workbench import Workbench
 from arra.experiments.parallel import Job, Stopwatch, run_jobs
 from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
-from arra.jobs.validation import HeldOutBits
+from arra.jobs.validation import HeldOut
 
 BASELINE = "baseline"
 """The arm from which a corpus with a start goes on, and with which others are compared."""
@@ -99,7 +99,7 @@ def train_only(bench: Workbench, arm: Arm, seed: int) -> dict[str, Any]:
         seed,
         arm_folder(bench, arm, seed),
         start=start,
-        validators=[HeldOutBits(rows, most=512)],
+        validators=[HeldOut(rows, most=512)],
     )
 
 

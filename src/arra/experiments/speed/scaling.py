@@ -95,7 +95,7 @@ def training(side: str, batch: str, width: str) -> Callable[[], Any]:
     import torch
 
     from arra.generators.batches import collate, sequence
-    from arra.objectives.cross_entropy import NextToken
+    from arra.objectives.laws import NextToken
     from arra.training.config import TrainConfig
     from arra.training.joint import Joint
     from arra.training.optimizers import build_optimizers

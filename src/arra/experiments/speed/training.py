@@ -160,7 +160,7 @@ def _ours(
 ) -> Contender:
     from arra.objectives.alignment import alignments
     from arra.objectives.base import Objective
-    from arra.objectives.cross_entropy import NextToken
+    from arra.objectives.laws import NextToken
     from arra.training.loop import stepper
 
     generator = _generator(plan)

@@ -15,7 +15,7 @@ from arra.experiments.digit_codes import Words
 from arra.experiments.digits import WORDS, Judge, digits
 from arra.experiments.once import once
 from arra.generators.scales import ScaleGenerator
-from arra.objectives.cross_entropy import NextToken
+from arra.objectives.laws import NextToken
 from arra.orders.schedules import Scales, fitted
 from arra.samplers.scales import ScaleSampler
 from arra.settings import SamplingConfig

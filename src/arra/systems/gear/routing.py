@@ -26,7 +26,7 @@ from arra.generators.batches import with_codes
 from arra.generators.raster import RasterGenerator
 from arra.generators.vocabulary import ImageVocabulary
 from arra.objectives.alignment import Alignment
-from arra.objectives.cross_entropy import NextToken
+from arra.objectives.laws import NextToken
 from arra.precision import autocast
 from arra.systems.gear.settings import GearConfig
 from arra.systems.gear.views import View

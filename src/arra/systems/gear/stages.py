@@ -31,7 +31,7 @@ from arra.generators.fast import decoding
 from arra.generators.raster import RasterGenerator
 from arra.metrics.likelihood import held_out_bits
 from arra.objectives.base import Objective
-from arra.objectives.cross_entropy import NextToken
+from arra.objectives.laws import NextToken
 from arra.pixels import to_uint8, to_unit
 from arra.samplers.ancestral import AncestralSampler
 from arra.settings import SamplingConfig

@@ -18,7 +18,7 @@ from arra.experiments.digits import digits
 from arra.experiments.once import once
 from arra.generators.scales import ScaleGenerator
 from arra.networks.adaln import Block, Memory, Sight
-from arra.objectives.cross_entropy import NextToken
+from arra.objectives.laws import NextToken
 from arra.orders.pyramid import Pyramid
 from arra.settings import BatchConfig, Mixer, ScaleSize
 from arra.systems.m_var.recipe import BOTH, FULL, Recipe

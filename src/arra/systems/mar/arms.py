@@ -70,14 +70,10 @@ class CodeHead(Head):
         """(M,) the code of each of the tokens (M, C)."""
         return torch.cdist(tokens, self.codebook).argmin(dim=1)
 
-    def loss(
-        self,
-        target: Tensor,
-        hidden: Tensor,
-        mask: Tensor | None = None,
-        random: torch.Generator | None = None,
+    def losses(
+        self, target: Tensor, hidden: Tensor, random: torch.Generator | None = None
     ) -> Tensor:
-        return F.cross_entropy(self.logits(hidden), self.nearest(target))
+        return F.cross_entropy(self.logits(hidden), self.nearest(target), reduction="none")
 
     def sample(
         self, hidden: Tensor, noise: Tensor, scale: float = 1.0, temperature: float = 1.0

@@ -16,7 +16,7 @@ from arra.experiments.digits import WORDS, Judge, MemoryStore, digits
 from arra.experiments.once import once
 from arra.generators.scales import ScaleGenerator
 from arra.metrics.likelihood import held_out_bits
-from arra.objectives.cross_entropy import NextToken
+from arra.objectives.laws import NextToken
 from arra.samplers.scales import ScaleSampler
 from arra.settings import BatchConfig, SamplingConfig
 from arra.systems.var.models import decode, make_generator, store_of

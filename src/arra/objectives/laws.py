@@ -1,4 +1,5 @@
-"""Cross-entropy of the next token, and the penalty that keeps the logits' normaliser small."""
+"""What a generator's own law loses: the cross-entropy of the next token, with the penalty that
+keeps the logits' normaliser small, and the loss of laws of vectors."""
 
 from __future__ import annotations
 
@@ -58,3 +59,25 @@ class ZLoss(_PerToken):
     def forward(self, output: Output, batch: Batch) -> Tensor:
         normaliser, _ = output.scores
         return normaliser.square().sum() / max(output.targets.numel(), 1)
+
+
+@objectives.register("vectors")
+class NextVector(_PerToken):
+    """Mean over the P positions that predict a vector of what its law loses there (MAR, arXiv
+    2406.11838): squared errors of noise, velocity or v, as the generator's head has them.
+
+    0 where the batch has none.
+    """
+
+    name = "vectors"
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__(weight)
+
+    def count(self, batch: Batch) -> int:
+        return int(batch.image.sum())
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        if output.losses is None:
+            raise InputError("NextVector: this generator's codes are no vectors; use NextToken")
+        return output.losses.sum() / max(output.losses.numel(), 1)
