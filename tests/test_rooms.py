@@ -45,7 +45,7 @@ KNOWS = {
     "data": {"networks", "codecs", "encoders"},
     "adapters": {"networks"},
     "heads": {"networks"},
-    "generators": {"adapters", "orders", "networks", "codecs", "data"},
+    "generators": {"adapters", "orders", "networks", "heads", "codecs", "data"},
     "objectives": {"generators"},
     "samplers": {"orders", "networks"},
     "metrics": {"networks", "encoders", "data", "generators"},

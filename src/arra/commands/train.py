@@ -19,6 +19,7 @@ from arra.settings import (
     SamplingConfig,
     ScaleSize,
     Sizes,
+    VectorOptions,
 )
 from arra.training.config import TrainConfig
 
@@ -27,6 +28,7 @@ _ALIGNMENTCONFIG = AlignmentConfig()
 _LLAMASIZE = LlamaSize()
 _SCALESIZE = ScaleSize()
 _GRIDOPTIONS = GridOptions()
+_VECTOROPTIONS = VectorOptions()
 _ADAPTERCONFIG = AdapterConfig()
 _SAMPLINGCONFIG = SamplingConfig()
 _TRAINING = TrainConfig(
@@ -58,6 +60,7 @@ def command(
     llama: LlamaSize = _LLAMASIZE,
     scale: ScaleSize = _SCALESIZE,
     grid: GridOptions = _GRIDOPTIONS,
+    vectors: VectorOptions = _VECTOROPTIONS,
     sampling: SamplingConfig = _SAMPLINGCONFIG,
 ) -> None:
     """Train a text-to-image model on a prepared store: a pretrained language model, or a new one.
@@ -108,6 +111,7 @@ def command(
         llama: Size of the Llama that is made without --lm.
         scale: Size of the next-scale transformer.
         grid: Of a grid or masked generator, whose size is --llama: what it has beside it.
+        vectors: Of a generator of vectors, whose size is --llama: what it has beside it.
         sampling: How the samples are drawn.
     """
     from dataclasses import replace
@@ -127,7 +131,7 @@ def command(
     job = Training(
         store=store,
         out=out,
-        start=StartingPoint(lm, generator, Sizes(llama, scale, grid), rows, chat, adapter),
+        start=StartingPoint(lm, generator, Sizes(llama, scale, grid, vectors), rows, chat, adapter),
         align=() if no_align else (align, *(further_alignment(text, align) for text in also)),
         batch=batch,
         training=training,
