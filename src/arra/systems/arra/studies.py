@@ -110,7 +110,7 @@ def _generators() -> tuple[Variation, ...]:
     """Every generator without and with alignment, at equal parameters."""
     rows = _pair("raster", {})
     for name, way in WAYS.items():
-        rows += _pair(name, _changes(way))
+        rows += _pair(name, changes_of(way))
     # the control stands where alignment was found to help: is it the target that helps?
     return (*rows, _shuffled("bits", rows[-1]))
 
@@ -119,12 +119,12 @@ def _vector_generators() -> tuple[Variation, ...]:
     """Every generator of vectors without alignment, with it, and with that to wrong pictures."""
     rows: tuple[Variation, ...] = ()
     for name, way in VECTOR_WAYS.items():
-        alone, aligned = _pair(name, _changes(way))
+        alone, aligned = _pair(name, changes_of(way))
         rows += (alone, aligned, _shuffled(name, aligned))
     return rows
 
 
-def _changes(way: Way) -> dict[str, Any]:
+def changes_of(way: Way) -> dict[str, Any]:
     """What differs from the recipe of the raster generator."""
     recipe = RECIPES["full"]()
     codec, llama = recipe.bench.codec, recipe.plan.sizes.llama
