@@ -81,8 +81,8 @@ WAYS: dict[str, Way] = {
 }
 """By the names that studies and corpora have for them, beside the raster generator."""
 VECTOR_WAYS: dict[str, Way] = {
-    # as deep as the Llama, half of it in the encoder
-    "masked": _vector_way("masked-vectors", 0.6, rounds=12),
+    # half of the blocks in the encoder; a narrow head
+    "masked": _vector_way("masked-vectors", 0.4, rounds=12, inner=128),
 }
 """Generators of vectors, by the names that the study of them has."""
 
