@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from arra.experiments.arms import plain
+from arra.experiments.corpora.results import HELD_OUT
 from arra.experiments.corpora.workbench import Workbench
 from arra.jobs.validation import distinct_captions, plain_batches
 from arra.metrics.bootstrap import bootstrap
 from arra.metrics.diversity import ms_ssim, ssim_diversity
 from arra.metrics.frechet import frechet_distance
 from arra.metrics.image_text import image_text_score
-from arra.metrics.likelihood import held_out_bits
+from arra.metrics.likelihood import held_out_law
 from arra.metrics.measured import Measured
 from arra.metrics.memorisation import memorisation
 from arra.progress import track
@@ -192,14 +193,14 @@ class Judgement:
         model = TextToImage.from_pretrained(folder / "model", self.bench.device)
         drawn = self._draw(model, self.prompts, 0)
         batches = plain_batches(self.bench.held_out_store, model.generator)
-        bits = held_out_bits(model.generator, batches)
+        told = held_out_law(model.generator, batches)
         likeness = ms_ssim(drawn, self.real)
         to_real = Measured(
             "MS-SSIM to the real picture", float(likeness.mean()), len(likeness), "none",
             bootstrap(likeness, rng=rng),
         )  # fmt: skip
         results = {
-            **plain({"bits": bits.measured(rng, model.codec.fingerprint()[:12])}),
+            **plain({HELD_OUT: told.measured(rng, model.codec.fingerprint()[:12])}),
             **plain({"frechet": self.distance(drawn, rng), "likeness": to_real}),
             **self.agreement(drawn, self.prompts, rng),
             **self.copies(drawn),

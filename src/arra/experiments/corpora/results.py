@@ -14,6 +14,7 @@ from PIL import Image
 
 from arra.experiments.arms import Arm
 from arra.experiments.corpora.corpus import Corpus
+from arra.experiments.study_results import watched
 from arra.files import atomic_file, to_plain, write_json
 from arra.metrics.bootstrap import paired_difference
 from arra.report import Pictures
@@ -31,11 +32,16 @@ class Measure:
     """"lower", "higher", or "" where neither is."""
 
 
-def measures(labelled: bool) -> tuple[Measure, ...]:
-    """The rows of the table, the least noisy measure first."""
+HELD_OUT = "bits"
+"""The key of what held-out pictures cost; of a law of vectors that is its loss."""
+BITS, VECTORS = "held-out bits per token", "loss of held-out vectors"
+
+
+def measures(labelled: bool, law: str = BITS) -> tuple[Measure, ...]:
+    """The rows of the table, the least noisy measure first; `law` is what pictures cost."""
     found = "class read by the judge" if labelled else "caption among the judge's first five"
     return (
-        Measure("bits", "held-out bits per token", "lower"),
+        Measure(HELD_OUT, law, "lower"),
         Measure("frechet", "Fréchet distance to held-out pictures", "lower"),
         Measure("image_text", "image-text cosine", "higher"),
         Measure("image_text_wrong_pairs", "image-text cosine, wrong pairs (control)", ""),
@@ -63,6 +69,7 @@ def compose(
         "corpus": corpus.name,
         "title": corpus.title,
         "labelled": corpus.labelled,
+        "law": BITS if "held_out_bits" in training["validation"][0] else VECTORS,
         "start": None if corpus.start is None else corpus.start.corpus.name,
         "size": corpus.size,
         "seeds": list(seeds),
@@ -117,12 +124,12 @@ def difference(arm: Sequence[float], baseline: Sequence[float]) -> dict[str, Any
 
 
 def _curve(results: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Held-out bits during training, mean over seeds."""
+    """What held-out pictures cost during training, mean over seeds."""
     runs = [result["training"]["validation"] for result in results]
     points = []
     for marks in zip(*runs, strict=True):
-        values = [mark["held_out_bits"] for mark in marks]
-        points.append({"step": marks[0]["step"], "held_out_bits": float(np.mean(values))})
+        value = float(np.mean([watched(mark) for mark in marks]))
+        points.append({"step": marks[0]["step"], "held_out_bits": value})
     return points
 
 
@@ -136,7 +143,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     heading += [f"difference, {arms[name]['label']}" for name in others]
     heading += ["real pictures", "through the codec", "better"]
     rows = []
-    for m in measures(report["labelled"]):
+    for m in measures(report["labelled"], report.get("law", BITS)):
         cells = [_interval(arm["measures"][m.key]) for arm in arms.values()]
         cells += [_interval(others[name][m.key], signed=True) for name in others]
         cells += [_real(report, m.key), _interval(report["reference"]["codec"].get(m.key))]
@@ -255,7 +262,7 @@ def render(report: Mapping[str, Any], grid: str) -> str:
         grid=grid,
         heading=heading,
         rows=rows,
-        chart=line_chart(series, "held-out bits per token", "step"),
+        chart=line_chart(series, report.get("law", BITS), "step"),
         arms=[arm["label"] for arm in report["arms"].values()],
         versions=report["versions"],
     )

@@ -160,7 +160,7 @@ def drawn_by(corpus: Corpus, generator: str) -> Corpus:
     if corpus.start is not None:
         raise InputError(f"{corpus.name}: goes on from a raster model; leave --generator out")
     side = corpus.size // corpus.codec.autoencoder.downsample
-    changes = dict(way(generator).changes(corpus.codec, side, corpus.plan.sizes.llama))
+    changes = dict(way(generator).changes(corpus.codec, side, corpus.plan.sizes.llama, "drawing"))
     name, title = f"{corpus.name}-{generator}", f"{corpus.title}, {generator}"
     return changed(replace(corpus, name=name, title=title), changes)
 

@@ -31,13 +31,16 @@ class Way:
     codes: bool = True
     """Whether its units are codes: vectors are drawn without top-p."""
 
-    def changes(self, codec: VQConfig, side: int, llama: LlamaSize) -> Mapping[str, Any]:
-        """The codec, and the fields of the plan of training, in place of a raster generator's."""
+    def changes(
+        self, codec: VQConfig, side: int, llama: LlamaSize, judge: str = "judge"
+    ) -> Mapping[str, Any]:
+        """The codec, and the fields of the plan of training, in place of a raster generator's;
+        `judge` is where the setting says how pictures are drawn."""
         return {
             "codec": self.codec(codec.autoencoder, side, codec.vocabulary),
             "plan.generator": self.generator,
             "plan.sizes": self.sizes(llama),
-            **({} if self.codes else {"judge.sampling": SamplingConfig(2.0)}),
+            **({} if self.codes else {f"{judge}.sampling": SamplingConfig(2.0)}),
         }
 
 
@@ -89,6 +92,7 @@ VECTOR_WAYS: dict[str, Way] = {
 
 def way(name: str) -> Way:
     """The way of this name; `InputError` with those that exist."""
-    if name not in WAYS:
-        raise InputError(f"generator: {name!r}, expected one of raster, {', '.join(WAYS)}")
-    return WAYS[name]
+    known = WAYS | VECTOR_WAYS
+    if name not in known:
+        raise InputError(f"generator: {name!r}, expected one of raster, {', '.join(known)}")
+    return known[name]
