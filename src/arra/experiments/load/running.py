@@ -34,6 +34,9 @@ _LEVELS = 26
 """About how many loads that makes: they share the rest of the time."""
 _FEWEST, _FEW = 20, 4
 """Requests that a load has at least, by expectation; the second with a tiny budget."""
+_SPAN, _SHORT = 20.0, 4.0
+"""Latencies of a lone picture that a load lasts at least: a shorter one is over before those who
+come meet as many as they would in the long run; the second with a tiny budget."""
 _FAR = 4.0
 """A target whose latency is that many bounds meets no higher rate."""
 _REST = 0.9
@@ -98,16 +101,17 @@ class _Test:
     """The targets of a test, and what was measured of them."""
 
     def __init__(
-        self, targets: Sequence[Target], pool: Pool, config: LoadConfig, fewest: int, task: Task
+        self, targets: Sequence[Target], pool: Pool, config: LoadConfig, task: Task, tiny: bool
     ):
         self.targets, self.pool, self.config, self.task = targets, pool, config, task
-        self.fewest = fewest
+        self.fewest = _FEW if tiny else _FEWEST
+        self.span = (_SHORT if tiny else _SPAN) * pool.lone
         self.levels: list[Level] = []
 
     def at(self, target: Target, rate: float, seconds: float, number: int) -> Level:
         """Load a target; equal rates and numbers are equal arrivals."""
         config = self.config
-        seconds = max(seconds, self.fewest / rate)
+        seconds = max(seconds, self.fewest / rate, self.span)
         arrivals = poisson(self.pool, rate, seconds, config.clients, config.seed, number)
         level = drive(target, self.pool, arrivals, rate, most=4 * config.clients)
         self.levels.append(level)
@@ -157,7 +161,7 @@ def run_load(
     began = time.perf_counter()
     try:
         with track("load", _LEVELS + len(targets) + 1, quiet) as task:
-            test = _Test(targets, pool, config, _FEWEST if budget == "full" else _FEW, task)
+            test = _Test(targets, pool, config, task, tiny=budget != "full")
             full = [
                 _saturated(task, target, pool, config.clients, _SATURATION * seconds)
                 for target in targets
