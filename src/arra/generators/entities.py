@@ -210,10 +210,9 @@ class SequenceOfEntities(VectorGenerator):
         return EntityCache(read, mean, memories)
 
     def unit(self, cache: EntityCache, noise: Noise, scale: float, temperature: float) -> None:
-        number = len(cache.drawn)
-        if number:
-            self._remember(cache, number - 1)
-        size = self.entities.sizes[number]
+        if cache.drawn:
+            self.remember(cache, cache.drawn[-1])
+        size = self.entities.sizes[len(cache.drawn)]
         made = noise(self.process.draws, size, self.channels).transpose(0, 1).to(self.device)
 
         def predict(x: Tensor, time: Tensor, mean: Tensor) -> Tensor:
@@ -222,15 +221,14 @@ class SequenceOfEntities(VectorGenerator):
         steps = guided(predict, cache.mean, made.shape[1], scale, self.channels)
         cache.drawn.append(self.process.sample(steps, made, temperature))
 
-    def _remember(self, cache: EntityCache, number: int) -> None:
-        """Read an entity that is drawn: its keys and values stay."""
-        drawn = cache.drawn[number]
-        x = drawn.repeat(len(cache.mean) // len(drawn), 1, 1)
+    def remember(self, cache: EntityCache, last: Tensor) -> None:
+        """Read the last entity (B, s, c) that was drawn: its keys and values stay."""
+        x = last.repeat(len(cache.mean) // len(last), 1, 1)
         told = None
         if not self.plain_context:
             time = torch.zeros(len(x), device=x.device)
             told = self._told(cache.mean, time, x.shape[1])
-        place = self._places(number)
+        place = self._places(len(cache.drawn) - 1)
         mask = self._sight(cache, x, hidden=self.plain_context)
         self.network(self.network.read(x, place), place, told, mask, cache.memories)
 
