@@ -32,6 +32,7 @@ Schedule = Literal["constant", "stop", "anneal"]
 Precision = Literal["fp32", "bf16", "int8"]
 Decoder = Literal["auto", "plain", "fast"]
 Mixer = Literal["attention", "intra+scan", "intra", "scan"]
+Entity = Literal["token", "cell", "subsample", "scale", "image"]
 GuidanceSchedule = Literal["constant", "linear", "cosine", "steps", "sine", "log", "square", "root"]
 _CHOICES = {
     "positions": get_args(Positions),
@@ -190,10 +191,13 @@ class VectorOptions:
     """Times and noises with which a head of single vectors learns each vector at once."""
     rounds: int = 8
     """Of a generator that draws hidden cells: passes that draw a picture."""
-    entity: Literal["token", "cell", "subsample", "scale", "image"] = "cell"
-    """Of a generator of entities: what is drawn at once."""
+    entity: Entity = "cell"
+    """Of entities only: what is drawn at once."""
     side: int = 2
-    """Rows and columns of a cell, of a subsample's spacing, or of a block."""
+    """Rows and columns of a cell, of a subsample's members, or of a block."""
+    context: Literal["noisy", "clean"] = "noisy"
+    """Of entities only: whether they are trained to read noisy predecessors, in one pass, or a
+    clean copy of them, in a sequence twice as long."""
 
     def __post_init__(self) -> None:
         if self.objective not in (known := ("flow", "v", "epsilon")):
@@ -203,6 +207,11 @@ class VectorOptions:
         for name in ("steps", "inner", "inner_depth", "repeats", "rounds", "side"):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"VectorOptions.{name}: {value}, expected at least 1")
+        for name, choices in (("entity", get_args(Entity)), ("context", ("noisy", "clean"))):
+            if (chosen := getattr(self, name)) not in choices:
+                raise InputError(
+                    f"VectorOptions.{name}: {chosen!r}, expected one of {', '.join(choices)}"
+                )
 
 
 @dataclass(frozen=True)

@@ -83,22 +83,29 @@ class PixelConfig:
 
     side: int = 2
     """Pixels along each side of a square; its 3 side^2 numbers are one vector."""
+    frames: int = 1
+    """Of a clip; a square's vector has those of all frames, side by side."""
+    rate: float = 8.0
+    """Frames a second at which clips are shown."""
 
     def __post_init__(self) -> None:
-        if self.side < 1:
-            raise InputError(f"PixelConfig.side: {self.side}, expected 1 or more")
+        for name in ("side", "frames"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"PixelConfig.{name}: {value}, expected 1 or more")
 
 
 @codecs.register("pixels")
 class PixelCodec(LatentCodec):
-    """The pixels of each square, as they are: a codec that loses nothing."""
+    """The pixels of each square, as they are, of pictures or clips: a codec that loses nothing."""
 
     Config = PixelConfig
     config: PixelConfig
 
     def __init__(self, config: PixelConfig):
-        super().__init__(config, 3 * config.side**2)
-        self.downsample = config.side
+        super().__init__(config, 3 * config.frames * config.side**2)
+        self.downsample, self.channels = config.side, 3 * config.frames
+        if config.frames > 1:
+            self.rate = config.rate
 
     @classmethod
     def tiny(cls) -> Self:
@@ -106,7 +113,7 @@ class PixelCodec(LatentCodec):
 
     @classmethod
     def fit(cls, pictures: np.ndarray, config: PixelConfig) -> Self:
-        """With the mean and the one deviation of pictures (N, H, W, 3) uint8."""
+        """With the mean and the one deviation of pictures (N, H, W, 3 frames) uint8."""
         codec = cls(config)
         found = codec.latents(to_unit(pictures))
         codec.mean.copy_(found.mean(dim=(0, 2, 3)))

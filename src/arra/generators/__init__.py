@@ -1,6 +1,8 @@
 """Order, network and head together: what can be trained and sampled."""
 
-from arra.generators import flexible as flexible  # registers
+from arra.generators import blocks as blocks  # registers
+from arra.generators import entities as entities
+from arra.generators import flexible as flexible
 from arra.generators import grid as grid
 from arra.generators import masked as masked
 from arra.generators import masked_vectors as masked_vectors

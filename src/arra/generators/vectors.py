@@ -46,12 +46,19 @@ class VectorConfig:
     """Head, solver and units."""
     codec: str = ""
     """Fingerprint of the codec whose vectors the model draws."""
+    frames: int = 1
+    """Frames of a clip, whose numbers lie side by side in a vector."""
 
     def __post_init__(self) -> None:
-        if min(self.grid) < 1 or self.dimensions < 1:
+        if min(*self.grid, self.frames) < 1 or self.dimensions < 1:
             raise InputError(
                 f"VectorConfig: a grid of {self.grid} vectors of {self.dimensions}, expected 1 or "
                 "more"
+            )
+        if self.dimensions % self.frames:
+            raise InputError(
+                f"VectorConfig.frames: {self.frames}, which does not divide vectors of "
+                f"{self.dimensions} numbers"
             )
 
     @property
@@ -173,6 +180,7 @@ class VectorGenerator(Generator):
             seed=seed,
             longest=longest,
             codec=codec.fingerprint(),
+            frames=codec.frames,
         )
 
     @classmethod
@@ -187,6 +195,7 @@ class VectorGenerator(Generator):
         seed: int,
         longest: int = 0,
         codec: str = "",
+        frames: int = 1,
     ) -> Self:
         """A generator with random weights, a function of `seed`."""
         config = cls.Config(
@@ -197,6 +206,7 @@ class VectorGenerator(Generator):
             size=size or LlamaSize(),
             options=options or VectorOptions(),
             codec=codec,
+            frames=frames,
         )
         with seeded(seed):
             return cls(config, tokenizer)

@@ -189,10 +189,10 @@ def check_kind(kind: CodecKind, frames: int) -> None:
 
     Before anything is read: what the codec needs would else be missed after minutes.
     """
-    if frames > 1 and kind != "avc":
+    if frames > 1 and kind not in ("avc", "pixels"):
         raise InputError(
             f"train-codec: {kind} takes pictures, the source gives clips of {frames} frames; take "
-            "avc, or leave out --clips.frames"
+            "avc, or pixels, or leave out --clips.frames"
         )
     for module in codecs[kind].needs:
         if find_spec(module) is None:
@@ -212,7 +212,10 @@ def fit_codec(
         config = PatchConfig(codec_downsample(options, size), options.vocabulary)
         return PatchCodec.fit(pictures, config, seed=options.seed)
     if kind == "pixels":
-        return PixelCodec.fit(pictures, PixelConfig(codec_downsample(options, size)))
+        squares = PixelConfig(codec_downsample(options, size), pictures.shape[-1] // 3)
+        if rate is not None:
+            squares = replace(squares, rate=rate)
+        return PixelCodec.fit(pictures, squares)
     if kind == "avc":
         return _fit_avc(options, size, pictures, rate)
     unit = options.downsample or (16 if size >= 64 and size % 16 == 0 else 8)

@@ -48,7 +48,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor, *how: Tensor | Memory | None) -> Tensor:
         """(R, T, D) of states (R, T, D)."""
-        set_ = spread(self.set(F.silu(condition)), x)
+        return self.moved(x, spread(self.set(F.silu(condition)), x), *how)
+
+    def moved(self, x: Tensor, set_: Tensor, *how: Tensor | Memory | None) -> Tensor:
+        """The same of what the condition sets, (R, T, 6 D): two gates, two scales, two shifts."""
         gate, other, scale, scale2, shift, shift2 = set_.chunk(6, dim=-1)
         x = x + gate * self.mixer(modulated(x, scale, shift), *how)
         return x + other * self.feed(modulated(x, scale2, shift2))

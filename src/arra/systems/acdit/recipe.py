@@ -1,0 +1,53 @@
+"""Everything about the claim that is a number, and its arms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from arra.experiments.digit_vectors import BATCHES, training
+from arra.settings import BatchConfig, LlamaSize, VectorOptions
+from arra.training.config import TrainConfig
+
+CLEAN, NOISED, WHOLE = "clean", "noised", "whole"
+"""A clean past; a past with noise of its own, of which the network is told how much, and in
+sampling none; and all frames at once, a plain diffusion transformer."""
+ARMS = (CLEAN, NOISED, WHOLE)
+SIDE = 8
+"""Pixels of a frame."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Clips of a digit that moves on a torus, always by the same step, one of eight."""
+
+    frames: int = 4
+    patch: int = 4
+    """Pixels along a vector's square."""
+    clips: int = 20_000
+    """To train on."""
+    size: LlamaSize = field(
+        default_factory=lambda: LlamaSize(
+            width=96, depth=3, heads=4, feed_forward=256, rope_theta=100.0
+        )
+    )
+    options: VectorOptions = field(default_factory=lambda: VectorOptions(steps=20))
+    batch: BatchConfig = BATCHES
+    train: TrainConfig = field(default_factory=lambda: training(1000))
+    drawn: int = 640
+    """Clips drawn of each model."""
+
+
+def tiny() -> Recipe:
+    """To see that it runs; nobody should read its numbers."""
+    return replace(
+        Recipe(),
+        clips=100,
+        size=LlamaSize(width=24, depth=1, heads=2, feed_forward=16),
+        options=VectorOptions(steps=2),
+        batch=replace(BATCHES, size=8),
+        train=training(4),
+        drawn=40,
+    )
+
+
+RECIPES = {"full": Recipe, "tiny": tiny}
