@@ -194,13 +194,23 @@ class VectorOptions:
     """Of a generator of entities: what is drawn at once."""
     side: int = 2
     """Rows and columns of a cell, of a subsample's spacing, or of a block."""
+    sequence: int = 5
+    """Of a generator that remembers its trajectory: pictures of a caption in a training sequence,
+    from noisy to clean; 1: it remembers nothing."""
+    read_decay: Literal["chunk", "raster"] = "chunk"
+    """Of its memory: how much a picture reads is one number for all of its positions, or falls from
+    the first to the last (ARFlow's released code)."""
 
     def __post_init__(self) -> None:
         if self.objective not in (known := ("flow", "v", "epsilon")):
             raise InputError(
                 f"VectorOptions.objective: {self.objective!r}, expected one of {', '.join(known)}"
             )
-        for name in ("steps", "inner", "inner_depth", "repeats", "rounds", "side"):
+        if self.read_decay not in (ways := ("chunk", "raster")):
+            raise InputError(
+                f"VectorOptions.read_decay: {self.read_decay!r}, expected one of {', '.join(ways)}"
+            )
+        for name in ("steps", "inner", "inner_depth", "repeats", "rounds", "side", "sequence"):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"VectorOptions.{name}: {value}, expected at least 1")
 
