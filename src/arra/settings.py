@@ -200,6 +200,9 @@ class VectorOptions:
     read_decay: Literal["chunk", "raster"] = "chunk"
     """Of its memory: how much a picture reads is one number for all of its positions, or falls from
     the first to the last (ARFlow's released code)."""
+    gate_root: float = 16.0
+    """Of its memory: gates are this root of a logistic function. 16 in the released code, where a
+    picture begins by taking 4 % away from what is remembered; with 1 it takes a half."""
 
     def __post_init__(self) -> None:
         if self.objective not in (known := ("flow", "v", "epsilon")):

@@ -78,7 +78,7 @@ class TrajectoryGenerator(VectorGenerator):
                 width,
                 size.heads,
                 size.feed_forward,
-                GatedMemory(width, size.heads, options.read_decay),
+                GatedMemory(width, size.heads, options.read_decay, options.gate_root),
             )
             for _ in range(size.depth)
         )
@@ -113,9 +113,10 @@ class TrajectoryGenerator(VectorGenerator):
         if group is None or not self.remembers:
             group = torch.arange(len(latents), device=latents.device)
         chunks = self._chunks(prompts.real, in_sequences(group))
-        drawn = self.process.times(len(latents), batch.random, latents.device)
+        random = batch.random  # one stream: each access begins it anew
+        drawn = self.process.times(len(latents), random, latents.device)
         time = from_noise(drawn, chunks)
-        noise = normal(latents.shape, batch.random, latents.device)
+        noise = normal(latents.shape, random, latents.device)
         said, found = self._said(prompts), {}
 
         def predict(x: Tensor, at: Tensor) -> Tensor:

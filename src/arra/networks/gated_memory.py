@@ -27,7 +27,7 @@ from arra.networks.adaln import spread
 ReadDecay = Literal["chunk", "raster"]
 """r_i: the chunk's mean gate, alike for all of its positions; or, as in the released code, the sum
 of the gates up to each position, so that later positions of a chunk read less."""
-_EPSILON, _SLOW = 1e-6, 16.0  # of the norms; gates are the 16th root of a logistic function
+_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ class Carried:
 class GatedMemory(nn.Module):
     """Softmax attention inside a chunk, a gated linear memory across chunks."""
 
-    def __init__(self, width: int, heads: int, decay: ReadDecay = "chunk"):
+    def __init__(self, width: int, heads: int, decay: ReadDecay = "chunk", root: float = 16.0):
+        """Gates are the `root`-th root of a logistic function: with 16, the released value, a chunk
+        begins by taking 4 % away from what is remembered, with 1 a half."""
         super().__init__()
         if width % heads:
             raise InputError(f"GatedMemory: width {width} is no multiple of {heads} heads")
-        self.heads, self.decay = heads, decay
+        self.heads, self.decay, self.root = heads, decay, root
         self.inputs = nn.Linear(width, 4 * width, bias=False)
         self.gate = nn.Linear(width, heads, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -84,7 +86,7 @@ class GatedMemory(nn.Module):
         # over the whole width, before it is split into heads, as in the released code
         query, key, value = (self._split(_norm(part)) for part in projected)
         key = key * key.shape[-1] ** -0.5
-        kept = F.logsigmoid(self.gate(x + spread(condition, x)).float()) / _SLOW
+        kept = F.logsigmoid(self.gate(x + spread(condition, x)).float()) / self.root
         seen = None if chunks.seen is None else chunks.seen[:, None, None]
         inside = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=1.0)
         kept = kept.transpose(1, 2)  # (R, H, T)

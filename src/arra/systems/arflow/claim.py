@@ -115,7 +115,7 @@ def _scale(recipe: Recipe, results: Results, real: dict[str, float]) -> str:
         f"handwritten digits of 8 x 8 pixels (1200 to train on, 597 held out) as 16 cells of 4 "
         f"numbers, {recipe.size.depth} blocks of width {recipe.size.width}, {parameters / 1e6:.2f} "
         f"M parameters, {recipe.train.steps} steps of {recipe.batch.size} pictures in sequences of "
-        f"{options.sequence}, {len(results[MEMORY])} paired seeds, {recipe.drawn} pictures drawn in "
+        f"{options.sequence}, {len(results[MEMORY])} paired seeds, {recipe.drawn} drawn in "
         f"{options.steps} stochastic steps; training pictures are {real['frechet']:.3g} from the "
         f"held-out ones; the judge reads {real['accuracy']:.1%} of held-out digits rightly"
     )
