@@ -198,16 +198,30 @@ class VectorOptions:
     context: Literal["noisy", "clean"] = "noisy"
     """Of entities only: whether they are trained to read noisy predecessors, in one pass, or a
     clean copy of them, in a sequence twice as long."""
+    sequence: int = 5
+    """Of a generator that remembers its trajectory: pictures of a caption in a training sequence,
+    from noisy to clean; 1: it remembers nothing."""
+    read_decay: Literal["chunk", "raster"] = "chunk"
+    """Of its memory: how much a picture reads is one number for all of its positions, or falls from
+    the first to the last (ARFlow's released code)."""
+    gate_root: float = 16.0
+    """Of its memory: gates are this root of a logistic function. 16 in the released code, where a
+    picture begins by taking 4 % away from what is remembered; with 1 it takes a half."""
 
     def __post_init__(self) -> None:
         if self.objective not in (known := ("flow", "v", "epsilon")):
             raise InputError(
                 f"VectorOptions.objective: {self.objective!r}, expected one of {', '.join(known)}"
             )
-        for name in ("steps", "inner", "inner_depth", "repeats", "rounds", "side"):
+        for name in ("steps", "inner", "inner_depth", "repeats", "rounds", "side", "sequence"):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"VectorOptions.{name}: {value}, expected at least 1")
-        for name, choices in (("entity", get_args(Entity)), ("context", ("noisy", "clean"))):
+        choices_of = {
+            "entity": get_args(Entity),
+            "context": ("noisy", "clean"),
+            "read_decay": ("chunk", "raster"),
+        }
+        for name, choices in choices_of.items():
             if (chosen := getattr(self, name)) not in choices:
                 raise InputError(
                     f"VectorOptions.{name}: {chosen!r}, expected one of {', '.join(choices)}"

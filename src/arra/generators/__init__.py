@@ -9,3 +9,4 @@ from arra.generators import masked_vectors as masked_vectors
 from arra.generators import raster as raster
 from arra.generators import scales as scales
 from arra.generators import scan_scales as scan_scales
+from arra.generators import trajectory as trajectory

@@ -51,6 +51,9 @@ class Batch:
     seed: Tensor | None = None
     """() int64: of the noise of a law of vectors; None: torch's own stream, which training sets
     anew for every micro-batch."""
+    group: Tensor | None = None
+    """(B,) int64: which sequence of pictures each belongs to, where pictures of a batch, in their
+    order, know of each other; None: they do not."""
     features: dict[str, Tensor] = field(default_factory=dict)
     """Encoder features: "cls", "mean" (B, D), "patches" (B, N, D); NAME/cls of a named encoder."""
 

@@ -248,7 +248,7 @@ class StoreBatches(ABC):
         shuffled = self.config.shuffle_features
         stored = self.store.rows(indices, () if shuffled else self.features)
         rng = np.random.default_rng([self.config.seed, 2, number])
-        dropped = rng.random(len(indices)) < self.config.drop_caption
+        dropped = self._dropped(number, rng, len(indices))
         samples = [
             sample_of([] if drop else text, code)
             for text, code, drop in zip(
@@ -262,6 +262,10 @@ class StoreBatches(ABC):
         samples += self._others(rng)  # behind the pictures: features stay numbered as they are
         batch = self._collated(samples, features, self.config)
         return self._finished(batch, stored.codes, (self.config.seed, 5, number))
+
+    def _dropped(self, number: int, rng: np.random.Generator, count: int) -> np.ndarray:
+        """(count,) bool: the rows of batch `number` that lose their caption."""
+        return rng.random(count) < self.config.drop_caption
 
     def in_order(self, size: int = 64, most: int | None = None) -> Iterator[Batch]:
         """The first `most` rows (None: all), each once, as they are: for held-out likelihoods.

@@ -202,25 +202,32 @@ class Flow(Process):
 
     def sample(self, predict: Predict, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """`temperature` scales the start, or, stochastic, the noise of every step."""
-        if self.stochastic:
-            return self._wander(predict, noise, temperature)
-        x = temperature * noise[0]
-        for number in range(self.steps):
-            time = torch.full((len(x),), TIMES * (1.0 - number / self.steps), device=x.device)
-            x = x - predict(x, time).float() / self.steps
+        x = noise[0] if self.stochastic else temperature * noise[0]
+        for number, share in enumerate(self.shares):
+            velocity = predict(x, torch.full((len(x),), TIMES * share, device=x.device)).float()
+            fresh = noise[number + 1] if number + 1 < self.draws else None
+            x = self.step(number, x, velocity, None if fresh is None else temperature * fresh)
         return x
 
-    def _wander(self, predict: Predict, noise: Tensor, temperature: float) -> Tensor:
-        x, at = noise[0], torch.linspace(1.0, _LAST, self.steps).tolist()
-        for number, share in enumerate(at):
-            velocity = predict(x, torch.full((len(x),), TIMES * share, device=x.device)).float()
-            drift = (2.0 - share) * velocity + x  # v - s score
-            if number == self.steps - 1:
-                return x - share * drift
-            length = share - at[number + 1]
-            fresh = temperature * noise[number + 1]
-            x = x - length * drift + (2.0 * share * length) ** 0.5 * fresh
-        raise AssertionError("unreachable")
+    @property
+    def shares(self) -> list[float]:
+        """The times s at which a sample asks the network, from noise to data."""
+        if self.stochastic:
+            return torch.linspace(1.0, _LAST, self.steps).tolist()
+        return [1.0 - number / self.steps for number in range(self.steps)]
+
+    def step(self, number: int, x: Tensor, velocity: Tensor, fresh: Tensor | None) -> Tensor:
+        """What x becomes in step `number`, by the velocity there; stochastic steps but the last
+        take `fresh` noise of its shape."""
+        if not self.stochastic:
+            return x - velocity / self.steps
+        share, *following = self.shares[number:]
+        drift = (2.0 - share) * velocity + x  # v - s score
+        if not following:
+            return x - share * drift
+        assert fresh is not None
+        length = share - following[0]
+        return x - length * drift + (2.0 * share * length) ** 0.5 * fresh
 
 
 class Steps:

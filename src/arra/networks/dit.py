@@ -6,11 +6,13 @@ R rows of T positions, width D. A condition belongs to whole rows (R, D) or to p
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arra.networks.adaln import Memory, spread
+from arra.networks.adaln import spread
 from arra.networks.denoiser import waves
 from arra.networks.grid_llama import Attention, SwiGLU
 
@@ -46,7 +48,7 @@ class Block(nn.Module):
         self.mixer = mixer or Attention(width, heads)
         self.feed = SwiGLU(width, hidden)
 
-    def forward(self, x: Tensor, condition: Tensor, *how: Tensor | Memory | None) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, *how: Any) -> Tensor:
         """(R, T, D) of states (R, T, D)."""
         return self.moved(x, spread(self.set(F.silu(condition)), x), *how)
 
