@@ -194,15 +194,31 @@ class VectorOptions:
     """Of a generator of entities: what is drawn at once."""
     side: int = 2
     """Rows and columns of a cell, of a subsample's spacing, or of a block."""
+    scales: tuple[int, ...] = ()
+    """Of a generator of scales: growing sides, the last standing for the whole grid; unless given,
+    1 and each twice the one before."""
+    stages: int = 3
+    """Of a generator of stages: how many at most, each twice as large as the one before; as many as
+    the grid can be halved to."""
+    clean: bool = False
+    """Of a generator of stages: whether training reads coarser stages without the noise that they
+    have when a picture is drawn."""
+    told: Literal["spatial", "pooled", "crossed"] = "spatial"
+    """Of a head over maps: whether every position is told its own state; all are told the mean of
+    states; or positions also look at all states by cross-attention."""
+    guided_until: float = 1.0
+    """Of a head over maps: share of noise up to which guidance counts (FlowAR: 0.7 to 0.9)."""
 
     def __post_init__(self) -> None:
         if self.objective not in (known := ("flow", "v", "epsilon")):
             raise InputError(
                 f"VectorOptions.objective: {self.objective!r}, expected one of {', '.join(known)}"
             )
-        for name in ("steps", "inner", "inner_depth", "repeats", "rounds", "side"):
+        for name in ("steps", "inner", "inner_depth", "repeats", "rounds", "side", "stages"):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"VectorOptions.{name}: {value}, expected at least 1")
+        if not 0.0 <= self.guided_until <= 1.0:
+            raise InputError(f"VectorOptions.guided_until: {self.guided_until}, expected 0 to 1")
 
 
 @dataclass(frozen=True)
