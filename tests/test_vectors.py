@@ -177,6 +177,23 @@ def test_held_out_batches_meet_the_same_noise(generator):
     assert torch.equal(*found)
 
 
+def test_a_pace_changes_passes_and_no_weight(generator):
+    spoilt(generator)
+    other = generator.paced(steps=5)
+    assert other.config.options.steps == 5
+    weights = other.state_dict()
+    for name, weight in generator.state_dict().items():
+        assert weights[name].data_ptr() == weight.data_ptr()
+    sampler = VectorSampler(SamplingConfig(2.0))
+    drawn = [sampler(g, ["a red 3"], [1]) for g in (generator, other, other.paced(steps=3))]
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+    with pytest.raises(InputError, match="steps: 0"):
+        generator.paced(steps=0)
+    with pytest.raises(InputError, match="one pass"):
+        generators["raster"].tiny().paced(steps=3)
+
+
 def test_indices_are_refused(generator):
     store = SomeStore(generator)
     store.codes = torch.zeros(3, 4, dtype=torch.int64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -61,7 +61,8 @@ class TextToImage:
                 f"{codec.dimensions}"
             )
         self.generator, self.codec = generator.eval(), codec.eval()
-        self.scales: tuple[tuple[int, int], ...] | None = None  # of a schedule that was asked for
+        self.chosen: dict[str, Any] = {}
+        """How it draws where that is not as in training, by the names that labels have for it."""
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Self:
@@ -102,7 +103,14 @@ class TextToImage:
         grid = grid or self.generator.grids[-1]
         scales = fitted(sides, grid)
         other = type(self)(self.generator.scheduled(scales), self.codec.at(grid))
-        other.scales = scales
+        other.chosen = {"scales": [list(size) for size in scales]}
+        return other
+
+    def paced(self, steps: int | None = None, rounds: int | None = None) -> Self:
+        """The same model drawing in another number of passes; see `Generator.paced`."""
+        other = type(self)(self.generator.paced(steps=steps, rounds=rounds), self.codec)
+        given = {"steps": steps, "rounds": rounds}
+        other.chosen = {name: value for name, value in given.items() if value is not None}
         return other
 
     def fingerprint(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from arra.experiments.load.config import LoadConfig
+from arra.systems.arra.laws_config import LawsConfig
 
 if TYPE_CHECKING:
     from arra.experiments.speed.results import BenchResult
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 _LOADCONFIG = LoadConfig()
 _LOAD = "serve"
 _LOAD_QUESTION = "How many requests are answered in time, and at which rate is that over?"
+_LAWSCONFIG = LawsConfig()
+_LAWS = "heads"
+_LAWS_QUESTION = "What are laws of codes, vectors, maps and entities worth, and what do they cost?"
 
 
 def command(
@@ -25,6 +29,7 @@ def command(
     threads: int | None = None,
     json: bool = False,
     load: Annotated[LoadConfig, arg(name="")] = _LOADCONFIG,
+    laws: Annotated[LawsConfig, arg(name="")] = _LAWSCONFIG,
 ) -> None:
     """Time arra against its peers in one run, and against the limits of this machine.
 
@@ -37,6 +42,10 @@ def command(
     a time, static batches and the engine of `arra serve` answer the same arrivals. Every picture is
     compared with the one that it would be alone. DIR/serve gets load.json and two plots.
 
+    "heads", which "all" leaves out too, trains a generator of each kind on digit scenes and draws
+    with it in several numbers of passes: prompts that are right against passes, operations and
+    seconds. DIR/heads gets heads.json and a plot.
+
     Args:
         benches: Which benches.
         out: Folder of the results.
@@ -44,6 +53,7 @@ def command(
         threads: Threads that torch computes with. Default: one for each core.
         json: Print the results as JSON for programs instead of tables.
         load: Of the load test alone.
+        laws: Of "heads" alone.
     """
     from arra.errors import InputError
     from arra.experiments.speed.bench import choose_benches, list_benches, run_bench
@@ -51,17 +61,25 @@ def command(
 
     if not benches:
         known = list_benches()
-        listed = [(bench.name, bench.question) for bench in known] + [(_LOAD, _LOAD_QUESTION)]
+        listed = [(bench.name, bench.question) for bench in known] + [
+            (_LOAD, _LOAD_QUESTION),
+            (_LAWS, _LAWS_QUESTION),
+        ]
         if json:
             print_json([{"bench": name, "question": question} for name, question in listed])
         else:
             print_table(["bench", "question"], [list(row) for row in listed])
         return
-    if _LOAD in benches:
-        if len(benches) > 1:
-            raise InputError(f"{_LOAD}: runs alone, not together with {', '.join(benches)}")
+    for name in (_LOAD, _LAWS):
+        if name in benches and len(benches) > 1:
+            raise InputError(f"{name}: runs alone, not together with {', '.join(benches)}")
+    if benches == (_LOAD,):
         _threads(threads)
         _load(load, out / _LOAD, budget, json)
+        return
+    if benches == (_LAWS,):
+        _threads(threads)
+        _compare_laws(laws, out / _LAWS, budget, json)
         return
     chosen = choose_benches(benches)
     _threads(threads)
@@ -99,6 +117,22 @@ def _load(load: LoadConfig, folder: Path, budget: str, json: bool) -> None:
         print_table(*table(result))
     for path in plots:
         print(f"plot: {path}")
+
+
+def _compare_laws(laws: LawsConfig, folder: Path, budget: str, json: bool) -> None:
+    from arra.files import read_json
+    from arra.jobs.console import print_json, print_table
+    from arra.systems.arra.laws import FILE, run_laws
+    from arra.systems.arra.laws_page import PLOT, line, plot, table
+
+    result = run_laws(laws, folder, budget, quiet=json)
+    plot(result, folder / PLOT)
+    if json:
+        print_json(read_json(folder / FILE))
+        return
+    print(line(result))
+    print_table(*table(result))
+    print(f"plot: {folder / PLOT}")
 
 
 def _threads(count: int | None) -> None:

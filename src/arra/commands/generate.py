@@ -28,6 +28,8 @@ def command(
     precision: Precision = "fp32",
     schedule: tuple[int, ...] = (),
     grid: tuple[int, int] | None = None,
+    steps: int | None = None,
+    rounds: int | None = None,
     overwrite: bool = False,
     json: bool = False,
     sampling: Annotated[SamplingConfig, arg(name="")] = _SAMPLINGCONFIG,
@@ -60,6 +62,8 @@ def command(
         schedule: Growing sides of the scales that are drawn, such as 1 2 4 8; the last is the whole
             picture. For generators that take any schedule (flexible-scales).
         grid: Rows and columns of codes of the picture, with --schedule; unless given, training's.
+        steps: Of generators of vectors: evaluations of the solver that draw a unit.
+        rounds: Of generators that draw hidden cells (masked-vectors): passes that draw a picture.
         overwrite: Replace pictures in DIR that were drawn with other settings.
         json: Print a JSON list of the pictures for programs.
         sampling: How pictures are drawn.
@@ -96,6 +100,8 @@ def command(
     model = TextToImage.from_pretrained(checkpoint, choose_device(device))
     if schedule:
         model = model.scheduled(schedule, grid)
+    if steps is not None or rounds is not None:
+        model = model.paced(steps, rounds)
     job = Generation(wanted, out, count, seed, sampling, batch, overwrite, decoder, precision)
     made = generate(model, job)
     if json:

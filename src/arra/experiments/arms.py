@@ -29,13 +29,13 @@ from arra.generators.raster import RasterGenerator
 from arra.metrics.diversity import ssim_diversity
 from arra.metrics.frechet import frechet_distance, frechet_floor
 from arra.metrics.image_text import image_text_score
-from arra.metrics.likelihood import Likelihood, held_out_bits
+from arra.metrics.likelihood import Likelihood, VectorLoss, held_out_law
 from arra.metrics.measured import Measured
 from arra.metrics.memorisation import memorisation
 from arra.metrics.prompts import ATTRIBUTES, PromptScores, prompt_accuracy, shuffled_control
 from arra.objectives.alignment import AlignmentConfig, alignments
 from arra.objectives.base import Objective, features_of
-from arra.objectives.laws import NextToken, ZLoss
+from arra.objectives.laws import own_objectives
 from arra.progress import track
 from arra.registry import generators
 from arra.samplers.logits import SamplingConfig
@@ -129,7 +129,7 @@ def arm_parts(
     else:
         generator = _continued(bench, start)
     batch = replace(plan.batch, seed=seed, shuffle_features=arm.shuffled)
-    objectives: list[Objective] = [NextToken(), ZLoss(plan.z_loss)]
+    objectives = own_objectives(generator, plan.z_loss)
     terms = () if arm.alignment is None else (arm.alignment, *arm.also)
     shapes = store.provenance.feature_shapes
     objectives += alignments(terms, shapes, generator.width, generator.grids, seed=seed)
@@ -183,7 +183,7 @@ def train_arm(
         "history": [
             {
                 "step": row["step"],
-                "losses": {k: row[k] for k in ("cross_entropy", "alignment") if k in row},
+                "losses": {k: row[k] for k in (*generator.laws, "alignment") if k in row},
             }
             for row in report.history
         ],
@@ -204,16 +204,17 @@ def judge_arm(bench: Bench, folder: Path, plan: JudgePlan) -> tuple[dict[str, An
     rng = np.random.default_rng(0)
     readings = bench.reader.read(pictures)
     scores = prompt_accuracy(readings, scenes, bench.config.scene)
-    bits = {
+    told = {
         name: held_out(bench, generator, name, plan.bits_scenes // 2)
         for name in ("seen", "heldout")
     }
+    law = "loss" if generator.dimensions else "bits"
     results: dict[str, Any] = {
         "prompt_accuracy": plain(scores.measured(bench.reader.name, rng)),
         "per_prompt": per_prompt(scores),
         "shuffled_prompts": shuffled_control(readings, scenes, rng, bench.config.scene).values(),
-        "bits": {name: plain({"bits": x.measured(rng, "")})["bits"] for name, x in bits.items()},
-        "bits_per_picture": {name: x.bits.tolist() for name, x in bits.items()},
+        law: {name: plain({law: x.measured(rng, "")})[law] for name, x in told.items()},
+        f"{law}_per_picture": {name: x.values.tolist() for name, x in told.items()},
         **_set_measures(bench, pictures, rng, plan),
         **_diversity(bench, generator, scenes, rng, plan),
     }
@@ -283,9 +284,11 @@ def draw(
         return model.draw(captions, seeds, sampling, batch=128, on_unit=task.advance)
 
 
-def held_out(bench: Bench, generator: Generator, combinations: str, count: int) -> Likelihood:
-    """Cross-entropy of test scenes (unseen scans) under the generator, in bits."""
-    return held_out_bits(generator.eval(), scene_batches(bench, generator, combinations, count))
+def held_out(
+    bench: Bench, generator: Generator, combinations: str, count: int
+) -> Likelihood | VectorLoss:
+    """What test scenes (unseen scans) cost under the generator: bits, or the loss of vectors."""
+    return held_out_law(generator.eval(), scene_batches(bench, generator, combinations, count))
 
 
 def scene_batches(
@@ -298,8 +301,9 @@ def scene_batches(
     return generator.batches(store, BatchConfig(size=1), ()).in_order(128)
 
 
-class WatchedBits:
-    """A validator: bits per token of test scenes of combinations that training never shows."""
+class Watched:
+    """A validator: bits per token (or the loss of vectors) of test scenes of combinations that
+    training never shows."""
 
     def __init__(self, bench: Bench, count: int):
         self.bench, self.count = bench, count
@@ -308,7 +312,7 @@ class WatchedBits:
     def __call__(self, generator: Generator, step: int, folder: Path) -> dict[str, float]:
         if not self._batches:  # the same at every step: the codec need not look again
             self._batches = list(scene_batches(self.bench, generator, "heldout", self.count))
-        return {"held_out_bits": held_out_bits(generator, self._batches).per_token}
+        return held_out_law(generator, self._batches).told()
 
 
 def run_arm(
@@ -317,7 +321,7 @@ def run_arm(
     """Train and judge one arm, unless that was done; leaves `arm.json` and `pictures.npz`."""
     if (found := judged_arm(bench, arm, plan, judge, seed, folder)) is not None:
         return found
-    watched = [WatchedBits(bench, plan.watch)] if plan.watch else []
+    watched = [Watched(bench, plan.watch)] if plan.watch else []
     facts = train_arm(bench, arm, plan, seed, folder, validators=watched)
     results, pictures = judge_arm(bench, folder, judge)
     digest = _digest(bench, arm, plan, judge, seed)

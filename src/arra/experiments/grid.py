@@ -54,6 +54,8 @@ class Study:
     variations: tuple[Variation, ...]
     paper: str = ""
     """What the paper's numbers are; empty where it has none."""
+    law: str = "bits per token"
+    """What held-out pictures are measured in."""
 
     def __post_init__(self) -> None:
         names = [variation.name for variation in self.variations]

@@ -7,7 +7,7 @@ differences and intervals. Reading it back takes the values alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -29,6 +29,8 @@ from arra.metrics.convergence import (
 from arra.metrics.measured import Interval
 
 FORMAT = 1
+BITS = "bits per token"
+"""In names of measures: what a law of codes is measured in; a study of another one names it."""
 Better = Literal["lower", "higher", "neither"]
 Reading = tuple[str, Better, Callable[[Result], float]]
 """A measure: its name, which direction is an improvement, and how it is read from a result."""
@@ -153,6 +155,11 @@ def _curves(row: Row) -> list[Curve]:
     return [Curve(row.steps, values) for values in row.course] if enough else []
 
 
+def watched(mark: Mapping[str, float]) -> float:
+    """The primary measure in the course of a training: held-out bits, or the loss of vectors."""
+    return mark["held_out_bits"] if "held_out_bits" in mark else mark["held_out_loss"]
+
+
 def collect(
     study: Study,
     results: dict[str, list[Result]],
@@ -173,7 +180,7 @@ def collect(
                 to_plain(dict(variation.changes)),
                 tuple(tuple(float(read(r)) for r in found) for _, _, read in measures),
                 tuple(mark["step"] for mark in marks[0]),
-                tuple(tuple(mark["held_out_bits"] for mark in seed) for seed in marks if seed),
+                tuple(tuple(map(watched, seed)) for seed in marks if seed),
             )
         )
     return StudyResult(
@@ -181,7 +188,7 @@ def collect(
         study.question,
         study.paper,
         tuple(seeds),
-        tuple(MeasureName(name, better) for name, better, _ in measures),
+        tuple(MeasureName(name.replace(BITS, study.law), better) for name, better, _ in measures),
         tuple(rows),
         to_plain(base),
         datetime.now(UTC).date().isoformat(),

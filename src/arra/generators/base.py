@@ -196,6 +196,17 @@ class Generator(Part):
             "flexible-scales takes any schedule"
         )
 
+    def paced(self, *, steps: int | None = None, rounds: int | None = None) -> Self:
+        """This generator, with the same weights, drawing in another number of passes: `steps` of
+        the solver that draws a unit, `rounds` of one that draws hidden cells.
+
+        Raises `InputError` where passes cannot be chosen.
+        """
+        raise InputError(
+            f"a {self.registered_name} generator draws each unit in one pass; steps and rounds are "
+            "for generators of vectors"
+        )
+
     def caption_ids(self, caption: str) -> list[int]:
         """Token ids of a caption, exactly as preparation made them for training."""
         if self.tokenizer is None:

@@ -246,6 +246,15 @@ class VectorGenerator(Generator):
         """What stands before a picture whose caption has these ids; of none it is guidance's."""
         return list(text)
 
+    def paced(self, *, steps: int | None = None, rounds: int | None = None) -> Self:
+        given: dict[str, Any] = {"steps": steps, "rounds": rounds}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        config = replace(self.config, options=replace(self.config.options, **chosen))
+        with seeded(0):  # weights that are given away at once
+            other = type(self)(config, self.tokenizer)
+        other.load_state_dict(self.state_dict(), assign=True)
+        return other.to(self.device).train(self.training)
+
     # ---- training ------------------------------------------------------------------------------
 
     def batches(

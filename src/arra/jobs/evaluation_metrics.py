@@ -23,7 +23,7 @@ from arra.metrics.bootstrap import mean_measured
 from arra.metrics.classifier_score import classifier_score
 from arra.metrics.diversity import ms_ssim, scales_for, ssim_diversity
 from arra.metrics.image_text import ImageTextScore, image_text_score
-from arra.metrics.likelihood import held_out_bits, held_out_losses
+from arra.metrics.likelihood import held_out_law
 from arra.metrics.measured import Measured
 from arra.metrics.memorisation import memorisation
 from arra.metrics.prompts import (
@@ -154,11 +154,7 @@ def _bits(e: Evidence, rng: np.random.Generator) -> Iterator[Measured]:
     rows = e.ground.held_out
     batches = plain_batches(rows, e.model.generator, e.job.batch)
     codec = f"{e.model.codec.registered_name}:{e.model.codec.fingerprint()[:12]}"
-    if e.model.generator.dimensions:
-        losses = held_out_losses(e.model.generator, batches)
-        found = mean_measured("loss of held-out vectors", losses, codec, rng)
-    else:
-        found = held_out_bits(e.model.generator, batches).measured(rng, codec)
+    found = held_out_law(e.model.generator, batches).measured(rng, codec)
     if e.ground.trained_on:
         found = replace(found, name=f"{found.name} (of training pictures)")
     yield found

@@ -124,8 +124,7 @@ def generate(model: TextToImage, job: Generation) -> Generated:
     }
     if job.precision != "fp32":  # at fp32 all decoders draw the same
         settings["precision"] = job.precision
-    if model.scales is not None:
-        settings["scales"] = to_plain(model.scales)
+    settings |= model.chosen
     job.out.mkdir(parents=True, exist_ok=True)
     _claim(job, settings)
     files = [job.out / one.file for one in wanted]

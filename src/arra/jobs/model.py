@@ -18,8 +18,8 @@ from arra.generators.raster import SIDE_FILE, RasterGenerator
 from arra.jobs.parts import load_language_model, load_tokenizer
 from arra.objectives.alignment import alignments
 from arra.objectives.base import Objective
-from arra.objectives.laws import NextToken, ZLoss
-from arra.registry import generators, objectives
+from arra.objectives.laws import own_objectives
+from arra.registry import generators
 from arra.settings import AdapterConfig, AlignmentConfig, RowInit, Sizes
 from arra.text_to_image import CODEC
 
@@ -137,9 +137,7 @@ def build_objectives(
 
     Raises `InputError` when the store lacks the features that the alignment needs.
     """
-    found: list[Objective] = [objectives[law]() for law in generator.laws]
-    if z_loss and NextToken.registered_name in generator.laws:
-        found.append(ZLoss(z_loss))
+    found = own_objectives(generator, z_loss)
     shapes = store.provenance.feature_shapes
     try:
         found += alignments(align, shapes, generator.width, generator.grids, seed=seed)

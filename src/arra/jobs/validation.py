@@ -11,7 +11,7 @@ from arra.data.store import PreparedStore
 from arra.data.subset import Subset
 from arra.files import atomic_file
 from arra.generators.base import Batch, Generator
-from arra.metrics.likelihood import held_out_bits, held_out_losses
+from arra.metrics.likelihood import held_out_law
 from arra.pixels import strips
 from arra.report import Pictures
 from arra.report.grid import draw_grid
@@ -38,9 +38,7 @@ class HeldOut:
 
     def __call__(self, generator: Generator, step: int, folder: Path) -> dict[str, float]:
         batches = plain_batches(self.rows, generator, self.batch, self.most)
-        if generator.dimensions:
-            return {"held_out_loss": float(held_out_losses(generator, batches).mean())}
-        return {"held_out_bits": held_out_bits(generator, batches).per_token}
+        return held_out_law(generator, batches).told()
 
 
 class Samples:

@@ -34,6 +34,15 @@ class Likelihood:
         return ratio(self.bits, self.tokens)
 
     @property
+    def values(self) -> np.ndarray:
+        """(N,) what each picture costs: its bits."""
+        return self.bits
+
+    def told(self) -> dict[str, float]:
+        """Bits per image token, by their name in logs."""
+        return {"held_out_bits": self.per_token}
+
+    @property
     def per_picture(self) -> float:
         """Bits per picture."""
         return float(self.bits.mean())
@@ -101,12 +110,31 @@ def held_out_bits(generator: Generator, batches: Iterable[Batch]) -> Likelihood:
     return result
 
 
-@torch.no_grad()
-def held_out_losses(generator: Generator, batches: Iterable[Batch]) -> np.ndarray:
-    """(N,) float64: what a law of vectors loses on each held-out picture, a mean over its vectors.
+@dataclass(frozen=True)
+class VectorLoss:
+    """What a law of vectors loses on N held-out pictures, whose likelihood nobody computes."""
 
-    A generator of vectors has no likelihood that is computed exactly. The loss depends on the
-    noise, which batches in order fix: the same rows in batches of the same size meet the same.
+    values: np.ndarray
+    """(N,) float64: of each picture the mean over its vectors."""
+
+    def told(self) -> dict[str, float]:
+        """The mean over pictures, by its name in logs."""
+        return {"held_out_loss": float(self.values.mean())}
+
+    def measured(self, rng: np.random.Generator, codec: str) -> Measured:
+        """The mean with an interval over pictures; `codec` names what the vectors are."""
+        interval = bootstrap(self.values, rng=rng) if len(self.values) > 1 else None
+        mean, details = float(self.values.mean()), {"codec": codec}
+        name = "loss of held-out vectors"
+        return Measured(name, mean, len(self.values), "none", interval, details)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def held_out_loss(generator: Generator, batches: Iterable[Batch]) -> VectorLoss:
+    """What a law of vectors loses on held-out batches, without dropout.
+
+    It depends on the noise, which batches in order fix: the same rows in batches of the same size
+    meet the same.
     """
     was_training = generator.training
     generator.eval()
@@ -115,7 +143,7 @@ def held_out_losses(generator: Generator, batches: Iterable[Batch]) -> np.ndarra
         for batch in batches:
             output = generator(batch.to(generator.device))
             if output.losses is None:
-                raise InputError("held_out_losses: the codes are no vectors; use held_out_bits")
+                raise InputError("held_out_loss: the codes are no vectors; use held_out_bits")
             sample = batch.segment[batch.image]
             total = torch.zeros(batch.samples, dtype=torch.float64)
             total.index_add_(0, sample, output.losses.double().cpu())
@@ -123,8 +151,14 @@ def held_out_losses(generator: Generator, batches: Iterable[Batch]) -> np.ndarra
     finally:
         generator.train(was_training)
     if not found:
-        raise InputError("held_out_losses: no batch was given")
+        raise InputError("held_out_loss: no batch was given")
     losses = np.concatenate(found)
     if not np.isfinite(losses).all():
-        raise InputError("held_out_losses: the loss of a picture is not finite")
-    return losses
+        raise InputError("held_out_loss: the loss of a picture is not finite")
+    return VectorLoss(losses)
+
+
+def held_out_law(generator: Generator, batches: Iterable[Batch]) -> Likelihood | VectorLoss:
+    """Bits of held-out batches, or, where codes are vectors, their loss."""
+    measured = held_out_loss if generator.dimensions else held_out_bits
+    return measured(generator, batches)

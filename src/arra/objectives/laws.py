@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from arra.errors import InputError
-from arra.generators.base import Batch, Output
+from arra.generators.base import Batch, Generator, Output
 from arra.objectives.base import Objective
 from arra.registry import objectives
 
@@ -81,3 +81,12 @@ class NextVector(_PerToken):
         if output.losses is None:
             raise InputError("NextVector: this generator's codes are no vectors; use NextToken")
         return output.losses.sum() / max(output.losses.numel(), 1)
+
+
+def own_objectives(generator: Generator, z_loss: float = 0.0) -> list[Objective]:
+    """What a generator's own predictions are trained with; the z-loss, if its weight is not 0, is
+    for logits alone."""
+    found: list[Objective] = [objectives[law]() for law in generator.laws]
+    if z_loss and NextToken.registered_name in generator.laws:
+        found.append(ZLoss(z_loss))
+    return found

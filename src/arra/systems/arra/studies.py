@@ -23,7 +23,7 @@ from arra.jobs.model import StartingPoint
 from arra.jobs.training import Training
 from arra.settings import BatchConfig
 from arra.systems.arra.recipe import ALIGNMENT, RECIPES
-from arra.systems.arra.ways import WAYS
+from arra.systems.arra.ways import VECTOR_WAYS, WAYS, Way
 from arra.training.config import TrainConfig
 
 STEPS = 300
@@ -108,19 +108,33 @@ _COARSE = {"bench.codec": scene_codec(downsample=6, vocabulary=2048)}
 
 def _generators() -> tuple[Variation, ...]:
     """Every generator without and with alignment, at equal parameters."""
+    rows = _pair("raster", {})
+    for name, way in WAYS.items():
+        rows += _pair(name, changes_of(way))
+    # the control stands where alignment was found to help: is it the target that helps?
+    return (*rows, _shuffled("bits", rows[-1]))
+
+
+def _vector_generators() -> tuple[Variation, ...]:
+    """Every generator of vectors without alignment, with it, and with that to wrong pictures."""
+    rows: tuple[Variation, ...] = ()
+    for name, way in VECTOR_WAYS.items():
+        alone, aligned = _pair(name, changes_of(way))
+        rows += (alone, aligned, _shuffled(name, aligned))
+    return rows
+
+
+def changes_of(way: Way) -> dict[str, Any]:
+    """What differs from the recipe of the raster generator."""
     recipe = RECIPES["full"]()
     codec, llama = recipe.bench.codec, recipe.plan.sizes.llama
     side = recipe.bench.scene.size // codec.autoencoder.downsample
-    rows = _pair("raster", {})
-    for name, way in WAYS.items():
-        changes = dict(way.changes(codec, side, llama))
-        rows += _pair(name, {"bench.codec": changes.pop("codec"), **changes})
-    # the control stands where alignment was found to help: is it the target that helps?
-    _, aligned = rows[-2:]
-    return (
-        *rows,
-        replace(aligned, name="bits, shuffled", changes={**aligned.changes, "shuffled": True}),
-    )
+    changes = dict(way.changes(codec, side, llama))
+    return {"bench.codec": changes.pop("codec"), **changes}
+
+
+def _shuffled(name: str, aligned: Variation) -> Variation:
+    return replace(aligned, name=f"{name}, shuffled", changes={**aligned.changes, "shuffled": True})
 
 
 def _pair(name: str, changes: Mapping[str, Any]) -> tuple[Variation, ...]:
@@ -252,6 +266,12 @@ _STUDIES = (
         "generators",
         "Does alignment help whatever is drawn next?",
         _generators(),
+    ),
+    Study(
+        "vectors",
+        "Does alignment help where what is drawn next are vectors?",
+        _vector_generators(),
+        law="loss of vectors",
     ),
 )
 STUDIES: dict[str, Study] = {study.name: study for study in _STUDIES}

@@ -1,4 +1,4 @@
-"""The same recipes with other generators: what comes next is a code, a whole scale, or bits."""
+"""The same recipes with other generators: what comes next is a code, a scale, bits, or vectors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.binary import BinaryConfig
+from arra.codecs.latent import KLConfig
 from arra.codecs.multiscale import MultiScaleConfig
 from arra.codecs.pyramids import ResidualConfig
 from arra.codecs.vq import VQConfig
 from arra.errors import InputError
 from arra.orders.pyramid import growing_sizes
-from arra.settings import LlamaSize, ScaleSize, Sizes
+from arra.settings import LlamaSize, SamplingConfig, ScaleSize, Sizes, VectorOptions
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Way:
     """Settings of its codec, given the autoencoder, codes a side and the vocabulary."""
     sizes: Callable[[LlamaSize], Sizes]
     """As many parameters in its blocks as a Llama's of this size."""
+    codes: bool = True
+    """Whether its units are codes: vectors are drawn without top-p."""
 
     def changes(self, codec: VQConfig, side: int, llama: LlamaSize) -> Mapping[str, Any]:
         """The codec, and the fields of the plan of training, in place of a raster generator's."""
@@ -34,6 +37,7 @@ class Way:
             "codec": self.codec(codec.autoencoder, side, codec.vocabulary),
             "plan.generator": self.generator,
             "plan.sizes": self.sizes(llama),
+            **({} if self.codes else {"judge.sampling": SamplingConfig(2.0)}),
         }
 
 
@@ -52,11 +56,35 @@ def _bits(autoencoder: AutoencoderConfig, side: int, vocabulary: int) -> BinaryC
     return BinaryConfig(autoencoder, bits, split=2, width=autoencoder.width)
 
 
+def _vectors(autoencoder: AutoencoderConfig, side: int, vocabulary: int) -> KLConfig:
+    return KLConfig(autoencoder, dimensions=8)
+
+
+def _vector_way(generator: str, depth: float, width: float = 1.0, **options: Any) -> Way:
+    """A generator of vectors whose blocks are so many times as deep and as wide as a Llama's."""
+
+    def sizes(llama: LlamaSize) -> Sizes:
+        step = 2 * llama.heads
+        size = replace(
+            llama,
+            depth=max(1, round(depth * llama.depth)),
+            width=max(step, round(width * llama.width / step) * step),
+        )
+        return Sizes(size, vectors=VectorOptions(**options))
+
+    return Way(generator, _vectors, sizes, codes=False)
+
+
 WAYS: dict[str, Way] = {
     "scales": Way("scales", _scales, _scale_sizes),
     "bits": Way("grid", _bits, Sizes),
 }
 """By the names that studies and corpora have for them, beside the raster generator."""
+VECTOR_WAYS: dict[str, Way] = {
+    # half of the blocks in the encoder; a narrow head
+    "masked": _vector_way("masked-vectors", 0.4, rounds=12, inner=128),
+}
+"""Generators of vectors, by the names that the study of them has."""
 
 
 def way(name: str) -> Way:
