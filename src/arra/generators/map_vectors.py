@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,7 @@ class MapVectorGenerator(VectorGenerator):
     """Blocks with AdaLN over a pyramid of maps. Subclasses name the scales, the processes, and what
     the way to each map begins and ends with."""
 
+    head_type: ClassVar[type[MapHead]] = MapHead
     enlarge: Literal["bicubic", "nearest"]
     """How a map is brought to the size of the next; see `VectorPyramid`."""
     rotary: Tensor
@@ -86,7 +87,7 @@ class MapVectorGenerator(VectorGenerator):
             if isinstance(part, nn.Linear) and bool(part.weight.any()):  # what is zero stays so
                 nn.init.xavier_uniform_(part.weight)
         nn.init.zeros_(self.read_in.bias)
-        self.head = MapHead(
+        self.head = self.head_type(
             width,
             config.dimensions,
             outputs=self.processes[0].outputs,
