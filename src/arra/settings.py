@@ -207,25 +207,43 @@ class VectorOptions:
     gate_root: float = 16.0
     """Of its memory: gates are this root of a logistic function. 16 in the released code, where a
     picture begins by taking 4 % away from what is remembered; with 1 it takes a half."""
+    scales: tuple[int, ...] = ()
+    """Of a generator of scales: growing sides, the last standing for the whole grid; unless given,
+    1 and each twice the one before."""
+    stages: int = 3
+    """Of a generator of stages: how many at most, each twice as large as the one before; as many as
+    the grid can be halved to."""
+    clean: bool = False
+    """Of a generator of stages: whether training reads coarser stages without the noise that they
+    have when a picture is drawn."""
+    told: Literal["spatial", "pooled", "crossed"] = "spatial"
+    """Of a head over maps: whether every position is told its own state; all are told the mean of
+    states; or positions also look at all states by cross-attention."""
+    guided_until: float = 1.0
+    """Of a head over maps: share of noise up to which guidance counts (FlowAR: 0.7 to 0.9)."""
 
     def __post_init__(self) -> None:
         if self.objective not in (known := ("flow", "v", "epsilon")):
             raise InputError(
                 f"VectorOptions.objective: {self.objective!r}, expected one of {', '.join(known)}"
             )
-        for name in ("steps", "inner", "inner_depth", "repeats", "rounds", "side", "sequence"):
-            if (value := getattr(self, name)) < 1:
-                raise InputError(f"VectorOptions.{name}: {value}, expected at least 1")
         choices_of = {
             "entity": get_args(Entity),
             "context": ("noisy", "clean"),
             "read_decay": ("chunk", "raster"),
+            "told": ("spatial", "pooled", "crossed"),
         }
         for name, choices in choices_of.items():
             if (chosen := getattr(self, name)) not in choices:
                 raise InputError(
                     f"VectorOptions.{name}: {chosen!r}, expected one of {', '.join(choices)}"
                 )
+        counts = ("steps", "inner", "inner_depth", "repeats", "rounds", "side", "sequence", "stages")
+        for name in counts:
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"VectorOptions.{name}: {value}, expected at least 1")
+        if not 0.0 <= self.guided_until <= 1.0:
+            raise InputError(f"VectorOptions.guided_until: {self.guided_until}, expected 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -272,3 +272,43 @@ class DirectPyramid(CodePyramid):
                 vectors = F.normalize(vectors, dim=1)
             codes = self.nearest(vectors.detach().flatten(2).transpose(1, 2))
             yield DirectStep(vectors, codes, self.grid(codes, size))
+
+
+class VectorPyramid(CodePyramid):
+    """Every scale is the picture's latents averaged to its size, and codes are vectors, (B, n, D)
+    (FlowAR, arXiv 2412.15205, section 3.2): nothing is quantised.
+
+    The state is the newest scale alone, (B, D, h, w). What the next scale reads of it is "bicubic":
+    enlarged to the last scale's size and averaged down from there, as FlowAR's code has it; or
+    "nearest": every vector at all cells that it covers, of scales that double exactly.
+    """
+
+    vocabulary = 0
+
+    def __init__(self, width: int, enlarge: Literal["bicubic", "nearest"] = "bicubic"):
+        super().__init__()
+        self.width, self.enlarge = width, enlarge
+
+    def begin(self, rows: int, pyramid: Pyramid, device: torch.device) -> Tensor:
+        return torch.zeros(rows, self.width, *pyramid.sizes[0], device=device)
+
+    def add(self, state: Tensor, codes: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        return codes.transpose(1, 2).unflatten(2, pyramid.sizes[level])
+
+    def read(self, state: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        size = pyramid.sizes[level]
+        if self.enlarge == "nearest":
+            state = F.interpolate(state, size=size, mode="nearest")
+        else:
+            whole = F.interpolate(state, size=pyramid.grid, mode="bicubic")
+            state = F.interpolate(whole, size=size, mode="area")
+        return state.flatten(2).transpose(1, 2)
+
+    def last(self, codes: Tensor, pyramid: Pyramid) -> Tensor:
+        return self.add(codes, pyramid.split(codes)[-1], len(pyramid.sizes) - 1, pyramid)
+
+    def averaged(self, latents: Tensor, pyramid: Pyramid) -> Tensor:
+        """(B, L, D) all scales of latents (B, n, D) of the last one."""
+        whole = latents.transpose(1, 2).unflatten(2, pyramid.grid)
+        small = [F.interpolate(whole, size=size, mode="area") for size in pyramid.sizes[:-1]]
+        return torch.cat([x.flatten(2).transpose(1, 2) for x in (*small, whole)], dim=1)

@@ -230,6 +230,36 @@ class Flow(Process):
         return x - length * drift + (2.0 * share * length) ** 0.5 * fresh
 
 
+class Segment(Flow):
+    """A part of the way from noise to data: from where it starts to where it ends, straight
+    (E-CAR, arXiv 2412.14170; the algebra of pyramidal flow, arXiv 2410.05954).
+
+    What `Flow` calls noise is the start here, what it calls data the end; the network gives start -
+    end. It is told times of a clock that several segments share: `first` at the start, `last` at
+    the end, in shares of `TIMES`.
+    """
+
+    def __init__(self, first: float, last: float, *, steps: int = 8):
+        super().__init__(steps=steps)
+        if not 0.0 <= last < first <= 1.0:
+            raise InputError(f"Segment: from {first} to {last}, expected 1 or less, falling, to 0")
+        self.first, self.last = first, last
+
+    def times(self, count: int, random: torch.Generator | None, device: torch.device) -> Tensor:
+        return self._told(super().times(count, random, device))
+
+    def losses(self, predict: Predict, data: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        local = (time - TIMES * self.last) / (self.first - self.last)
+        return super().losses(lambda x, _: predict(x, time), data, local, noise)
+
+    def sample(self, predict: Predict, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        return super().sample(lambda x, time: predict(x, self._told(time)), noise, temperature)
+
+    def _told(self, local: Tensor) -> Tensor:
+        """The shared clock's time of one that runs from `TIMES` to 0 within the segment."""
+        return TIMES * self.last + (self.first - self.last) * local
+
+
 class Steps:
     """The steps between some times, from each to the one before it; the first leads to the data.
 

@@ -26,13 +26,19 @@ standing at the first cell."""
 
 
 def rotary_table(
-    grid: tuple[int, int], dimensions: int, base: float, condition: ConditionAttention = "even"
+    grid: tuple[int, int],
+    dimensions: int,
+    base: float,
+    condition: ConditionAttention = "even",
+    span: tuple[int, int] | None = None,
 ) -> Tensor:
     """(1 + cells, d / 2, 2) float32: cosine and sine of every pair's angle.
 
     Row 0 is the condition's: zeros, or, for "content", angle 0. Row 1 + i is that of cell i in
     raster order: the first half of the pairs turns with the row, the second with the column, the
-    k-th of either by base ** (-4 k / d) a cell.
+    k-th of either by base ** (-4 k / d) a cell. With `span` the grid reaches over so many rows and
+    columns: row i of h stands where row i span / h would, so that grids of several sizes share one
+    picture (FlowAR, arXiv 2412.15205).
     """
     if dimensions % 4:
         raise InputError(
@@ -40,7 +46,10 @@ def rotary_table(
         )
     half = dimensions // 2
     speed = 1.0 / base ** (torch.arange(0, half, 2).float() / half)
-    rows, columns = (torch.outer(torch.arange(side).float(), speed) for side in grid)
+    rows, columns = (
+        torch.outer(torch.arange(side).float() * (whole / side), speed)
+        for side, whole in zip(grid, span or grid, strict=True)
+    )
     angle = torch.cat(
         (
             rows[:, None].expand(-1, grid[1], -1),

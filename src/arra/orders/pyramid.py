@@ -123,6 +123,18 @@ class Pyramid:
         return (share > 0.5) | whole
 
 
+def halved_sizes(grid: tuple[int, int], most: int | None = None) -> tuple[tuple[int, int], ...]:
+    """Scales up to `grid`, each half of the next: down to 1 x 1, halves rounded up (FlowAR, arXiv
+    2412.15205: 1, 2, 4, 8, 16), or, with `most`, at most so many and none but exact halves."""
+    sizes = [grid]
+    while max(sizes[0]) > 1 and (most is None or len(sizes) < most):
+        rows, columns = sizes[0]
+        if most is not None and (rows % 2 or columns % 2):
+            break
+        sizes.insert(0, (-(-rows // 2), -(-columns // 2)))
+    return tuple(sizes)
+
+
 def growing_sizes(side: int) -> tuple[tuple[int, int], ...]:
     """Square scales up to `side`: in proportion to VAR's ten for a side of 16 (section 4.1)."""
     usual = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)

@@ -1,0 +1,54 @@
+"""Everything about the claim that is a number, and its arms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from arra.experiments.digit_maps import BATCHES, training
+from arra.settings import BatchConfig, LlamaSize, VectorOptions
+from arra.training.config import TrainConfig
+
+SPATIAL, POOLED, SCATTERED = "spatial", "pooled", "scattered"
+"""Every position of the head is told its own state; all are told the mean of states (the baseline);
+every one is told the state of another (the control: as much is told, and not where)."""
+ARMS = (SPATIAL, POOLED, SCATTERED)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Digits of 8 x 8 pixels, drawn in scales of 1, 2, 4 and 8."""
+
+    size: LlamaSize = field(
+        default_factory=lambda: LlamaSize(
+            width=64, depth=3, heads=4, feed_forward=171, rope_theta=100.0
+        )
+    )
+    options: VectorOptions = field(
+        default_factory=lambda: VectorOptions(steps=25, inner=64, inner_depth=2)
+    )
+    """The head, and the steps of Euler's method of each scale."""
+    batch: BatchConfig = BATCHES
+    train: TrainConfig = field(default_factory=lambda: training(800))
+    drawn: int = 500
+    """Pictures of each model, without guidance."""
+    repeats: int = 4
+    """Times and noises of every held-out digit and scale in the loss."""
+    crop: int = 1
+    """Pixels by which the judge's digits are moved."""
+
+
+def tiny() -> Recipe:
+    """To see that it runs; nobody should read its numbers."""
+    recipe = Recipe()
+    return replace(
+        recipe,
+        size=replace(recipe.size, width=16, depth=1, heads=2, feed_forward=16),
+        options=replace(recipe.options, steps=2, inner=16, inner_depth=1),
+        batch=replace(recipe.batch, size=8),
+        train=replace(recipe.train, steps=3, warmup=1, checkpoint_every=3, log_every=1),
+        drawn=60,
+        repeats=1,
+    )
+
+
+RECIPES = {"full": Recipe, "tiny": tiny}
