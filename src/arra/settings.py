@@ -178,6 +178,8 @@ class VectorOptions:
     or the noise. Where the network itself is the head it is flow."""
     steps: int = 25
     """Evaluations of the head, or of the network, that draw a unit."""
+    noise_schedule: Literal["cosine", "zero-terminal"] = "cosine"
+    """Of a diffusion: the cosine schedule, or one that ends in noise alone, for v only."""
     stochastic: bool = False
     """Whether every such step adds new noise (ancestral diffusion, or the stochastic flow of SiT)
     or only the first (DDIM, Euler)."""
@@ -191,6 +193,14 @@ class VectorOptions:
     """Times and noises with which a head of single vectors learns each vector at once."""
     rounds: int = 8
     """Of a generator that draws hidden cells: passes that draw a picture."""
+    reading: float = 0.5
+    """Of a language model of vectors: share of a batch's rows where the picture stands before its
+    caption, which is read off it. Less than 1."""
+    least: float = 0.7
+    """Of a masked language model of vectors: least share of cells that training hides."""
+    widened: int = 0
+    """Of a masked language model of vectors: training step from which any share of the cells may be
+    hidden, as its last rounds need it (MMAR's second stage); 0: never."""
     entity: Entity = "cell"
     """Of entities only: what is drawn at once."""
     side: int = 2
@@ -244,6 +254,12 @@ class VectorOptions:
                 raise InputError(f"VectorOptions.{name}: {value}, expected at least 1")
         if not 0.0 <= self.guided_until <= 1.0:
             raise InputError(f"VectorOptions.guided_until: {self.guided_until}, expected 0 to 1")
+        if not 0.0 <= self.reading < 1.0:
+            raise InputError(f"VectorOptions.reading: {self.reading}, expected 0 to less than 1")
+        if not 0.0 <= self.least <= 1.0:
+            raise InputError(f"VectorOptions.least: {self.least}, expected 0 to 1")
+        if self.widened < 0:
+            raise InputError(f"VectorOptions.widened: {self.widened}, expected 0 (never) or more")
 
 
 @dataclass(frozen=True)

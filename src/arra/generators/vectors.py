@@ -81,6 +81,10 @@ class VectorBatches(StoreBatches):
         """`prompt`: text ids to what stands before the picture; `positions`: L."""
         super().__init__(store, config, features)
         self.prompt, self.positions = prompt, positions
+        self._check(config)
+
+    def _check(self, config: BatchConfig) -> None:
+        """`InputError` for settings of batches that this generator has no use of."""
         if config.layout == "packed":
             raise InputError("BatchConfig.layout: packed, but this generator has one picture a row")
         for name in ("supervise_text", "replay"):
@@ -307,7 +311,12 @@ def process_of(options: VectorOptions) -> Process:
     """The way from noise to vectors that the options name."""
     if options.objective == "flow":
         return Flow(steps=options.steps, logit=options.logit, stochastic=options.stochastic)
-    return Diffusion(options.objective, steps=options.steps, ancestral=options.stochastic)
+    return Diffusion(
+        options.objective,
+        steps=options.steps,
+        ancestral=options.stochastic,
+        schedule=options.noise_schedule,
+    )
 
 
 def no_logits(x: Tensor) -> tuple[Tensor, Tensor]:

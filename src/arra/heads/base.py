@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,15 +63,32 @@ def guided(
     variance, is the conditional one's."""
     if len(hidden) == rows or scale == 1.0:
         return lambda x, time: predict(x, time, hidden[:rows])
+    return steered(predict, hidden, (scale,), channels)
 
-    def both(x: Tensor, time: Tensor) -> Tensor:
-        twice = (2, *(1,) * (x.ndim - 1))
-        said = predict(x.repeat(twice), time.repeat((2, *(1,) * (time.ndim - 1))), hidden)
-        conditional, unconditional = said.chunk(2)
-        moved = unconditional + scale * (conditional - unconditional)
-        return torch.cat((moved[..., :channels], conditional[..., channels:]), dim=-1)
 
-    return both
+def steered(
+    predict: Callable[[Tensor, Tensor, Tensor], Tensor],
+    hidden: Tensor,
+    scales: Sequence[float],
+    channels: int,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Guidance by several conditions, each of which knows less than the one before: of states
+    ((k + 1) rows, ...), whole condition first, and k scales, the way from each to the one that
+    knows more is gone so many times. Of one scale `guided`; of two, (w, w'), what knows all, a part
+    and nothing say a, b, c, and the result is c + w' (b - c) + w (a - b) (InstructPix2Pix, arXiv
+    2211.09800)."""
+    parts = len(scales) + 1
+
+    def all_of_them(x: Tensor, time: Tensor) -> Tensor:
+        often = (parts, *(1,) * (x.ndim - 1))
+        said = predict(x.repeat(often), time.repeat((parts, *(1,) * (time.ndim - 1))), hidden)
+        known = said.chunk(parts)
+        moved = known[-1]
+        for number in reversed(range(parts - 1)):
+            moved = moved + scales[number] * (known[number] - known[number + 1])
+        return torch.cat((moved[..., :channels], known[0][..., channels:]), dim=-1)
+
+    return all_of_them
 
 
 def mean_of(rows: Tensor, mask: Tensor | None) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from arra.errors import InputError
-from arra.heads.base import Head, guided
+from arra.heads.base import Head, guided, steered
 from arra.heads.processes import Process, normal
 from arra.networks.denoiser import Denoiser
 
@@ -52,4 +54,11 @@ class DiffusionHead(Head):
         """Guidance moves what the network says of the noise (or the velocity); a learned variance
         is the conditional one's."""
         predict = guided(self.network, hidden, noise.shape[1], scale, self.channels)
+        return self.process.sample(predict, noise, temperature)
+
+    def steered_sample(
+        self, hidden: Tensor, noise: Tensor, scales: Sequence[float], temperature: float = 1.0
+    ) -> Tensor:
+        """`sample` of states ((k + 1) M, D) with k scales, see `heads.base.steered`."""
+        predict = steered(self.network, hidden, scales, self.channels)
         return self.process.sample(predict, noise, temperature)

@@ -21,6 +21,7 @@ from arra.errors import InputError
 Predict = Callable[[Tensor, Tensor], Tensor]
 """What the network says of (M, ...) noisy data at times (M,)."""
 Objective = Literal["epsilon", "v"]
+DiffusionSchedule = Literal["cosine", "zero-terminal"]
 TIMES = 1000
 """T; the time embedding of networks is made for times up to it."""
 _LAST = 0.04
@@ -60,7 +61,8 @@ class Process(nn.Module, ABC):
 
 
 class Diffusion(Process):
-    """Gaussian diffusion (DDPM, arXiv 2006.11239) with the cosine schedule (IDDPM, 2102.09672).
+    """Gaussian diffusion (DDPM, arXiv 2006.11239) with the cosine schedule (IDDPM, 2102.09672), or
+    with one that ends in noise alone (`zero_terminal_signal`), which needs v.
 
     Objectives: "epsilon", the noise; or "v" = sqrt(a_t) e - sqrt(1 - a_t) x_0 (2202.00512), whose
     x_0 stays of its size where a_t is nearly 0 and nothing of the data is left.
@@ -77,6 +79,7 @@ class Diffusion(Process):
         steps: int = 100,
         ancestral: bool = False,
         learned: bool = False,
+        schedule: DiffusionSchedule = "cosine",
     ):
         """`steps` of sampling, at most T: ancestral, every step with new noise, or, without, the
         deterministic ones of DDIM (arXiv 2010.02502), which start from the noise."""
@@ -85,13 +88,19 @@ class Diffusion(Process):
             raise InputError(f"Diffusion.objective: {objective!r}, expected 'epsilon' or 'v'")
         if not 1 <= steps <= TIMES:
             raise InputError(f"Diffusion.steps: {steps}, expected 1 to {TIMES}")
+        if schedule == "zero-terminal" and (objective != "v" or learned):
+            raise InputError(
+                f"Diffusion.schedule: {schedule}, whose last times hold nothing of the data, with "
+                f"objective {objective!r}{' and a learned variance' * learned}; expected 'v' alone"
+            )
         self.objective, self.steps = objective, steps
         self.ancestral, self.learned = ancestral, learned
         self.outputs = 2 if learned else 1
         self.draws = steps if ancestral else 1
-        signal = cosine_signal()
+        cosine = schedule == "cosine"
+        signal = cosine_signal() if cosine else zero_terminal_signal()
         self.training_steps = Steps(signal)
-        self._taken = spread(steps)
+        self._taken = spread(steps) if cosine else trailing(steps)
         self.sampling_steps = Steps(signal[self._taken])
 
     def times(self, count: int, random: torch.Generator | None, device: torch.device) -> Tensor:
@@ -311,6 +320,19 @@ def spread(steps: int, times: int = TIMES) -> list[int]:
     """So many times, evenly spread from the first to the last (IDDPM)."""
     stride = (times - 1) / (steps - 1) if steps > 1 else 0.0
     return [round(number * stride) for number in range(steps)]
+
+
+def zero_terminal_signal(times: int = TIMES, least: float = 0.00085, most: float = 0.012) -> Tensor:
+    """(T,) float64: a_t of the schedule of latent diffusion (square roots of b_t evenly spaced),
+    shifted and scaled so that the last is 0 and the first stays (arXiv 2305.08891, algorithm 1)."""
+    beta = torch.linspace(least**0.5, most**0.5, times, dtype=torch.float64).square()
+    root = (1.0 - beta).cumprod(dim=0).sqrt()
+    return ((root - root[-1]) * (root[0] / (root[0] - root[-1]))).square()
+
+
+def trailing(steps: int, times: int = TIMES) -> list[int]:
+    """So many times, evenly spaced, the last one among them (2305.08891, table 2)."""
+    return [round(times * (number + 1) / steps) - 1 for number in range(steps)]
 
 
 def binned_likelihood(data: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
