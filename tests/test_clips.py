@@ -27,7 +27,7 @@ from arra.data.tokenizer import train_text_tokenizer
 from arra.errors import InputError
 from arra.experiments.moving_digits import WAYS, moving_digits, write_videos
 from arra.files import read_json
-from arra.jobs.parts import check_kind
+from arra.jobs.codec_kinds import check_kind
 from arra.jobs.sources import sample_pictures
 from arra.labels import label_of, read_png, write_png
 from arra.pixels import stacked, stills, strips, to_unit, unstacked

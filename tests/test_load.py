@@ -18,7 +18,7 @@ from arra.errors import InputError
 from arra.experiments.load.asked import Pool, poisson
 from arra.experiments.load.config import SETTINGS, LoadConfig
 from arra.experiments.load.driving import Level, drive, saturate
-from arra.experiments.load.page import block, bound_table, rate_table, record
+from arra.experiments.load.page import block, bound_table, rate_table, record, work_table
 from arra.experiments.load.results import LoadResult, Wire, crossing, read_load, sustained
 from arra.experiments.load.targets import OneAtATime, RunningBatch, StaticBatches
 from arra.experiments.load.wire import Stop
@@ -215,6 +215,12 @@ def test_a_tiny_budget_shows_that_it_runs(tmp_path, capsys):
     stop = found["wire"]["stop"]
     assert (stop["lost"], stop["code"]) == (0, 0)
     assert stop["right"] > 0
+    over = found["wire"]["level"]
+    # 36 units a picture, of which the first comes with the prompt; others asked beside it
+    assert over["work"]["rows"] - over["work"]["wasted"] >= 2 * 35 * over["right"] > 0
+    assert over["work"]["rows"] / 8 <= over["work"]["steps"] <= over["work"]["rows"]
+    names = [row[0] for row in work_table(read_load(tmp_path / "serve" / "load.json"))[1]]
+    assert names[-2:] == ["arra serve, long load", "arra serve, over HTTP"]
     assert (tmp_path / "serve" / "latency.png").stat().st_size > 1000
     assert (tmp_path / "serve" / "memory.png").stat().st_size > 1000
 

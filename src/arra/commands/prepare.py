@@ -8,7 +8,13 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from arra.data.scenes import SceneConfig
-from arra.jobs.options import CodecOptions, EncoderOptions, SourceOptions, TokenizerOptions
+from arra.jobs.options import (
+    CodecKind,
+    CodecOptions,
+    EncoderOptions,
+    SourceOptions,
+    TokenizerOptions,
+)
 
 # Frozen, so that one object can be the default of every call.
 _SOURCEOPTIONS = SourceOptions()
@@ -23,9 +29,7 @@ def command(
     out: Annotated[Path, arg(metavar="STORE")],
     size: int | None = None,
     codec: Annotated[str | None, arg(metavar="PATH")] = None,
-    train_codec: Literal[
-        "vq", "lfq", "multiscale", "scalable", "binary", "kl", "pixels", "patches", "jpeg", "avc"
-    ] = "vq",
+    train_codec: CodecKind = "vq",
     encoder: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="[NAME=]PATH")] = (),
     train_encoder: Annotated[str | None, arg(metavar="[NAME=]OBJECTIVE")] = None,
     tokenizer: Annotated[str | None, arg(metavar="NAME|PATH")] = None,

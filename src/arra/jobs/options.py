@@ -10,6 +10,11 @@ from arra.data.rows import Classes, Clips, Limits
 from arra.errors import InputError
 from arra.settings import AlignmentConfig
 
+CodecKind = Literal[
+    "vq", "lfq", "multiscale", "scalable", "binary", "kl", "pixels", "patches", "jpeg", "avc"
+]
+"""Codecs that `arra prepare` can make; `jobs.codec_kinds` says how."""
+
 
 @dataclass(frozen=True)
 class SourceOptions:

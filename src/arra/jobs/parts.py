@@ -9,43 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from arra.codecs import (
-    AvcCodec,
-    AvcConfig,
-    BinaryCodec,
-    BinaryConfig,
-    DiffusersCodec,
-    JpegCodec,
-    JpegConfig,
-    KLCodec,
-    KLConfig,
-    LFQCodec,
-    LFQConfig,
-    MultiScaleCodec,
-    MultiScaleConfig,
-    PatchCodec,
-    PatchConfig,
-    PixelCodec,
-    PixelConfig,
-    ScalableCodec,
-    ScalableConfig,
-    VQCodec,
-    VQConfig,
-)
-from arra.codecs.autoencoder import AutoencoderConfig
+from arra.codecs import DiffusersCodec
 from arra.codecs.base import Codec
 from arra.codecs.measuring import CodecReport, evaluate_codec
 from arra.codecs.native import native_codec
-from arra.codecs.pyramids import DirectConfig, ResidualConfig
-from arra.codecs.recipes import scene_autoencoder, scene_training
-from arra.codecs.training import CodecTraining, train_codec
+from arra.codecs.training import train_codec
 from arra.data.tokenizer import TokenizerKind, load_text_tokenizer, train_text_tokenizer
 from arra.encoders import (
     Encoder,
@@ -61,23 +35,16 @@ from arra.encoders import (
 )
 from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_folder, read_json, sha256_of_json, to_plain, write_json
-from arra.jobs.options import CodecOptions, EncoderOptions, TokenizerOptions
+from arra.jobs.codec_kinds import FITTERS, build_codec, codec_settings, fit_codec
+from arra.jobs.options import CodecKind, CodecOptions, EncoderOptions, TokenizerOptions
 from arra.jobs.sources import Sample
 from arra.networks.language_model import load_causal_lm
-from arra.orders.pyramid import growing_sizes
 from arra.pixels import stills
-from arra.randomness import seeded
-from arra.registry import codecs
 from arra.text_to_image import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CodecKind = Literal[
-    "vq", "lfq", "multiscale", "scalable", "binary", "kl", "pixels", "patches", "jpeg", "avc"
-]
-FITTED = ("pixels", "patches", "jpeg", "avc")
-"""Those without a network."""
 _OPEN_CLIP = "open_clip:"
 RECORD = "made.json"
 """In the folder of a trained part: the digest of what it was made from, and a report."""
@@ -132,122 +99,6 @@ class PartsFolder:
 # ---- codec -------------------------------------------------------------------------------------
 
 
-def codec_downsample(options: CodecOptions, size: int) -> int:
-    """Pixels per code for pictures of `size` pixels; `InputError` unless it divides them."""
-    usual = 4 if size <= 32 else 8 if size <= 128 else 16
-    found = options.downsample or usual
-    if size % found:
-        raise InputError(
-            f"codec.downsample: {found} does not divide pictures of {size} pixels; choose another "
-            "of the two"
-        )
-    return found
-
-
-def build_codec(kind: CodecKind, options: CodecOptions, size: int) -> tuple[Codec, CodecTraining]:
-    """A fresh codec (its weights a function of the seed) and how it is to be trained."""
-    downsample = codec_downsample(options, size)
-    stem = options.stem or ("patch" if size <= 128 else "conv")
-    if stem == "patch":
-        width = options.width or (64 if downsample <= 4 else 128)
-        autoencoder = replace(scene_autoencoder(downsample), width=width)
-        training = scene_training(options.steps, options.seconds)
-    else:
-        autoencoder = AutoencoderConfig(
-            downsample, width=options.width or 64, blocks=1, decoder_blocks=2
-        )
-        training = CodecTraining(options.steps, options.seconds)
-    training = replace(training, warmup=min(training.warmup, options.steps // 10))
-    with seeded(options.seed):
-        if kind == "vq":
-            return VQCodec(VQConfig(autoencoder, options.vocabulary)), training
-        if kind == "multiscale":
-            residual = ResidualConfig(options.vocabulary)
-            scales = growing_sizes(size // downsample)
-            return MultiScaleCodec(MultiScaleConfig(autoencoder, scales, residual)), training
-        if kind == "scalable":
-            side = size // downsample
-            direct = DirectConfig(options.vocabulary)
-            return ScalableCodec(ScalableConfig(autoencoder, (side, side), direct)), training
-        if kind == "kl":
-            return KLCodec(KLConfig(autoencoder, options.dimensions)), training
-        bits = options.vocabulary.bit_length() - 1
-        if 2**bits != options.vocabulary:
-            raise InputError(f"codec.vocabulary: {options.vocabulary}, {kind} needs a power of two")
-        if kind == "binary":
-            # noise on the bits makes them robust, but takes longer training than is usual here
-            binary = BinaryConfig(
-                autoencoder, bits, options.split, autoencoder.width, stochastic=False
-            )
-            return BinaryCodec(binary), training
-        config = LFQConfig(autoencoder, bits, commitment=0.05, entropy=0.02)
-        return LFQCodec(config), training
-
-
-def check_kind(kind: CodecKind, frames: int) -> None:
-    """`InputError` unless a codec of this kind takes rows of so many frames, and can be made here.
-
-    Before anything is read: what the codec needs would else be missed after minutes.
-    """
-    if frames > 1 and kind not in ("avc", "pixels"):
-        raise InputError(
-            f"train-codec: {kind} takes pictures, the source gives clips of {frames} frames; take "
-            "avc, or pixels, or leave out --clips.frames"
-        )
-    for module in codecs[kind].needs:
-        if find_spec(module) is None:
-            raise InputError(f"train-codec: {kind} needs {module}: pip install arra[video]")
-
-
-def fit_codec(
-    kind: CodecKind,
-    options: CodecOptions,
-    size: int,
-    pictures: np.ndarray,
-    rate: float | None = None,
-) -> Codec:
-    """A codec without a network, of pictures (N, size, size, 3) uint8, or of clips (N, size, size,
-    3 T) shown at `rate` frames a second."""
-    if kind == "patches":
-        config = PatchConfig(codec_downsample(options, size), options.vocabulary)
-        return PatchCodec.fit(pictures, config, seed=options.seed)
-    if kind == "pixels":
-        squares = PixelConfig(codec_downsample(options, size), pictures.shape[-1] // 3)
-        if rate is not None:
-            squares = replace(squares, rate=rate)
-        return PixelCodec.fit(pictures, squares)
-    if kind == "avc":
-        return _fit_avc(options, size, pictures, rate)
-    unit = options.downsample or (16 if size >= 64 and size % 16 == 0 else 8)
-    if unit not in (8, 16) or size % unit:
-        raise InputError(
-            f"codec.downsample: {unit}, jpeg takes 8 (4:4:4) or 16 (4:2:0), and pictures of a "
-            f"multiple of it; these have {size} pixels"
-        )
-    side = size // unit
-    subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0" if unit == 16 else "4:4:4"
-    config_of_files = JpegConfig((side, side), options.quality, subsampling, options.vocabulary)
-    return JpegCodec.fit(pictures, config_of_files)
-
-
-def _fit_avc(options: CodecOptions, size: int, clips: np.ndarray, rate: float | None) -> AvcCodec:
-    if size % AvcCodec.downsample or options.downsample not in (None, AvcCodec.downsample):
-        raise InputError(
-            f"codec.downsample: avc takes 16, and frames of a multiple of it; these have {size} "
-            "pixels (--size)"
-        )
-    config = AvcConfig(
-        frames=clips.shape[-1] // 3,
-        grid=(size // AvcCodec.downsample,) * 2,
-        vocabulary=options.vocabulary,
-    )
-    if options.qp is not None:
-        config = replace(config, qp=options.qp)
-    if rate is not None:
-        config = replace(config, rate=max(1, round(rate)))
-    return AvcCodec.fit(clips, config)
-
-
 def train_own_codec(
     parts: PartsFolder,
     kind: CodecKind,
@@ -263,7 +114,7 @@ def train_own_codec(
     """
 
     def train(folder: Path) -> dict[str, Any]:
-        if kind in FITTED:
+        if kind in FITTERS:
             sample = pictures().pictures
             fitted = fit_codec(kind, options, size, sample, rate)
             fitted._save_pretrained(folder)
@@ -276,12 +127,7 @@ def train_own_codec(
         codec.cpu()._save_pretrained(folder)
         return {key: value for key, value in asdict(report).items() if key != "history"}
 
-    settings = {"kind": kind, **asdict(options)}
-    if options.qp is None:  # as those that were made before there were clips
-        del settings["qp"]
-    if kind != "kl":
-        del settings["dimensions"]
-    made = parts.make("codec", settings, train)
+    made = parts.make("codec", codec_settings(kind, options), train)
     return Codec.from_pretrained(made).to(device)
 
 

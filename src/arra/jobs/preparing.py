@@ -14,12 +14,17 @@ from arra.data.scenes import SceneConfig
 from arra.data.store import REPORT, PreparedStore
 from arra.errors import InputError
 from arra.files import read_json, to_plain
+from arra.jobs.codec_kinds import check_kind
 from arra.jobs.console import choose_device, resumable
-from arra.jobs.options import CodecOptions, EncoderOptions, SourceOptions, TokenizerOptions
-from arra.jobs.parts import (
+from arra.jobs.options import (
     CodecKind,
+    CodecOptions,
+    EncoderOptions,
+    SourceOptions,
+    TokenizerOptions,
+)
+from arra.jobs.parts import (
     PartsFolder,
-    check_kind,
     load_codec,
     load_encoder,
     load_tokenizer,

@@ -70,7 +70,10 @@ def bound_table(result: LoadResult) -> tuple[list[str], list[list[str]]]:
 
 
 def work_table(result: LoadResult) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows: what was computed, saturated and under the long load."""
+    """Columns and rows: what was computed, saturated, under the long load and over HTTP.
+
+    A server counts what it computes for clients that vanish, too: that row has more of them than
+    those who asked need."""
     columns = [
         "load",
         "asked",
@@ -82,8 +85,11 @@ def work_table(result: LoadResult) -> tuple[list[str], list[list[str]]]:
         "most",
     ]
     named = [(f"{x.target}, saturated", x) for x in result.saturated]
+    named.append((f"{result.soak.target}, long load", result.soak))
+    if result.wire is not None and result.wire.level.work["steps"]:
+        named.append((result.wire.level.target, result.wire.level))
     rows = []
-    for name, level in [*named, (f"{result.soak.target}, long load", result.soak)]:
+    for name, level in named:
         steps, computed = level.work["steps"], level.work["rows"]
         rows.append(
             [

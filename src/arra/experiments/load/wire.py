@@ -36,6 +36,12 @@ PATH = "/v1/images/generations"
 _START = 120.0
 """Seconds within which a server has to listen."""
 _TIMEOUT = 60.0
+_COUNTED = {
+    "arra_steps_total": "steps",
+    "arra_rows_total": "rows",
+    "arra_wasted_rows_total": "wasted",
+}
+"""Counters of /metrics, and what `Target.work` calls them."""
 
 
 class Gone(ArraError):
@@ -104,8 +110,8 @@ class OverHttp:
         self._pool.submit(self._ask, asked, answer)
 
     def work(self) -> dict[str, float]:
-        """See `Target.work`, from the server's metrics."""
-        return dict.fromkeys(("steps", "rows", "wasted"), 0)
+        """See `Target.work`, from the server's metrics: what it computed for everybody."""
+        return counted(self.url)
 
     def close(self) -> None:
         """See `Target.close`."""
@@ -135,6 +141,26 @@ def ask(url: str, asked: Asked) -> np.ndarray:
         return np.asarray(Image.open(BytesIO(base64.b64decode(one["b64_json"]))))
     kind = {429: Full, 503: Gone}.get(response.status, ArraError)
     raise kind(f"{response.status}: {text[:200]!r}")
+
+
+def counted(url: str) -> dict[str, float]:
+    """What a server has computed since it started, of all its models: `Target.work`, read from its
+    /metrics. `ArraError` where they cannot be read."""
+    connection = _connected(url)
+    try:
+        connection.request("GET", "/metrics")
+        response = connection.getresponse()
+        text = response.read().decode()
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise ArraError(f"/metrics: {response.status}")
+    work = dict.fromkeys(_COUNTED.values(), 0.0)
+    for line in text.splitlines():
+        name = line.partition("{")[0]
+        if name in _COUNTED:
+            work[_COUNTED[name]] += float(line.rpartition(" ")[2])
+    return work
 
 
 def _connected(url: str) -> http.client.HTTPConnection:
