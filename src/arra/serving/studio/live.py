@@ -127,10 +127,10 @@ class Live:
         """Of what is drawn now; None where nothing can be seen yet."""
         drawing, found = show.drawing, self.measuring.found[show.service.name]
         whole = drawing.state == "done"
-        preview = (drawing.units, drawing.picture) if whole else drawing.preview
-        if preview is None or preview[1] is None:
+        now = drawing.preview or (0, None)
+        unit, picture = (drawing.units, drawing.picture) if whole else now
+        if picture is None:
             return None
-        unit, picture = preview
         generator = self.measuring.apart[show.service.name]
         codes = drawing.codes
         caption = drawing.request.caption
