@@ -8,7 +8,7 @@ any checkpoint alike; so models with and without alignment are measured with the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,6 +23,22 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FEWEST = 12
 """Pictures without which nothing is measured."""
 _SMALLEST = 1e-6  # a channel that varies less than this counts as constant
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads a feature, counted from the mean one, from the states of a layer."""
+
+    mean: Tensor
+    """(D,) the mean state."""
+    weights: Tensor
+    """(D, D_F)."""
+    target: Tensor
+    """(D_F,) what is read from the mean state."""
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """(M, D_F) of states (M, D)."""
+        return (states - self.mean) @ self.weights + self.target
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,10 @@ class LayerAlignment:
     """Pictures that were looked at."""
     tested: int
     """Those among them that R² is about; the others fitted the map and chose its penalty."""
+    readers: tuple[Reader, ...] = field(repr=False)
+    """L maps that were fitted, with the penalty that was chosen."""
+    centre: Tensor = field(repr=False)
+    """(D_F,) the mean feature of the pictures that fitted them, from which readers count."""
 
 
 def alignment_by_layer(
@@ -102,14 +122,19 @@ def alignment_by_layer(
                     total[number, which].index_add_(
                         0, at, truth[:, columns].square().sum(dim=-1).double()
                     )
-    return _result(chosen, wrong, total, part)
+    return _result(chosen, wrong, total, part, maps, mean)
 
 
 def _result(
-    layers: tuple[int, ...], wrong: dict[int, Tensor], total: Tensor, part: Tensor
+    layers: tuple[int, ...],
+    wrong: dict[int, Tensor],
+    total: Tensor,
+    part: Tensor,
+    maps: dict[int, _Maps],
+    centre: Tensor,
 ) -> LayerAlignment:
     """R² of squared errors (choosing or measuring, true or control, penalty, place)."""
-    by_layer, by_place, control = [], [], []
+    by_layer, by_place, control, readers = [], [], [], []
     for layer in layers:
         overall = []
         for which in (0, 1):
@@ -118,6 +143,7 @@ def _result(
             overall.append(1.0 - float(error.sum() / total[1, which].sum()))
             if which == 0:
                 by_place.append((1.0 - error / total[1, 0]).numpy())
+                readers.append(maps[layer].reader(best, len(centre)))
         by_layer.append(overall[0])
         control.append(overall[1])
     return LayerAlignment(
@@ -127,7 +153,28 @@ def _result(
         np.array(control),
         len(part),
         int((part == 5).sum()),
+        tuple(readers),
+        centre,
     )
+
+
+def picture_alignment(
+    generator: Generator, batch: Batch, found: LayerAlignment, feature: Tensor
+) -> np.ndarray:
+    """(L, P) how well the `feature` (D_F,) of the one picture of `batch` is read at each place.
+
+    R² is about many pictures. Of one it is the cosine between what is read from a state and the
+    feature, both counted from the mean picture's: 1 is its direction, 0 is what chance gives. NaN
+    where the picture has no such place.
+    """
+    truth = feature.float().cpu() - found.centre
+    values = np.full(found.by_place.shape, np.nan)
+    with torch.no_grad():
+        for layer, states, _, place in _states(generator, [batch], found.layers, 1):
+            row = found.layers.index(layer)
+            read = found.readers[row](states)
+            values[row, place.numpy()] = torch.cosine_similarity(read, truth[None], dim=-1).numpy()
+    return values
 
 
 @torch.no_grad()
@@ -202,3 +249,8 @@ class _Maps:
     def __call__(self, states: Tensor) -> Tensor:
         """(penalties, M, D_T) of states (M, D)."""
         return (states - self.mean) @ self.weights + self.target
+
+    def reader(self, penalty: int, width: int) -> Reader:
+        """The map of one penalty to the first `width` targets."""
+        weights = self.weights[penalty, :, :width].contiguous()
+        return Reader(self.mean, weights, self.target[:width])

@@ -78,6 +78,9 @@ class ServerConfig:
     """Serve the page on which one sees the model draw."""
     studio_store: Path | None = None
     """A prepared store, with whose features the page measures the alignment."""
+    studio_encoder: Path | None = None
+    """Folder of the encoder that made these features, saved by arra: what is being drawn is scored
+    with it. Default: the one that was trained with the store, in STORE.parts/encoder."""
     sampling: Annotated[SamplingConfig, arg(name="")] = _SAMPLING
     """How pictures are drawn where a request does not say."""
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,12 @@ class Measuring:
         self.captions: list[str] = []
         """Some of the store's, to try."""
         self.encoder = ""
+        self.names: list[str] = []
+        """Of the features."""
+        self.identity: dict[str, Any] = {}
+        """Of the encoder that made them, as the store has it."""
+        self.apart: dict[str, Generator] = {}
+        """What is measured, by the names of the models."""
         self._store: PreparedStore | None = None
         if folder is not None:
             self._store = PreparedStore.open(folder)
@@ -58,6 +65,7 @@ class Measuring:
         for encoder, identity in store.provenance.settings.encoders.items():
             names = [feature_name(encoder, kind) for kind in ("cls", "mean")]
             if there := [name for name in names if name in shapes]:
+                self.identity = dict(identity)
                 self.encoder = encoder or str(identity.get("model") or identity.get("encoder"))
                 return there
         raise InputError(
@@ -85,6 +93,7 @@ class Measuring:
 
     def _measured(self, name: str, service: Service) -> LayerAlignment:
         store, generator = self._store, _apart(service.model.generator)
+        self.apart[name] = generator
         assert store is not None
         store.check(codec=service.model.codec)
         count = min(_PICTURES, len(store))
@@ -206,7 +215,7 @@ def _chart(title: str, series: Sequence[Series], x_label: str) -> str:
 
 
 def _map(name: str, one: LayerAlignment, top: float) -> str:
-    rows = _chosen(len(one.layers))
+    rows = chosen_layers(len(one.layers))
     labels = [str(one.layers[row]) for row in rows]
     drawn = heat_map(
         one.by_place[rows],
@@ -229,7 +238,7 @@ def _grids(name: str, one: LayerAlignment, top: float, service: Service) -> str:
     cells = [
         f"<figure>{heat_grid(one.by_place[row].reshape(grids[0]), top, f'{name}, layer {n}')}"
         f"<figcaption>layer {n}: {one.by_layer[row]:.2f}</figcaption></figure>"
-        for row in _chosen(len(one.layers), 6)
+        for row in chosen_layers(len(one.layers), 6)
         for n in [one.layers[row]]
     ]
     return (
@@ -269,7 +278,7 @@ def _numbers(found: Sequence[tuple[str, LayerAlignment]]) -> str:
     )
 
 
-def _chosen(count: int, most: int = _ROWS) -> list[int]:
+def chosen_layers(count: int, most: int = _ROWS) -> list[int]:
     """At most so many of `count` rows, evenly, the first and the last among them."""
     if count <= most:
         return list(range(count))

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from arra.serving.engine import FusedEngine
 from arra.serving.requests import ENDED, Drawing, Request
 from arra.serving.service import Service
 from arra.serving.studio.settings import Wish
+
+if TYPE_CHECKING:
+    from arra.serving.studio.live import Scores
 
 STEPS, FEWEST_STEPS = 64, 8
 """Steps of all pictures of a wish together that are shown, and of each at least: painting them
@@ -39,7 +43,8 @@ class Show:
         self._steps: deque[tuple[int, np.ndarray]] = deque(maxlen=room)
         rows, columns = service.model.generator.grids[-1]
         places = prod(service.model.generator.codes_shape) == rows * columns
-        self._seen = places and isinstance(service.engine, FusedEngine)  # unit by unit
+        self.stepwise = places and isinstance(service.engine, FusedEngine)
+        """Whether it is seen unit by unit."""
         self._last = 0
         self.hurried = False
         """Steps that wait are skipped."""
@@ -47,6 +52,8 @@ class Show:
         """Units that the picture has."""
         self.picture: np.ndarray | None = None
         """(H, W, 3) uint8, what is shown now."""
+        self.scores: Scores | None = None
+        """How well its states are aligned, where somebody scores it."""
 
     def hear(self) -> None:
         """Something changed; in the workshop's thread."""
@@ -67,7 +74,7 @@ class Show:
             self.unit = drawing.unit
             if drawing.picture is not None:
                 self.picture = drawing.picture
-        elif not self._seen:
+        elif not self.stepwise:
             self.unit = drawing.unit
 
     @property

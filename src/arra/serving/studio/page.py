@@ -15,6 +15,7 @@ from arra.errors import InputError
 from arra.serving.service import Service, Workshop
 from arra.serving.studio import pictures
 from arra.serving.studio.alignment import Measuring, alignment_page
+from arra.serving.studio.live import Live, live_view
 from arra.serving.studio.pictures import History
 from arra.serving.studio.settings import SCHEDULES, StudioSettings
 
@@ -46,7 +47,8 @@ def mount_studio(app: FastAPI, workshop: Workshop, config: Any) -> FastAPI:
     """
     settings = StudioSettings.of(config)
     measuring = Measuring(workshop, settings.studio_store)
-    visits = Visits(workshop, settings, getattr(app.state, "desk", None))
+    live = Live(measuring, settings.studio_encoder)
+    visits = Visits(workshop, settings, getattr(app.state, "desk", None), live)
     blocks = Page(visits, measuring).blocks()
     taken = {getattr(route, "path", None) for route in app.routes}
     for path, answer in _AT_ROOT.items():
@@ -67,6 +69,7 @@ def mount_studio(app: FastAPI, workshop: Workshop, config: Any) -> FastAPI:
         css=files("arra.templates").joinpath("studio.css").read_text(encoding="utf-8"),
     )
     measuring.start()
+    live.start()
     return app
 
 
@@ -141,6 +144,11 @@ class Page:
                 )
                 blank = pictures.blank(self.models[:2], first.model.size)
                 sheet = gr.HTML(blank, elem_id="arra-pictures", js_on_load=None)
+                live = gr.HTML(
+                    live_view(self.visits.live, ()) if self.visits.live else "",
+                    elem_id="arra-live",
+                    js_on_load=None,
+                )
         gr.HTML('<h2 class="arra-title">History</h2>', js_on_load=None)
         gallery = gr.HTML(
             pictures.gallery(History()), elem_id="arra-history", js_on_load=_press("item")
@@ -148,14 +156,15 @@ class Page:
         history = gr.State(None, time_to_live=12 * 3600)
         inputs = [fields[name] for name in FIELDS]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        gr.on(
+        drawn = gr.on(
             [fields["prompt"].submit, fields["seed"].submit, draw.click],
             self.visits.draw,
             [*inputs, history],
-            [said, sheet, history, gallery, stop],
+            [said, sheet, live, history, gallery, stop],
             trigger_mode="once",
             **quiet,
         )
+        drawn.then(self.visits.scored, None, [live], **quiet)
         stop.click(self.visits.stop, None, None, **quiet)
         blocks.unload(self.visits.stop)
         gallery.click(self.visits.again, [history], [*inputs, sheet, said], **quiet)

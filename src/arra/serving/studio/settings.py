@@ -41,6 +41,8 @@ class StudioSettings:
     """Seconds after which pictures that are not drawn yet are given up."""
     studio_store: Path | None = None
     """A prepared store, whose features the view of the alignment is measured with."""
+    studio_encoder: Path | None = None
+    """The encoder that made these features; None: the one in STORE.parts."""
 
     @classmethod
     def of(cls, config: Any) -> StudioSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from arra.serving.requests import Full
 from arra.serving.service import Draining, Workshop
 from arra.serving.studio import pictures
 from arra.serving.studio.drawing import Exhibition, Show
+from arra.serving.studio.live import Live, first_of_each, live_view
 from arra.serving.studio.pictures import History, Shown
 from arra.serving.studio.settings import (
     SEEDS,
@@ -29,6 +31,9 @@ from arra.serving.studio.settings import (
 )
 
 log = logging.getLogger("arra.serving")
+
+_ENDED = 64
+_SCORED = 20.0  # seconds for which the last scores are waited for
 
 FIELDS = (
     "prompt",
@@ -53,9 +58,13 @@ class Visits:
         workshop: Workshop,
         settings: StudioSettings,
         desk: Any = None,
+        live: Live | None = None,
     ):
-        """`desk` is that of the server's API, whose limit of pictures a minute counts here too."""
-        self.settings, self.desk = settings, desk
+        """`desk` is that of the server's API, whose limit of pictures a minute counts here too;
+        `live` scores what is drawn, where somebody does."""
+        self.settings, self.desk, self.live = settings, desk, live
+        self._ended: dict[str, list[Show]] = {}
+        """Whose pictures are drawn, but perhaps not scored to the end; the newest visits."""
         self.services = workshop.services
         self.models = tuple(self.services)
         self.now: dict[str, Exhibition] = {}
@@ -68,14 +77,14 @@ class Visits:
 
     async def draw(
         self, request: gr.Request, *values: Any
-    ) -> AsyncIterator[tuple[Any, Any, Any, Any, Any]]:
-        """Message, sheet, history, gallery and Stop, again and again until all is drawn.
+    ) -> AsyncIterator[tuple[Any, Any, Any, Any, Any, Any]]:
+        """Message, sheet, scores, history, gallery and Stop, again and again until all is drawn.
 
         `values` are those of `FIELDS`, and the history.
         """
         history: History = values[-1] or History()
         visit = str(request.session_hash)
-        nothing = gr.skip(), history, gr.skip()
+        nothing = gr.skip(), gr.skip(), history, gr.skip()
         try:
             asked = wish(dict(zip(FIELDS, values[:-1], strict=True)), self.settings, self.models)
             shown = self._exhibition(asked, _client(request, visit))
@@ -92,11 +101,14 @@ class Visits:
                 found = [await self._shown(show, asked) for show in shown.shows]
                 said = pictures.message(_progress(shown))
                 sheet = pictures.sheet(found, asked.prompt)
-                yield said, sheet, history, gr.skip(), gr.update(interactive=True)
+                scores = self._scores(shown.shows)
+                yield said, sheet, scores, history, gr.skip(), gr.update(interactive=True)
             history.add(asked, found)
             said = _end(shown)
             sheet = pictures.sheet(found, asked.prompt)
-            yield said, sheet, history, pictures.gallery(history), gr.update(interactive=False)
+            scores, kept = self._scores(shown.shows), pictures.gallery(history)
+            self._remember(visit, shown.shows)
+            yield said, sheet, scores, history, kept, gr.update(interactive=False)
         except Exception:
             log.exception("the studio failed")
             wrong = pictures.message("Something failed here; the server's log says what.", True)
@@ -105,6 +117,35 @@ class Visits:
             shown.cancel()
             if self.now.get(visit) is shown:
                 del self.now[visit]
+
+    def _scores(self, shows: Sequence[Show]) -> Any:
+        """How well the states of what is shown are aligned, as far as somebody has looked."""
+        if self.live is None:
+            return gr.skip()
+        self.live.look(shows)
+        return live_view(self.live, shows)
+
+    def _remember(self, visit: str, shows: list[Show]) -> None:
+        self._ended.pop(visit, None)
+        self._ended[visit] = shows
+        while len(self._ended) > _ENDED:
+            del self._ended[next(iter(self._ended))]
+
+    async def scored(self, request: gr.Request) -> AsyncIterator[Any]:
+        """The scores of what this visit has drawn, once they are whole; others may draw meanwhile,
+        and so may this visit."""
+        shows = self._ended.pop(str(request.session_hash), [])
+        if self.live is None or not shows:
+            yield gr.skip()
+            return
+        until = time.monotonic() + _SCORED
+        while any(map(self.live.due, first_of_each(shows))) and time.monotonic() < until:
+            self.live.look(shows)
+            await asyncio.sleep(0.1)
+            if str(request.session_hash) in self.now:  # it looks at the next ones
+                yield gr.skip()
+                return
+        yield live_view(self.live, shows)
 
     def _exhibition(self, asked: Wish, client: str) -> Exhibition:
         """Let pictures wait, if the client may ask for so many more within this minute."""
