@@ -27,9 +27,9 @@ class LoadConfig:
     checkpoint: Path | None = None
     """What draws: a run folder, its model/, or an exported checkpoint. Without one: a model with
     random weights."""
-    size: Literal["demo"] | LlamaName = "demo"
-    """How large that is: as the demo's, which the processor's caches hold, or a size of LlamaGen,
-    whose weights every pass reads from memory."""
+    size: Literal["demo", "26M"] | LlamaName = "demo"
+    """How large that is: as the demo's, which the processor's caches hold; eight blocks of width
+    512; or a size of LlamaGen. The larger it is, the more of a pass is reading its weights."""
     minutes: float | None = None
     """How long the load lasts, in all ways together. Default: 10, or 0.1 with --budget tiny."""
     clients: int = 64

@@ -54,7 +54,7 @@ def load_model(config: LoadConfig) -> tuple[TextToImage, str]:
     from arra.experiments.speed.decoding import DEMO
     from arra.generators.raster import RasterGenerator
 
-    size = DEMO.model if config.size == "demo" else LlamaSize.named(config.size)
+    size = _size(config)
     tokenizer = train_text_tokenizer(_captions(), kind="word")
     generator = RasterGenerator.from_scratch(tokenizer, DEMO.codes, DEMO.grid, size, seed=0)
     codec = VQCodec.seeded(scene_codec(), 0)
@@ -62,6 +62,16 @@ def load_model(config: LoadConfig) -> tuple[TextToImage, str]:
     millions = sum(weight.numel() for weight in generator.parameters()) / 1e6
     note = f"a model of {millions:.0f} million parameters ({config.size}) with random weights"
     return TextToImage(generator, codec), note
+
+
+def _size(config: LoadConfig) -> LlamaSize:
+    from arra.experiments.speed.decoding import DEMO
+
+    if config.size == "demo":
+        return DEMO.model
+    if config.size == "26M":
+        return LlamaSize(512, 8, 8, 1408)
+    return LlamaSize.named(config.size)
 
 
 def _captions() -> list[str]:
