@@ -163,7 +163,9 @@ class SequenceOfEntities(VectorGenerator):
             if its_time is not None:
                 told.insert(0, (mean[:, None] + network.times(its_time), owner))
         conditions = torch.cat([one for one, _ in told], dim=1)
-        owners = torch.cat([whose + len(self.entities.sizes) * i for i, (_, whose) in enumerate(told)])
+        owners = torch.cat(
+            [whose + len(self.entities.sizes) * i for i, (_, whose) in enumerate(told)]
+        )
         x, found = network(
             torch.cat((*parts, network.read(noisy, place)), dim=1),
             torch.cat((*places, place)),
