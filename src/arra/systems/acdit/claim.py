@@ -82,8 +82,9 @@ def _measures(results: Results) -> list[Measure]:
 def _scale(recipe: Recipe, results: Results) -> str:
     truth = results[CLEAN][0]["truth"]
     return (
-        f"clips of {recipe.frames} frames of {SIDE} x {SIDE} pixels, a digit that moves by one of eight steps "
-        f"on a torus ({truth:.1%} of held-out clips count as right), squares of {recipe.patch} x {recipe.patch} pixels, {recipe.size.depth} blocks of width "
+        f"clips of {recipe.frames} frames of {SIDE} x {SIDE} pixels, a digit that moves by one of "
+        f"eight steps on a torus ({truth:.1%} of held-out clips count as right), squares of "
+        f"{recipe.patch} x {recipe.patch} pixels, {recipe.size.depth} blocks of width "
         f"{recipe.size.width}, {results[CLEAN][0]['parameters'] / 1e6:.2f} M parameters, "
         f"{recipe.train.steps} steps of {recipe.batch.size} clips, {len(results[CLEAN])} paired "
         f"seeds, {recipe.drawn} clips drawn of each model, {recipe.options.steps} Euler steps a "
