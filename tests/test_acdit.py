@@ -103,6 +103,7 @@ def results(clean=0.8, noised=0.6, whole=0.7):
         ({"noised": 0.79}, "fail"),
         ({"noised": 0.95}, "fail"),
         ({"noised": 0.74}, "inconclusive"),
+        ({"clean": 0.2, "noised": 0.01}, "inconclusive"),
     ],
 )
 def test_the_rule_of_the_verdict(changes, verdict):
