@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,7 +51,7 @@ def test_clips_become_vectors_and_come_back():
     codes = codes_of(found, 2)
     assert codes.shape == (20, 3, 3, 16)
     assert np.abs(grey_of(codes, 2) - found).max() < 1e-6
-    generator = make_generator(CLEAN, Recipe(), 0)
+    generator = make_generator(CLEAN, replace(Recipe(), patch=2), 0)
     frames = generator.entities.gather(codes.flatten(1, 2))
     second = codes_of(found[:, 1:2], 2).flatten(1, 2)
     assert torch.equal(frames[:, generator.entities.slices[1]], second)
@@ -66,12 +68,12 @@ def test_arms_have_the_same_weights():
 def test_contexts():
     """A clean past is the clip, told nothing; a noised one is as noisy as its times say; the only
     block has none."""
-    target = torch.randn(500, 36, 4)
+    target = torch.randn(500, 4, 36)
     past, time = make_generator(CLEAN, Recipe(), 0).context(target, None)
     assert torch.equal(past, target)
     assert time is None
     past, time = make_generator(NOISED, Recipe(), 0).context(target, None)
-    share = (time / TIMES).repeat_interleave(9, dim=1)[..., None]
+    share = (time / TIMES)[..., None]
     noise = (past - (1 - share) * target) / share
     assert float(noise[share.expand_as(noise) > 0.05].var()) == pytest.approx(1.0, abs=0.02)
     assert time.shape == (500, 4)

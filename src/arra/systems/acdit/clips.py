@@ -1,7 +1,7 @@
 """Clips whose law is known: a digit on a torus that moves by the same step from frame to frame.
 
-Frames are 6 x 6 pixels and a step is 2 of them, so that with squares of 2 x 2 pixels as vectors the
-torus has 3 x 3 places, and of a place's 8 others each is one step away.
+Frames are 6 x 6 pixels and a step is 2 of them: the torus has 3 x 3 places, and of a place's 8
+others each is one step away.
 """
 
 from __future__ import annotations

@@ -20,18 +20,18 @@ class Recipe:
     which the caption names."""
 
     frames: int = 4
-    patch: int = 2
-    """Pixels along a vector's square."""
+    patch: int = 6
+    """Pixels along a vector's square: a frame is one vector, so that steps are cheap."""
     clips: int = 20_000
     """To train on."""
     size: LlamaSize = field(
         default_factory=lambda: LlamaSize(
-            width=64, depth=3, heads=4, feed_forward=176, rope_theta=100.0
+            width=96, depth=3, heads=4, feed_forward=384, rope_theta=100.0
         )
     )
     options: VectorOptions = field(default_factory=lambda: VectorOptions(steps=12))
     batch: BatchConfig = BATCHES
-    train: TrainConfig = field(default_factory=lambda: training(400))
+    train: TrainConfig = field(default_factory=lambda: training(1000))
     drawn: int = 640
     """Clips drawn of each model."""
 
