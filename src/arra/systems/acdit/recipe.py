@@ -31,7 +31,7 @@ class Recipe:
     )
     options: VectorOptions = field(default_factory=lambda: VectorOptions(steps=12))
     batch: BatchConfig = BATCHES
-    train: TrainConfig = field(default_factory=lambda: training(1000))
+    train: TrainConfig = field(default_factory=lambda: training(2000))
     drawn: int = 640
     """Clips drawn of each model."""
 
