@@ -126,9 +126,11 @@ SIZES = st.lists(st.integers(1, 3), min_size=1, max_size=5)
 @given(SIZES, st.integers(0, 3))
 def test_an_entity_sees_itself_and_what_is_before(sizes, prefix):
     layout = in_blocks(sizes, prefix=prefix)
-    sees, owner = layout.sees(), [-1] * prefix + Entities(
-        ((1, sum(sizes)),), tuple(range(sum(sizes))), tuple(sizes)
-    ).owner().tolist()
+    sees, owner = (
+        layout.sees(),
+        [-1] * prefix
+        + Entities(((1, sum(sizes)),), tuple(range(sum(sizes))), tuple(sizes)).owner().tolist(),
+    )
     for query, mine in enumerate(owner):
         assert sees[query].tolist() == [other <= mine for other in owner]
         assert int(sees[query].sum()) == prefix + sum(sizes[: mine + 1])
@@ -146,7 +148,7 @@ def test_a_noisy_entity_sees_clean_ones_before_it_and_itself(sizes, prefix):
         if seen == "word":
             return True
         if seen == "clean":
-            return what == "clean" and other <= mine or what == "noisy" and other < mine
+            return (what == "clean" and other <= mine) or (what == "noisy" and other < mine)
         return what == "noisy" and other == mine
 
     sees = in_blocks(sizes, clean=True, prefix=prefix).sees()
@@ -157,7 +159,9 @@ def test_a_noisy_entity_sees_clean_ones_before_it_and_itself(sizes, prefix):
 @given(st.integers(1, 5), st.integers(1, 3))
 def test_two_copies_are_those_of_the_builder_in_another_order(blocks, size):
     whole = builders.clean_and_noisy(blocks, size).sees()
-    at = torch.arange(2 * blocks * size).view(blocks, 2, size)  # a block's noisy copy, its clean one
+    at = torch.arange(2 * blocks * size).view(
+        blocks, 2, size
+    )  # a block's noisy copy, its clean one
     order = torch.cat((at[:, 1].flatten(), at[:, 0].flatten()))
     assert torch.equal(in_blocks([size] * blocks, clean=True).sees(), whole[order][:, order])
 

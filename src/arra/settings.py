@@ -175,7 +175,7 @@ class VectorOptions:
 
     objective: Literal["flow", "v", "epsilon"] = "flow"
     """What the head predicts of noisy vectors: the velocity of a straight flow, or of a diffusion v
-    or the noise. Where the network itself is the head it is flow."""
+    or the noise. Of a generator of scales it is flow."""
     steps: int = 25
     """Evaluations of the head, or of the network, that draw a unit."""
     noise_schedule: Literal["cosine", "zero-terminal"] = "cosine"

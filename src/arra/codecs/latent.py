@@ -115,7 +115,7 @@ class PixelCodec(LatentCodec):
     def fit(cls, pictures: np.ndarray, config: PixelConfig) -> Self:
         """With the mean and the one deviation of pictures (N, H, W, 3 frames) uint8."""
         codec = cls(config)
-        found = codec.latents(to_unit(pictures))
+        found = codec.latents(to_unit(pictures, codec.channels))
         codec.mean.copy_(found.mean(dim=(0, 2, 3)))
         codec.deviation.fill_(max(float(found.std()), _LEAST))
         return codec.eval()

@@ -126,7 +126,7 @@ class SequenceOfEntities(VectorGenerator):
         self._check_layers(layers)
         prompts, latents = self._read(batch)
         target, owner = self.entities.gather(latents), self._owner
-        drawn = (len(target), len(self.entities.sizes))
+        drawn = (len(target), self.units)
         random, device = batch.random, target.device
         time = self.process.times(drawn[0] * drawn[1], random, device).view(drawn)
         noise = normal(target.shape, random, device)
@@ -155,25 +155,23 @@ class SequenceOfEntities(VectorGenerator):
         words, mean = network.captions(prompts.ids, prompts.real)
         prefix = words.shape[1]
         parts, places = [words], [torch.full((prefix,), WORD, device=noisy.device)]
-        condition, owner = mean[:, None] + network.times(time), self._owner
-        told = [(condition, owner)]
+        told = [mean[:, None] + network.times(time)]
         if context is not None:
             copy, its_time = context
             parts, places = [*parts, network.read(copy, place)], [*places, place]
             if its_time is not None:
-                told.insert(0, (mean[:, None] + network.times(its_time), owner))
-        conditions = torch.cat([one for one, _ in told], dim=1)
-        owners = torch.cat([whose + len(self.entities.sizes) * i for i, (_, whose) in enumerate(told)])
+                told.insert(0, mean[:, None] + network.times(its_time))
+        owner = torch.cat([self._owner + self.units * copy for copy in range(len(told))])
         x, found = network(
             torch.cat((*parts, network.read(noisy, place)), dim=1),
             torch.cat((*places, place)),
-            Told(conditions, owners),
+            Told(torch.cat(told, dim=1), owner),
             self._mask(prompts.real, context is not None),
             layers=layers,
         )
         here = torch.tensor([*range(prefix), *range(x.shape[1] - len(place), x.shape[1])])
         states = {layer: hidden[:, here] for layer, hidden in found.items()}
-        return network.last(x[:, -len(place) :], condition[:, owner]), states
+        return network.last(x[:, -len(place) :], told[-1][:, self._owner]), states
 
     def _mask(self, real: Tensor, copies: bool) -> Tensor:
         """(B or 1, 1, T, T) bool of words, of which some are `real` (B, P), and entities."""
@@ -283,4 +281,4 @@ class EntityGenerator(SequenceOfEntities):
     ) -> tuple[Tensor, Tensor | None] | None:
         if self.config.options.context == "noisy":
             return None
-        return target, target.new_zeros(len(target), len(self.entities.sizes))
+        return target, target.new_zeros(len(target), self.units)

@@ -4,9 +4,7 @@ from arra.systems.base import System, deferred
 
 SYSTEM = System(
     slug="acdit",
-    title=(
-        "ACDiT: Interpolating Autoregressive Conditional Modeling and Diffusion Transformer"
-    ),
+    title=("ACDiT: Interpolating Autoregressive Conditional Modeling and Diffusion Transformer"),
     arxiv="2412.07720",
     family="continuous tokens",
     summary=(

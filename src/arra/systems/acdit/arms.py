@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from arra.experiments.digit_vectors import codes_of, draw, grey_of, learn
-from arra.experiments.digits import WORDS
 from arra.experiments.once import once
 from arra.generators.blocks import BlockGenerator
 from arra.generators.vectors import VectorConfig
 from arra.heads.processes import TIMES, normal
 from arra.orders.entities import Entities
 from arra.randomness import seeded
-from arra.systems.acdit.clips import clips, consistent, frame_distance
-from arra.systems.acdit.recipe import CLEAN, NOISED, SIDE, Recipe
+from arra.systems.acdit.clips import SIDE, STEPS, clips, frame_distance, right, steady
+from arra.systems.acdit.recipe import CLEAN, NOISED, Recipe
 
 
 class NoisedPast(BlockGenerator):
@@ -53,7 +52,7 @@ def make_generator(arm: str, recipe: Recipe, seed: int) -> BlockGenerator:
     config = VectorConfig(
         (SIDE // recipe.patch,) * 2,
         recipe.frames * recipe.patch**2,
-        text=len(WORDS) + 1,
+        text=len(STEPS) + 1,
         longest=1,
         size=recipe.size,
         options=recipe.options,
@@ -69,25 +68,28 @@ def train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, quiet: bool) ->
 
     def make(target: Path) -> dict[str, Any]:
         generator = make_generator(arm, recipe, seed)
-        grey, labels = clips(recipe.clips, recipe.frames, seed, held_out=False)
+        grey, ways = clips(recipe.clips, recipe.frames, seed, held_out=False)
         report = learn(
             generator,
             codes_of(grey, recipe.patch),
-            labels.tolist(),
+            ways.tolist(),
             replace(recipe.batch, seed=seed),
             replace(recipe.train, seed=seed),
             target / "training",
         )
-        asked = np.arange(recipe.drawn) % len(WORDS)
+        asked = np.arange(recipe.drawn) % len(STEPS)
         drawn = grey_of(draw(generator.eval(), asked.tolist(), seed), recipe.patch)
         np.save(target / "drawn.npy", np.round(drawn * 255).astype(np.uint8))
-        real, other = (clips(recipe.drawn, recipe.frames, seed, held)[0] for held in (True, False))
+        (real, told), (other, _) = (
+            clips(recipe.drawn, recipe.frames, seed, held) for held in (True, False)
+        )
         return {
             "step_seconds": report.median_step_seconds,
             "parameters": report.parameters,
-            "consistent": consistent(drawn),
+            "right": float(right(drawn, asked).mean()),
+            "steady": float(steady(drawn).mean()),
             "frechet": frame_distance(drawn, real),
-            "truth": consistent(real),
+            "truth": float(right(real, told).mean()),
             "floor": frame_distance(other, real),
         }
 

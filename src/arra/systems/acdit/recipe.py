@@ -12,27 +12,26 @@ CLEAN, NOISED, WHOLE = "clean", "noised", "whole"
 """A clean past; a past with noise of its own, of which the network is told how much, and in
 sampling none; and all frames at once, a plain diffusion transformer."""
 ARMS = (CLEAN, NOISED, WHOLE)
-SIDE = 8
-"""Pixels of a frame."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Clips of a digit that moves on a torus, always by the same step, one of eight."""
+    """Clips of a digit that moves on a torus, by the same step from frame to frame: one of eight,
+    which the caption names."""
 
     frames: int = 4
-    patch: int = 4
-    """Pixels along a vector's square."""
+    patch: int = 6
+    """Pixels along a vector's square: a frame is one vector, so that steps are cheap."""
     clips: int = 20_000
     """To train on."""
     size: LlamaSize = field(
         default_factory=lambda: LlamaSize(
-            width=96, depth=3, heads=4, feed_forward=256, rope_theta=100.0
+            width=96, depth=3, heads=4, feed_forward=384, rope_theta=100.0
         )
     )
-    options: VectorOptions = field(default_factory=lambda: VectorOptions(steps=20))
+    options: VectorOptions = field(default_factory=lambda: VectorOptions(steps=12))
     batch: BatchConfig = BATCHES
-    train: TrainConfig = field(default_factory=lambda: training(1000))
+    train: TrainConfig = field(default_factory=lambda: training(2000))
     drawn: int = 640
     """Clips drawn of each model."""
 
@@ -42,7 +41,7 @@ def tiny() -> Recipe:
     return replace(
         Recipe(),
         clips=100,
-        size=LlamaSize(width=24, depth=1, heads=2, feed_forward=16),
+        size=LlamaSize(width=16, depth=1, heads=2, feed_forward=16),
         options=VectorOptions(steps=2),
         batch=replace(BATCHES, size=8),
         train=training(4),

@@ -4,9 +4,7 @@ from arra.systems.base import System, deferred
 
 SYSTEM = System(
     slug="xar",
-    title=(
-        "Beyond Next-Token: Next-X Prediction for Autoregressive Visual Generation"
-    ),
+    title=("Beyond Next-Token: Next-X Prediction for Autoregressive Visual Generation"),
     arxiv="2502.20388",
     family="continuous tokens",
     summary=(

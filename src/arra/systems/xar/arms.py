@@ -58,7 +58,7 @@ def train_arm(
         report = learn(
             generator,
             codes_of(known.pictures[:, None, :, :, 0] / 255.0, mine.patch),
-            known.labels,
+            known.labels.tolist(),
             replace(mine.batch, seed=seed),
             replace(mine.train, seed=seed),
             target / "training",
@@ -79,7 +79,7 @@ def judged(
     """Distance and accuracy of pictures whose context is disturbed."""
     generator.deviation = deviation
     asked = np.arange(recipe.drawn) % len(WORDS)
-    grey = grey_of(draw(generator, asked, seed), recipe.patch)[:, 0]
+    grey = grey_of(draw(generator, asked.tolist(), seed), recipe.patch)[:, 0]
     pictures = np.repeat(np.round(grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
     return {
         "frechet": judge.distance(pictures),

@@ -33,7 +33,7 @@ class Recipe:
         default_factory=lambda: VectorOptions(steps=12, logit=True, entity="cell", side=1)
     )
     batch: BatchConfig = BATCHES
-    train: TrainConfig = field(default_factory=lambda: training(800))
+    train: TrainConfig = field(default_factory=lambda: training(1000))
     drawn: int = 640
     """Pictures drawn of each model at each deviation."""
 
