@@ -33,7 +33,7 @@ def test_arms_begin_alike_and_see_as_many_pictures():
     for arm in ARMS:
         batches = make_batches(arm, models[arm], full(), 0, known)
         batch = batches.batch(3)
-        assert len(batch.tokens) == 120
+        assert len(batch.tokens) == 100
         labels = known.labels[batches._indices(3)]
         alike = [
             len(set(labels[(batch.group == number).numpy()])) == 1
@@ -44,7 +44,7 @@ def test_arms_begin_alike_and_see_as_many_pictures():
         if arm == MIXED:
             assert np.mean(alike) < 0.2
         if arm == RESET:
-            assert len(alike) == 120
+            assert len(alike) == 100
 
 
 def test_an_arm_is_trained_once(tmp_path):

@@ -131,7 +131,8 @@ class TrajectoryGenerator(VectorGenerator):
         return Output(*no_logits(latents), found, losses)
 
     def _said(self, prompts: Prompts) -> Said:
-        return Said(*self.captions(prompts.ids, prompts.real), prompts.real)
+        words, mean = self.captions(prompts.ids, prompts.real)
+        return Said(words, mean, prompts.real)
 
     def _chunks(self, real: Tensor, order: Tensor) -> Chunks:
         """Cells are remembered, the words of captions (B, P), of which some are real, are not."""

@@ -27,7 +27,7 @@ class Recipe:
     train: TrainConfig
     judge_crop: int = 1
     """Pixels by which those digits are moved that the judge learns from."""
-    drawn: int = 600
+    drawn: int = 640
     """Pictures drawn of each model at each scale."""
 
 
@@ -47,15 +47,15 @@ def full() -> Recipe:
             read_decay="raster",
             gate_root=1.0,
         ),
-        batch=BatchConfig(size=120, drop_caption=0.1, multiple=1),
+        batch=BatchConfig(size=100, drop_caption=0.1, multiple=1),
         train=TrainConfig(
-            steps=450,
+            steps=400,
             learning_rate=2e-3,
             weight_decay=0.02,
             warmup=50,
             schedule="linear",
             precision="fp32",
-            checkpoint_every=450,
+            checkpoint_every=400,
             keep=1,
             log_every=50,
         ),
