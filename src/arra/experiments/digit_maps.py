@@ -25,7 +25,7 @@ from arra.settings import BatchConfig, LlamaSize, SamplingConfig, VectorOptions
 from arra.training.config import TrainConfig
 from arra.training.loop import train
 
-BATCHES = BatchConfig(size=32, drop_caption=0.1, multiple=1)
+BATCHES = BatchConfig(size=16, drop_caption=0.1, multiple=1)
 
 
 def training(steps: int) -> TrainConfig:

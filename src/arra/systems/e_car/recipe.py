@@ -8,10 +8,9 @@ from arra.experiments.digit_maps import BATCHES, training
 from arra.settings import BatchConfig, LlamaSize, VectorOptions
 from arra.training.config import TrainConfig
 
-STAGES, CLEAN, ONE = "stages", "clean", "one"
-"""Stages of growing resolution; the same, trained to read coarser pictures without their noise; and
-one stage at the whole resolution, the baseline."""
-ARMS = (STAGES, CLEAN, ONE)
+STAGES, ONE = "stages", "one"
+"""Stages of growing resolution; and one stage at the whole resolution, the baseline."""
+ARMS = (STAGES, ONE)
 CUT, NAIVE = "cut", "naive"
 """Drawn with the models of others: the one stage in as many steps as cost no more than all stages;
 and stages joined without the correction."""
@@ -31,7 +30,7 @@ class Recipe:
     )
     """The head; stages, and steps of each. The baseline takes as many steps in one."""
     batch: BatchConfig = BATCHES
-    train: TrainConfig = field(default_factory=lambda: training(800))
+    train: TrainConfig = field(default_factory=lambda: training(500))
     """Of stages; the baseline trains for more steps, so that both cost the same."""
     drawn: int = 500
     """Pictures of each model, without guidance."""

@@ -28,7 +28,7 @@ class Recipe:
     )
     """The head, and the steps of Euler's method of each scale."""
     batch: BatchConfig = BATCHES
-    train: TrainConfig = field(default_factory=lambda: training(800))
+    train: TrainConfig = field(default_factory=lambda: training(500))
     drawn: int = 500
     """Pictures of each model, without guidance."""
     repeats: int = 4
