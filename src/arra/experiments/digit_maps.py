@@ -32,7 +32,7 @@ def training(steps: int) -> TrainConfig:
     """How claims train them."""
     return TrainConfig(
         steps=steps,
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         weight_decay=0.02,
         betas=(0.9, 0.95),
         warmup=min(50, steps // 4),
