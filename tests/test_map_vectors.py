@@ -188,7 +188,7 @@ def test_an_exact_velocity_draws_the_scales():
     noise = PictureNoise([1, 2]).normal
     cache = generator.begin([[1], [2]], noise)
     for here in generator.pyramid.split(codes):
-        generator.head.network = lambda x, time, states, rotary, known=here: x - known
+        generator.head.network.forward = lambda x, time, states, rotary, known=here: x - known
         generator.unit(cache, noise, 1.0, 1.0)
         drawn = cache.drawn.flatten(2).transpose(1, 2)
         torch.testing.assert_close(drawn, here, rtol=1e-5, atol=1e-5)
@@ -222,15 +222,15 @@ def test_an_exact_velocity_draws_in_one_step_a_stage():
     noise = PictureNoise([1, 2]).normal
     cache = generator.begin([[1], [2]], noise)
     for stage, here in zip(generator.stages, clean, strict=True):
+        before = repeated(clean[cache.level - 1]) if cache.level else 0 * here
 
-        def network(x, time, states, rotary, stage=stage, here=here):
+        def network(x, time, states, rotary, stage=stage, here=here, before=before):
             grid = x.transpose(1, 2).unflatten(2, here.shape[2:])
             white = (grid - (1 - stage.start) * before) / stage.start
             end = stage.end * white + (1 - stage.end) * here
             return x - end.flatten(2).transpose(1, 2)
 
-        before = repeated(clean[cache.level - 1]) if cache.level else 0 * here
-        generator.head.network = network
+        generator.head.network.forward = network
         generator.unit(cache, noise, 1.0, 1.0)
     torch.testing.assert_close(generator.drawn(cache), latents, rtol=1e-4, atol=1e-4)
 

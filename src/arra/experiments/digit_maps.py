@@ -25,14 +25,14 @@ from arra.settings import BatchConfig, LlamaSize, SamplingConfig, VectorOptions
 from arra.training.config import TrainConfig
 from arra.training.loop import train
 
-BATCHES = BatchConfig(size=32, drop_caption=0.1, multiple=1)
+BATCHES = BatchConfig(size=16, drop_caption=0.1, multiple=1)
 
 
 def training(steps: int) -> TrainConfig:
     """How claims train them."""
     return TrainConfig(
         steps=steps,
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         weight_decay=0.02,
         betas=(0.9, 0.95),
         warmup=min(50, steps // 4),

@@ -78,7 +78,6 @@ class MapVectorGenerator(VectorGenerator):
         self.processes = self._processes()
         self.captions = Captions(config.text, width, config.longest)
         self.read_in = nn.Linear(config.dimensions, width)
-        self.places = nn.Parameter(torch.empty(2, self.pyramid.length, width).normal_(std=0.02))
         self.before, self.after = (Norm(width, 1e-6) for _ in range(2))
         self.blocks = nn.ModuleList(
             Block(width, size.heads, size.feed_forward) for _ in range(size.depth)
@@ -102,6 +101,8 @@ class MapVectorGenerator(VectorGenerator):
         ):
             table = _rotary(self.pyramid.sizes, wide // heads, size.rope_theta)
             self.register_buffer(name, table, persistent=False)
+        # last, so that generators of other scales begin with the same weights but for these
+        self.places = nn.Parameter(torch.empty(2, self.pyramid.length, width).normal_(std=0.02))
 
     @abstractmethod
     def _sizes(self) -> Scales:

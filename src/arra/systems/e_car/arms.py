@@ -22,7 +22,7 @@ from arra.generators.pyramid_flow import PyramidFlowGenerator
 from arra.heads.stages import repeated
 from arra.samplers.noise import PictureNoise
 from arra.settings import BatchConfig
-from arra.systems.e_car.recipe import CLEAN, CUT, NAIVE, ONE, STAGES, Recipe
+from arra.systems.e_car.recipe import CUT, NAIVE, ONE, STAGES, Recipe
 
 SIDE = 8
 WEIGHTS = "model.safetensors"
@@ -44,8 +44,8 @@ class NaiveGenerator(PyramidFlowGenerator):
 
 
 def make_generator(arm: str, recipe: Recipe, seed: int) -> MapVectorGenerator:
-    """An untrained generator; arms have the same weights but for the places of smaller maps."""
-    options = replace(recipe.options, clean=arm == CLEAN)
+    """An untrained generator; arms begin with the same weights, places apart."""
+    options = recipe.options
     if arm == ONE:
         options = replace(options, stages=1, steps=options.steps * options.stages)
     return digit_generator(PyramidFlowGenerator, SIDE, recipe.size, options, seed)
@@ -102,11 +102,9 @@ def ways_of(arm: str, generator: MapVectorGenerator, recipe: Recipe) -> dict[str
     if arm == ONE:
         most = drawing_work(make_generator(STAGES, recipe, 0).eval())
         return {ONE: generator, CUT: generator.paced(steps=steps_within(generator, most))}
-    if arm == STAGES:
-        naive = NaiveGenerator(generator.config)
-        naive.load_state_dict(generator.state_dict())
-        return {STAGES: generator, NAIVE: naive.eval()}
-    return {arm: generator}
+    naive = NaiveGenerator(generator.config)
+    naive.load_state_dict(generator.state_dict())
+    return {STAGES: generator, NAIVE: naive.eval()}
 
 
 def train_arm(

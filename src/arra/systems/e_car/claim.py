@@ -14,7 +14,7 @@ from arra.experiments.digits import digits, floors, train_judge
 from arra.files import to_plain
 from arra.systems.base import ClaimRun
 from arra.systems.e_car.arms import train_arm
-from arra.systems.e_car.recipe import ARMS, CLEAN, CUT, NAIVE, ONE, RECIPES, STAGES, Recipe
+from arra.systems.e_car.recipe import ARMS, CUT, NAIVE, ONE, RECIPES, STAGES, Recipe
 from arra.systems.results import Better, ClaimResult, Measure, Verdict
 from arra.systems.seeds import Reading, Result, beside, estimate, paired, run_arms
 
@@ -24,7 +24,7 @@ MOST_WORK = 0.55
 """Operations of drawing in stages, at most, in those of one stage."""
 MOST_DISTANCE, FAILED_DISTANCE = 1.15, 1.5
 """The same of the Fréchet distance, to pass and to fail."""
-MODEL = {STAGES: STAGES, NAIVE: STAGES, CLEAN: CLEAN, ONE: ONE, CUT: ONE}
+MODEL = {STAGES: STAGES, NAIVE: STAGES, ONE: ONE, CUT: ONE}
 """Whose model draws in each way."""
 
 
@@ -97,9 +97,9 @@ def _measures(ways: Results) -> list[Measure]:
     for name, better, key in rows:
         columns = [(ways[way], _key(key)) for way in (STAGES, ONE, CUT)]
         found.append(beside(name, better, *columns))
-    for way, told in ((NAIVE, "stages joined naively"), (CLEAN, "coarser stages read clean")):
-        for name, better, key in rows[:2]:
-            found.append(beside(f"{told}: {name}", better, (ways[way], _key(key))))
+    for name, better, key in rows[:2]:
+        title = f"stages joined naively: {name}"
+        found.append(beside(title, better, (ways[NAIVE], _key(key))))
     if len(ways[STAGES]) > 1:
         for way, told in ((ONE, "one stage"), (CUT, "fewer steps"), (NAIVE, "joined naively")):
             gap = estimate(paired(distance, ways[STAGES], ways[way]))

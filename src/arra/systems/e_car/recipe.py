@@ -8,10 +8,9 @@ from arra.experiments.digit_maps import BATCHES, training
 from arra.settings import BatchConfig, LlamaSize, VectorOptions
 from arra.training.config import TrainConfig
 
-STAGES, CLEAN, ONE = "stages", "clean", "one"
-"""Stages of growing resolution; the same, trained to read coarser pictures without their noise; and
-one stage at the whole resolution, the baseline."""
-ARMS = (STAGES, CLEAN, ONE)
+STAGES, ONE = "stages", "one"
+"""Stages of growing resolution; and one stage at the whole resolution, the baseline."""
+ARMS = (STAGES, ONE)
 CUT, NAIVE = "cut", "naive"
 """Drawn with the models of others: the one stage in as many steps as cost no more than all stages;
 and stages joined without the correction."""
@@ -23,15 +22,15 @@ class Recipe:
 
     size: LlamaSize = field(
         default_factory=lambda: LlamaSize(
-            width=64, depth=3, heads=4, feed_forward=171, rope_theta=100.0
+            width=32, depth=3, heads=2, feed_forward=85, rope_theta=100.0
         )
     )
     options: VectorOptions = field(
-        default_factory=lambda: VectorOptions(steps=8, stages=3, inner=64, inner_depth=2)
+        default_factory=lambda: VectorOptions(steps=8, stages=3, inner=32, inner_depth=2)
     )
     """The head; stages, and steps of each. The baseline takes as many steps in one."""
     batch: BatchConfig = BATCHES
-    train: TrainConfig = field(default_factory=lambda: training(800))
+    train: TrainConfig = field(default_factory=lambda: training(300))
     """Of stages; the baseline trains for more steps, so that both cost the same."""
     drawn: int = 500
     """Pictures of each model, without guidance."""

@@ -20,15 +20,15 @@ class Recipe:
 
     size: LlamaSize = field(
         default_factory=lambda: LlamaSize(
-            width=64, depth=3, heads=4, feed_forward=171, rope_theta=100.0
+            width=32, depth=3, heads=2, feed_forward=85, rope_theta=100.0
         )
     )
     options: VectorOptions = field(
-        default_factory=lambda: VectorOptions(steps=25, inner=64, inner_depth=2)
+        default_factory=lambda: VectorOptions(steps=25, inner=32, inner_depth=2)
     )
     """The head, and the steps of Euler's method of each scale."""
     batch: BatchConfig = BATCHES
-    train: TrainConfig = field(default_factory=lambda: training(800))
+    train: TrainConfig = field(default_factory=lambda: training(300))
     drawn: int = 500
     """Pictures of each model, without guidance."""
     repeats: int = 4
