@@ -9,6 +9,7 @@ The output at each position predicts the next token; `end` is no input. B pictur
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -86,8 +87,9 @@ class _BothOrders(StoreBatches):
 
     reading: float
 
+    @abstractmethod
     def _reading(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
-        raise NotImplementedError
+        """A row of the store with its picture first."""
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         drawn = self.config.size - math.floor(self.reading * self.config.size)

@@ -104,7 +104,7 @@ class LanguageVectorGenerator(VectorGenerator):
         self.lm: Any = causal_lm_of(config.language_model) if lm is None else lm
         text, options = self.lm.config.get_text_config(), config.options
         self.width, self.depth = text.hidden_size, len(decoder_blocks(self.lm))
-        self.reader: nn.Linear | SoftLookup
+        self.reader: nn.Module
         if config.temperature:
             codes = self.vocabulary.codes
             self.reader = SoftLookup(codes, config.dimensions, config.temperature)

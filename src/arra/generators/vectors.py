@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -150,7 +150,7 @@ class VectorGenerator(Generator):
     config: VectorConfig
     sampler = "vectors"
     default_codec = "kl"
-    laws = ("vectors",)
+    laws: ClassVar[tuple[str, ...]] = ("vectors",)
 
     def __init__(self, config: VectorConfig, tokenizer: PreTrainedTokenizerBase | None = None):
         super().__init__(config)

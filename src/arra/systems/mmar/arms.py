@@ -152,7 +152,7 @@ class CodeReader(nn.Module):
 
     def __init__(self, codebook: Tensor, width: int, temperature: float):
         super().__init__()
-        self.lookup = SoftLookup(*codebook.shape, temperature)
+        self.lookup = SoftLookup(len(codebook), codebook.shape[1], temperature)
         self.lookup.codebook.data.copy_(codebook)
         self.lookup.requires_grad_(False)
         self.table = nn.Parameter(codebook @ torch.randn(codebook.shape[1], width) / 2)

@@ -118,14 +118,14 @@ def judged(errors: Errors, results: Results) -> tuple[Verdict, str]:
 
 def _numerics(errors: Errors) -> list[Measure]:
     """v beside the noise (baseline) and the data (control)."""
-    return [
-        Measure(
-            f"rounding error at the end, {schedule} schedule",
-            *(over_seeds([e[said] for e in seeds]) for said in ("v", "epsilon", "origin")),
-            "lower",
+    found = []
+    for schedule, seeds in errors.items():
+        v, noise, data = (
+            over_seeds([e[said] for e in seeds]) for said in ("v", "epsilon", "origin")
         )
-        for schedule, seeds in errors.items()
-    ]
+        name = f"rounding error at the end, {schedule} schedule"
+        found.append(Measure(name, v, noise, data, "lower"))
+    return found
 
 
 def _measures(results: Results) -> list[Measure]:

@@ -24,22 +24,22 @@ class Recipe:
     train: TrainConfig
     temperature: float = 1e-3
     """Of the lookup of codes, in squared distances: practically none."""
-    drawn: int = 1000
+    drawn: int = 700
     """Digits drawn of each model, without guidance."""
     numerics: Numerics = field(default_factory=Numerics)
 
 
 def full() -> Recipe:
     """What the result comes from."""
-    steps = 1000
+    steps = 700
     return Recipe(
         size=LlamaSize(
             width=64, depth=3, heads=4, feed_forward=176, positions=64, rope_theta=100.0
         ),
         options=VectorOptions(
-            objective="v", steps=25, inner=96, repeats=4, rounds=8, widened=2 * steps // 3
+            objective="v", steps=25, inner=96, repeats=2, rounds=8, widened=2 * steps // 3
         ),
-        batch=BatchConfig(size=64, drop_caption=0.1, multiple=1),
+        batch=BatchConfig(size=32, drop_caption=0.1, multiple=1),
         train=TrainConfig(
             steps=steps,
             learning_rate=3e-3,

@@ -24,11 +24,12 @@ from arra.randomness import seeded
 from arra.samplers.ancestral import AncestralSampler
 from arra.samplers.vectors import VectorSampler
 from arra.settings import SamplingConfig
-from arra.systems.orthus.recipe import CODES, MEAN, Recipe
+from arra.systems.orthus.recipe import BASE, CODES, MEAN, Recipe
 from arra.training.config import TrainConfig
 from arra.training.loop import train
 
 Report = dict[str, Any]
+MODEL = "model"
 
 
 class MeanHead(Head):
@@ -118,16 +119,28 @@ def tune(made: RasterVectorGenerator, recipe: Recipe, whole: bool, seed: int, fo
     train(made, [NextToken(), NextVector()], batches, config, folder)
 
 
-def train_arm(
+def train_base(
     recipe: Recipe, judge: Judge, arm: str, seed: int, folder: Path, quiet: bool
 ) -> Report:
-    """Train one model and judge it; the model of codes that all of a seed begin with is made in
-    each, in the same way."""
+    """Train the model of codes that all arms of a seed begin with, and judge it."""
 
     def make(target: Path) -> Report:
         host = base_of(recipe, seed)
-        train_codes(host, recipe, recipe.base, seed, target / "base")
-        before = judged_codes(host.eval(), recipe, judge, seed)
+        train_codes(host, recipe, recipe.base, seed, target / "training")
+        host.eval().save_pretrained(target / MODEL)
+        return judged_codes(host, recipe, judge, seed)
+
+    return once(folder / f"{arm}-{seed}", [recipe, arm, seed], make)
+
+
+def train_arm(
+    recipe: Recipe, judge: Judge, arm: str, seed: int, folder: Path, quiet: bool
+) -> Report:
+    """Go on from the model of codes in one way, and judge what becomes of it."""
+
+    def make(target: Path) -> Report:
+        before = train_base(recipe, judge, BASE, seed, folder, quiet)
+        host = RasterGenerator.from_pretrained(folder / f"{BASE}-{seed}" / MODEL)
         if arm == CODES:
             more = replace(recipe.whole, steps=recipe.whole.steps + recipe.tuned.steps)
             train_codes(host.train(), recipe, more, seed + 1000, target / "more")
@@ -137,7 +150,7 @@ def train_arm(
         tuned = judged_vectors(made.eval(), recipe, judge, seed)
         tune(made.train(), recipe, True, seed + 2000, target / "whole")
         after = judged_vectors(made.eval(), recipe, judge, seed)
-        made.save_pretrained(target / "model")
+        made.save_pretrained(target / MODEL)
         return {"before": before, "tuned": tuned, **after}
 
     return once(folder / f"{arm}-{seed}", [recipe, arm, seed], make)

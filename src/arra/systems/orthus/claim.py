@@ -13,8 +13,8 @@ from arra.experiments.digits import digits, floors, train_judge
 from arra.files import to_plain
 from arra.metrics.bootstrap import PairedDifference
 from arra.systems.base import ClaimRun
-from arra.systems.orthus.arms import train_arm
-from arra.systems.orthus.recipe import ARMS, CODES, DIFFUSION, MEAN, RECIPES, Recipe
+from arra.systems.orthus.arms import train_arm, train_base
+from arra.systems.orthus.recipe import ARMS, BASE, CODES, DIFFUSION, MEAN, RECIPES, Recipe
 from arra.systems.results import ClaimResult, Measure, Verdict
 from arra.systems.seeds import Reading, Result, Row, estimate, measure, paired, run_arms
 
@@ -46,6 +46,7 @@ def claim(run: ClaimRun) -> ClaimResult:
     recipe = RECIPES[run.budget]()
     known, held_out = digits()
     judge = train_judge(known, held_out, 1)
+    run_arms(train_base, [BASE], run, recipe=recipe, judge=judge)
     results = run_arms(train_arm, ARMS, run, recipe=recipe, judge=judge)
     verdict, statement = judged(results)
     floor = floors(judge, known, held_out, recipe.drawn)

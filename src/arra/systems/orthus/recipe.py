@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from arra.settings import BatchConfig, LlamaSize, VectorOptions
 from arra.training.config import TrainConfig
 
+BASE = "base"
+"""The model of codes that every arm begins with."""
 CODES, DIFFUSION, MEAN = "codes", "diffusion", "mean"
 ARMS = (DIFFUSION, CODES, MEAN)
 """Converted with a diffusion head; trained on with its codes; converted with squared errors."""
@@ -45,7 +47,7 @@ class Recipe:
     scale: float = 1.0
     """Of the vectors for the head; the digits' have unit spread already (Orthus' 0.1 is for its
     codec's)."""
-    drawn: int = 1000
+    drawn: int = 700
     """Digits drawn of each model, without guidance."""
 
 
@@ -56,12 +58,12 @@ def full() -> Recipe:
             width=64, depth=3, heads=4, feed_forward=176, positions=64, rope_theta=100.0
         ),
         options=VectorOptions(
-            objective="v", noise_schedule="zero-terminal", steps=25, inner=96, repeats=4
+            objective="v", noise_schedule="zero-terminal", steps=25, inner=96, repeats=2
         ),
-        batch=BatchConfig(size=64, drop_caption=0.0, multiple=1),
-        base=training(1000, 4e-3),
-        tuned=training(250),
-        whole=training(600),
+        batch=BatchConfig(size=32, drop_caption=0.0, multiple=1),
+        base=training(700, 4e-3),
+        tuned=training(100),
+        whole=training(400),
     )
 
 
