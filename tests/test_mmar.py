@@ -190,7 +190,8 @@ def test_diffusion_through_the_model_reads_clean_pictures():
     with torch.no_grad():
         made.outputs.weight.normal_()
     known = digits()[1]
-    store = captioned_digits.store_of(known, made.tokenizer, captioned_digits.vectors(known.pictures))
+    vectors = captioned_digits.vectors(known.pictures)
+    store = captioned_digits.store_of(known, made.tokenizer, vectors)
     batch = made.batches(store, BatchConfig(8, drop_caption=0.0)).batch(0)
     assert batch.image.sum(dim=1).tolist() == [16] * 4 + [0] * 4
     outputs = [made(dataclasses.replace(batch, seed=torch.tensor(seed))) for seed in (1, 2)]

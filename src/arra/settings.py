@@ -248,7 +248,16 @@ class VectorOptions:
                 raise InputError(
                     f"VectorOptions.{name}: {chosen!r}, expected one of {', '.join(choices)}"
                 )
-        counts = ("steps", "inner", "inner_depth", "repeats", "rounds", "side", "sequence", "stages")
+        counts = (
+            "steps",
+            "inner",
+            "inner_depth",
+            "repeats",
+            "rounds",
+            "side",
+            "sequence",
+            "stages",
+        )
         for name in counts:
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"VectorOptions.{name}: {value}, expected at least 1")

@@ -52,7 +52,7 @@ class Block(nn.Module):
         """(R, T, D) of states (R, T, D)."""
         return self.moved(x, spread(self.set(F.silu(condition)), x), *how)
 
-    def moved(self, x: Tensor, set_: Tensor, *how: Tensor | Memory | None) -> Tensor:
+    def moved(self, x: Tensor, set_: Tensor, *how: Any) -> Tensor:
         """The same of what the condition sets, (R, T, 6 D): two gates, two scales, two shifts."""
         gate, other, scale, scale2, shift, shift2 = set_.chunk(6, dim=-1)
         x = x + gate * self.mixer(modulated(x, scale, shift), *how)

@@ -113,7 +113,9 @@ def tune(made: RasterVectorGenerator, recipe: Recipe, whole: bool, seed: int, fo
     for module in new:
         module.requires_grad_(True)
     known, _ = digits()
-    store = captioned_digits.store_of(known, made.tokenizer, captioned_digits.vectors(known.pictures))
+    store = captioned_digits.store_of(
+        known, made.tokenizer, captioned_digits.vectors(known.pictures)
+    )
     batches = made.batches(store, replace(recipe.batch, seed=seed))
     config = replace(recipe.whole if whole else recipe.tuned, seed=seed)
     train(made, [NextToken(), NextVector()], batches, config, folder)
