@@ -133,9 +133,15 @@ class LanguageVectorGenerator(VectorGenerator):
         seed: int,
         longest: int = 0,
         codec: str = "",
+        frames: int = 1,
     ) -> Self:
         """A small Llama with random weights, a function of `seed`. The tokenizer is extended in
         place by the token that stands for a vector."""
+        if frames > 1:
+            raise InputError(
+                f"a {cls.registered_name} generator draws pictures, not clips of {frames} frames; "
+                "blocks draws these"
+            )
         longest = max(64, longest)
         needed = longest + grid[0] * grid[1] + 4
         size = size or LlamaSize()
