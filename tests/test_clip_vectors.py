@@ -12,7 +12,7 @@ from arra.codecs.latent import PixelCodec, PixelConfig
 from arra.errors import InputError
 from arra.experiments.moving_digits import moving_digits, write_videos
 from arra.generators.blocks import BlockGenerator
-from arra.jobs.parts import check_kind
+from arra.jobs.codec_kinds import check_kind
 from arra.pixels import to_unit
 from arra.text_to_image import TextToImage
 
