@@ -169,7 +169,7 @@ def test_one_entity_is_a_plain_flow(kind):
     generator = made(kind, side=4)
     assert generator.units == 1
     batch = some_batch_of(generator)
-    random = batch.random
+    random = batch.stream()
     target = batch.latents[:, list(generator.entities.places)]
     share = torch.rand(3, generator=random)[:, None, None]
     noise = torch.randn(target.shape, generator=random)
@@ -228,7 +228,7 @@ def test_at_the_start_the_loss_is_the_target_squared(make, objective):
     )
     batch = some_batch_of(generator)
     losses = generator(batch).losses.view(3, -1)
-    random, target = batch.random, generator.entities.gather(batch.latents)
+    random, target = batch.stream(), generator.entities.gather(batch.latents)
     generator.process.times(3 * generator.units, random, torch.device("cpu"))
     noise = torch.randn(target.shape, generator=random)
     if objective == "epsilon":

@@ -13,6 +13,7 @@ from PIL import Image
 import arra.generators as _registers  # noqa: F401
 from arra import cli
 from arra.data.store import PreparedStore
+from arra.errors import InputError
 from arra.jobs.validation import plain_batches
 from arra.metrics.likelihood import held_out_bits, held_out_loss
 from arra.registry import generators
@@ -134,6 +135,9 @@ def test_served_pictures_are_those_that_are_drawn(work):
         Request(caption, seed, SamplingConfig(guidance))
         for seed, (caption, guidance) in enumerate([("a red 3", 1.5), (None, 1.0), ("a 7", 1.5)])
     ]
+    if model.generator.dimensions:  # told when it is asked for, not when its turn has come
+        with pytest.raises(InputError, match="top_k"):
+            service.submit([Request("a red 3", 0, SamplingConfig(top_k=5))])
     workshop = Workshop([service]).start()
     drawings = service.submit(wanted)
     assert workshop.stop(60)

@@ -161,7 +161,7 @@ def test_one_scale_is_a_flow_of_the_whole_picture():
     assert generator.units == 1
     batch = _batch(generator, 2)
     prompts, latents = generator._read(batch)
-    random = batch.random
+    random = batch.stream()
     noise = torch.randn(latents.shape, generator=random)
     with torch.no_grad():
         states, _ = generator._states(prompts, latents[:, :0])

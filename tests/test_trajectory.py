@@ -174,7 +174,7 @@ def test_a_sequence_at_once_is_its_pictures_one_by_one(decay):
 def test_an_untrained_network_loses_the_velocity_itself():
     generator = TrajectoryGenerator.tiny().eval()
     batch = some_batch(generator)
-    random = batch.random
+    random = batch.stream()
     assert random is not None
     generator.process.times(12, random, torch.device("cpu"))
     noise = torch.randn(batch.latents.shape, generator=random)

@@ -62,9 +62,8 @@ class Batch:
         """B, the number of samples that have a picture; plain text, if any, comes behind them."""
         return int(self.segment.masked_fill(~self.image, -1).max()) + 1
 
-    @property
-    def random(self) -> torch.Generator | None:
-        """A stream of the noise that `seed` asks for, from its beginning; on the CPU."""
+    def stream(self) -> torch.Generator | None:
+        """The noise that `seed` asks for, from its beginning at every call; on the CPU."""
         return None if self.seed is None else torch.Generator().manual_seed(int(self.seed))
 
     def tensors(self) -> dict[str, Tensor]:

@@ -127,7 +127,7 @@ class SequenceOfEntities(VectorGenerator):
         prompts, latents = self._read(batch)
         target, owner = self.entities.gather(latents), self._owner
         drawn = (len(target), self.units)
-        random, device = batch.random, target.device
+        random, device = batch.stream(), target.device
         time = self.process.times(drawn[0] * drawn[1], random, device).view(drawn)
         noise = normal(target.shape, random, device)
         context, found = self.context(target, random), {}

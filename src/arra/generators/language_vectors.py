@@ -242,7 +242,7 @@ class LanguageVectorGenerator(VectorGenerator):
         text = batch.target >= 0
         target = latents[batch.segment[predicted], batch.place[predicted]]
         states = self._conditions(final[predicted], batch.place[predicted])
-        losses = self.head.losses(self.config.scale * target, states, batch.random)
+        losses = self.head.losses(self.config.scale * target, states, batch.stream())
         return Output(head_logits(self.lm, final[text]), batch.target[text], found, losses)
 
     def _decode(self, x: Tensor, mask: Tensor | None, position: Tensor | None) -> Tensor:

@@ -135,7 +135,7 @@ class MapVectorGenerator(VectorGenerator):
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Output:
         self._check_layers(layers)
         prompts, latents = self._read(batch)
-        random = batch.random
+        random = batch.stream()
         ways = self.ways(latents, random)
         read = self.scales.inputs(torch.cat([way.read for way in ways], dim=1), self.pyramid)
         states, found = self._states(prompts, read, layers)

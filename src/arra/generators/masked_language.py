@@ -22,30 +22,18 @@ from arra.generators.language_vectors import (
     LanguageVectorGenerator,
     Reading,
 )
-from arra.generators.masked_vectors import drawn_after
+from arra.generators.masked_vectors import Rounds
 from arra.generators.vectors import drawn_noise
 from arra.orders.layout import visible
 from arra.randomness import Noise
 from arra.registry import generators
 
 
-@dataclass
-class MaskedLanguageCache:
-    """Pictures that are being drawn; rows are as many, or twice as many (guidance)."""
+@dataclass(kw_only=True)
+class MaskedLanguageCache(Rounds):
+    """What is drawn after texts, as many rows as pictures, or twice as many (guidance)."""
 
     reading: Reading
-    order: Tensor
-    """(B, n): the order in which cells are drawn."""
-    latents: Tensor
-    """(B, n, C)."""
-    done: int = 0
-    round: int = 0
-
-    @property
-    def hidden(self) -> Tensor:
-        """(B, n) bool."""
-        hidden = torch.zeros_like(self.order, dtype=torch.bool)
-        return hidden.scatter(1, self.order[:, self.done :], True)
 
 
 @generators.register("masked-language")
@@ -97,17 +85,14 @@ class MaskedLanguageGenerator(LanguageVectorGenerator):
         return min(self.config.options.rounds, self.config.cells)
 
     def begin(self, prompts: Sequence[Sequence[int]], noise: Noise) -> MaskedLanguageCache:
-        order = noise(self.config.cells).argsort(dim=1).to(self.device)
-        latents = torch.zeros(*order.shape, self.dimensions, device=self.device)
+        order, latents = Rounds.begun(noise, self.config.cells, self.dimensions, self.device)
         reading, _ = self.prefill([Mixed(list(ids)) for ids in prompts])
-        return MaskedLanguageCache(reading, order, latents)
+        return MaskedLanguageCache(reading=reading, order=order, latents=latents)
 
     def unit(
         self, cache: MaskedLanguageCache, noise: Noise, scale: float, temperature: float
     ) -> None:
-        pictures, cells = cache.order.shape
-        stop = drawn_after(cache.round + 1, self.units, cells, cache.done)
-        now = cache.order[:, cache.done : stop]
+        pictures, now = len(cache.order), cache.next(self.units)
         rows = len(cache.reading.next)
         states = self.seen(cache.latents, cache.hidden, cache.reading)
         chosen = states.gather(
@@ -118,9 +103,7 @@ class MaskedLanguageGenerator(LanguageVectorGenerator):
         if scale == 1.0:
             known = known[: fresh.shape[1]]
         found = self.head.sample(known, fresh.to(self.device), scale, temperature)
-        where = now[..., None].expand(-1, -1, self.dimensions)
-        cache.latents = cache.latents.scatter(1, where, found.view_as(where) / self.config.scale)
-        cache.done, cache.round = stop, cache.round + 1
+        cache.put(found / self.config.scale)
 
     def seen(self, latents: Tensor, hidden: Tensor, reading: Reading) -> Tensor:
         """(R, n, D) states of the cells of pictures (B, n, C), of which some are `hidden` (B, n);

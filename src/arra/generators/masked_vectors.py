@@ -59,11 +59,10 @@ class MaskedVectorBatches(VectorBatches):
         )
 
 
-@dataclass
-class MaskedVectorCache:
-    """Pictures that are being drawn; rows of captions are as many, or twice as many (guidance)."""
+@dataclass(kw_only=True)
+class Rounds:
+    """Pictures whose hidden cells are drawn in rounds."""
 
-    prompts: Prompts
     order: Tensor
     """(B, n): the order in which cells are drawn."""
     latents: Tensor
@@ -77,6 +76,33 @@ class MaskedVectorCache:
         """(B, n) bool."""
         hidden = torch.zeros_like(self.order, dtype=torch.bool)
         return hidden.scatter(1, self.order[:, self.done :], True)
+
+    @staticmethod
+    def begun(
+        noise: Noise, cells: int, channels: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Order and vectors of pictures of which nothing is drawn, each in an order of its own."""
+        order = noise(cells).argsort(dim=1).to(device)
+        return order, torch.zeros(*order.shape, channels, device=device)
+
+    def next(self, rounds: int) -> Tensor:
+        """(B, k) the cells of the next of so many rounds."""
+        stop = drawn_after(self.round + 1, rounds, self.order.shape[1], self.done)
+        return self.order[:, self.done : stop]
+
+    def put(self, found: Tensor) -> None:
+        """Take in what the next k cells are, (B k, C): the round is over."""
+        count = len(found) // len(self.order)
+        where = self.order[:, self.done : self.done + count, None].expand(-1, -1, found.shape[-1])
+        self.latents = self.latents.scatter(1, where, found.view_as(where))
+        self.done, self.round = self.done + count, self.round + 1
+
+
+@dataclass(kw_only=True)
+class MaskedVectorCache(Rounds):
+    """What is drawn for captions, as many rows as pictures, or twice as many (guidance)."""
+
+    prompts: Prompts
 
 
 @generators.register("masked-vectors")
@@ -144,7 +170,7 @@ class MaskedVectorGenerator(VectorGenerator):
         prompts, latents = self._read(batch)
         hidden = batch.image[:, -self.positions :]
         states, found = self._states(prompts, latents, hidden, layers)
-        losses = self.head.losses(latents[hidden], states[hidden], batch.random)
+        losses = self.head.losses(latents[hidden], states[hidden], batch.stream())
         return Output(*no_logits(states), found, losses)
 
     def _states(
@@ -185,16 +211,14 @@ class MaskedVectorGenerator(VectorGenerator):
         return min(self.config.options.rounds, self.config.cells)
 
     def begin(self, prompts: Sequence[Sequence[int]], noise: Noise) -> MaskedVectorCache:
-        order = noise(self.config.cells).argsort(dim=1).to(self.device)
-        latents = torch.zeros(*order.shape, self.dimensions, device=self.device)
-        return MaskedVectorCache(Prompts.of(prompts, self.device), order, latents)
+        order, latents = Rounds.begun(noise, self.config.cells, self.dimensions, self.device)
+        read = Prompts.of(prompts, self.device)
+        return MaskedVectorCache(prompts=read, order=order, latents=latents)
 
     def unit(
         self, cache: MaskedVectorCache, noise: Noise, scale: float, temperature: float
     ) -> None:
-        pictures, cells = cache.order.shape
-        stop = drawn_after(cache.round + 1, self.units, cells, cache.done)
-        now = cache.order[:, cache.done : stop]
+        pictures, now = len(cache.order), cache.next(self.units)
         rows = pictures if scale == 1.0 else len(cache.prompts.ids)
         copies = rows // pictures
         states, _ = self._states(
@@ -204,10 +228,7 @@ class MaskedVectorGenerator(VectorGenerator):
         )
         chosen = _taken(states, now.repeat(copies, 1)).flatten(0, 1)
         fresh = drawn_noise(noise, self.head.draws, now.shape[1], self.dimensions)
-        found = self.head.sample(chosen, fresh.to(self.device), scale, temperature)
-        where = now[..., None].expand(-1, -1, self.dimensions)
-        cache.latents = cache.latents.scatter(1, where, found.view_as(where))
-        cache.done, cache.round = stop, cache.round + 1
+        cache.put(self.head.sample(chosen, fresh.to(self.device), scale, temperature))
 
     def drawn(self, cache: MaskedVectorCache) -> Tensor:
         return cache.latents

@@ -113,7 +113,7 @@ class TrajectoryGenerator(VectorGenerator):
         if group is None or not self.remembers:
             group = torch.arange(len(latents), device=latents.device)
         chunks = self._chunks(prompts.real, in_sequences(group))
-        random = batch.random  # one stream: each access begins it anew
+        random = batch.stream()
         drawn = self.process.times(len(latents), random, latents.device)
         time = from_noise(drawn, chunks)
         noise = normal(latents.shape, random, latents.device)

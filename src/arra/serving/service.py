@@ -16,6 +16,7 @@ from torch import Tensor
 from arra.data.captions import clean_caption
 from arra.errors import ArraError, InputError
 from arra.generators.fast import FastStepper, decoding
+from arra.registry import samplers
 from arra.serving.config import ServiceConfig
 from arra.serving.engine import BatchEngine, Engine, FusedEngine
 from arra.serving.requests import ENDED, Drawing, Request
@@ -66,7 +67,9 @@ class Service:
             caption = clean_caption(caption, "prompt")
         if not 0 <= request.seed < 2**63:
             raise InputError(f"seed: {request.seed}, expected 0 or more, below 2**63")
-        ids = self.model.generator.prompt_ids(caption)
+        generator = self.model.generator
+        samplers[generator.sampler](request.sampling)  # refuses settings that its law does not have
+        ids = generator.prompt_ids(caption)
         if len(ids) > self.config.prompt_tokens:
             raise InputError(
                 f"prompt: {len(ids)} tokens, expected {self.config.prompt_tokens} at most"

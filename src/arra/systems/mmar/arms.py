@@ -77,7 +77,7 @@ class NoisedGenerator(MaskedLanguageGenerator):
         assert batch.latents is not None
         here = batch.image
         sample, place = batch.segment[here], batch.place[here]
-        data, random = batch.latents[sample, place], batch.random
+        data, random = batch.latents[sample, place], batch.stream()
         each = self.process.times(len(batch.latents), random, data.device)
         time, noise = each[sample], normal(data.shape, random, data.device)
         mask, position = self._mask(batch)
