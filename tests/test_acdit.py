@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from arra.experiments.digit_vectors import codes_of, grey_of
+from arra.experiments.digit_vectors import Greys
 from arra.heads.processes import TIMES
 from arra.systems.acdit.arms import make_generator, train_arm
 from arra.systems.acdit.claim import judged
@@ -48,12 +48,12 @@ def test_distance_of_frames():
 
 def test_clips_become_vectors_and_come_back():
     found, _ = clips(20, 4, 0, held_out=False)
-    codes = codes_of(found, 2)
+    codes = Greys(2).vectors(found)
     assert codes.shape == (20, 3, 3, 16)
-    assert np.abs(grey_of(codes, 2) - found).max() < 1e-6
+    assert np.abs(Greys(2).clips(codes) - found).max() < 1e-6
     generator = make_generator(CLEAN, replace(Recipe(), patch=2), 0)
     frames = generator.entities.gather(codes.flatten(1, 2))
-    second = codes_of(found[:, 1:2], 2).flatten(1, 2)
+    second = Greys(2).vectors(found[:, 1:2]).flatten(1, 2)
     assert torch.equal(frames[:, generator.entities.slices[1]], second)
 
 

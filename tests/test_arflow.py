@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from arra.experiments.digits import digits, train_judge
-from arra.systems.arflow.arms import cells_of, digits_of, make_batches, make_generator, train_arm
+from arra.systems.arflow.arms import CELLS, make_batches, make_generator, train_arm
 from arra.systems.arflow.claim import judged
 from arra.systems.arflow.recipe import ARMS, MEMORY, MIXED, RESET, full, tiny
 
 
 def test_cells_give_the_digits_back():
     pictures = digits()[1].pictures[:50]
-    cells = cells_of(pictures)
+    cells = CELLS.of(pictures)
     assert cells.shape == (50, 4, 4, 4)
     assert float(cells.min()) == -1.0
     assert float(cells.max()) == 1.0
-    assert np.array_equal(digits_of(cells), pictures)
+    assert np.array_equal(CELLS.pictures(cells), pictures)
     grey = pictures[0, 2:4, 4:6, 0].flatten()  # the second row's third cell
-    assert np.allclose(cells[0, 1, 2].numpy(), np.round(grey / 255 * 16) / 8 - 1)
+    assert np.allclose(cells[0, 1, 2].numpy(), grey / 127.5 - 1)
 
 
 def test_arms_begin_alike_and_see_as_many_pictures():

@@ -7,16 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from arra.experiments.digit_maps import pictures_of, vectors
 from arra.experiments.digits import digits, train_judge
 from arra.systems.flowar import recipe
 from arra.systems.flowar.arms import make_generator, scattered, train_arm
 from arra.systems.flowar.claim import judged
-
-
-def test_vectors_give_the_digits_back():
-    pictures = digits()[1].pictures[:100]
-    assert (pictures_of(vectors(pictures)) == pictures).all()
 
 
 def test_arms_begin_with_the_same_weights():

@@ -8,8 +8,8 @@ import torch
 
 from arra.codecs.autoencoder import AutoencoderConfig
 from arra.codecs.vq import VQConfig
-from arra.experiments.digit_grids import LabelStepper, draw_labels, judged, label_generator
-from arra.experiments.digits import digits, train_judge
+from arra.experiments.digit_grids import LabelStepper, draw_labels, label_generator
+from arra.experiments.digits import digits, judged, train_judge
 from arra.settings import SamplingConfig
 from arra.systems.base import ClaimRun
 from arra.systems.llamagen.claim import claim, verdict_of

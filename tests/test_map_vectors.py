@@ -215,8 +215,10 @@ def test_stages_join():
     torch.testing.assert_close(torch.cat(read, dim=1), clean)
 
 
-def test_an_exact_velocity_draws_in_one_step_a_stage():
-    generator = make(PyramidFlowGenerator, stages=3, steps=1)
+@pytest.mark.parametrize("reads_clean", [False, True], ids=["noisy", "clean"])
+def test_an_exact_velocity_draws_in_one_step_a_stage(reads_clean):
+    """And what the next stage reads is then what it read in training."""
+    generator = make(PyramidFlowGenerator, stages=3, steps=1, clean=reads_clean)
     latents = torch.randn(2, 16, 3)
     clean = generator._grids(generator.scales.averaged(latents, generator.pyramid))
     noise = PictureNoise([1, 2]).normal
@@ -232,6 +234,8 @@ def test_an_exact_velocity_draws_in_one_step_a_stage():
 
         generator.head.network.forward = network
         generator.unit(cache, noise, 1.0, 1.0)
+        read = here if reads_clean else cache.drawn
+        torch.testing.assert_close(cache.read, read, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(generator.drawn(cache), latents, rtol=1e-4, atol=1e-4)
 
 

@@ -174,10 +174,10 @@ def test_arms_see_the_same_rows_and_share_first_weights():
     states = [model.lm.state_dict() for model in made.values()]
     for other in states[1:]:
         assert all(torch.equal(x, other[name]) for name, x in states[0].items())
-    store = captioned_digits.store_of(
+    store = captioned_digits.captioned(
         digits()[1],
         made[recipe.VECTORS].tokenizer,
-        captioned_digits.vectors(digits()[1].pictures),
+        captioned_digits.GREYS.of(digits()[1].pictures),
     )
     seen = {tuple(m.batches(store, BatchConfig(8))._indices(5)) for m in made.values()}
     assert len(seen) == 1
@@ -190,8 +190,8 @@ def test_diffusion_through_the_model_reads_clean_pictures():
     with torch.no_grad():
         made.outputs.weight.normal_()
     known = digits()[1]
-    vectors = captioned_digits.vectors(known.pictures)
-    store = captioned_digits.store_of(known, made.tokenizer, vectors)
+    vectors = captioned_digits.GREYS.of(known.pictures)
+    store = captioned_digits.captioned(known, made.tokenizer, vectors)
     batch = made.batches(store, BatchConfig(8, drop_caption=0.0)).batch(0)
     assert batch.image.sum(dim=1).tolist() == [16] * 4 + [0] * 4
     outputs = [made(dataclasses.replace(batch, seed=torch.tensor(seed))) for seed in (1, 2)]

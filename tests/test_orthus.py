@@ -207,7 +207,7 @@ def test_a_head_that_says_nothing_loses_the_mean_square_of_v(scale):
 
 def test_digits_are_vectors_without_loss():
     pictures = digits()[1].pictures
-    assert (captioned_digits.pictures_of(captioned_digits.vectors(pictures)) == pictures).all()
+    assert (captioned_digits.GREYS.pictures(captioned_digits.GREYS.of(pictures)) == pictures).all()
 
 
 def test_codes_are_described_word_by_word():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from arra.experiments.digit_vectors import codes_of, draw, grey_of
+from arra.experiments.digit_vectors import Greys, draw
 from arra.experiments.digits import digits, train_judge
 from arra.systems.xar.arms import make_generator, train_arm
 from arra.systems.xar.claim import judged
@@ -16,11 +16,11 @@ from arra.systems.xar.recipe import ARMS, CLEAN, DEVIATIONS, LONG, NOISY, Recipe
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_digits_become_vectors_and_come_back(patch):
-    grey = digits()[1].pictures[:20, None, :, :, 0] / 255.0
-    codes = codes_of(grey, patch)
+    pictures = digits()[1].pictures[:20]
+    codes = Greys(patch).of(pictures)
     assert codes.shape == (20, 8 // patch, 8 // patch, patch**2)
     assert float(codes.abs().max()) <= 1.0
-    assert abs(grey_of(codes, patch) - grey).max() < 1e-6
+    assert (Greys(patch).pictures(codes) == pictures).all()
 
 
 def test_arms_differ_in_context_and_steps_alone():
@@ -41,12 +41,12 @@ def test_what_was_drawn_is_disturbed_for_later_entities_only():
     with torch.no_grad():
         for parameter in generator.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
-    plain = draw(generator, [1, 2], 0)
+    plain = draw(generator, ["one", "two"], 0)
     generator.deviation = 0.3
-    disturbed = draw(generator, [1, 2], 0)
+    disturbed = draw(generator, ["one", "two"], 0)
     assert torch.equal(plain[:, :2, :2], disturbed[:, :2, :2])  # the first cell: all its steps
     assert not torch.allclose(plain[:, 2:], disturbed[:, 2:])
-    assert torch.equal(disturbed, draw(generator, [1, 2], 0))
+    assert torch.equal(disturbed, draw(generator, ["one", "two"], 0))
 
 
 def test_an_arm_is_trained_once(tmp_path):

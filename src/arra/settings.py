@@ -224,8 +224,8 @@ class VectorOptions:
     """Of a generator of stages: how many at most, each twice as large as the one before; as many as
     the grid can be halved to."""
     clean: bool = False
-    """Of a generator of stages: whether training reads coarser stages without the noise that they
-    have when a picture is drawn."""
+    """Of a generator of stages: whether coarser stages are read without the noise that they end
+    with; in drawing, an estimate of that."""
     told: Literal["spatial", "pooled", "crossed"] = "spatial"
     """Of a head over maps: whether every position is told its own state; all are told the mean of
     states; or positions also look at all states by cross-attention."""

@@ -9,6 +9,7 @@ none can be to blame.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,11 +111,12 @@ def store_of(
 class Words:
     """A generator whose captions are the ten words (it needs no tokenizer for them)."""
 
-    def __init__(self, generator: ScaleGenerator):
+    def __init__(self, generator: Any):
         self.generator, self._ids = generator, word_ids()
-        self.units = generator.units
-        self.prefill, self.step = generator.prefill, generator.step
 
     def prompt_ids(self, caption: str | None) -> list[int]:
         """The id of a word; None is the null condition."""
         return [] if caption is None else self._ids[caption]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.generator, name)

@@ -13,7 +13,15 @@ from torch import Tensor
 
 import arra.samplers as _registers_samplers  # noqa: F401 - generators name theirs
 from arra.codecs.base import Codec
-from arra.experiments.digits import WORDS, Digits, Judge, MemoryStore, encoded
+from arra.experiments.digits import (
+    WORDS,
+    Digits,
+    Judge,
+    MemoryStore,
+    encoded,
+    in_turn,
+    seeds_of,
+)
 from arra.generators.grid import GridConfig, GridGenerator
 from arra.metrics.likelihood import held_out_bits
 from arra.objectives.laws import NextToken
@@ -85,10 +93,9 @@ def draw_labels(
     generator: GridGenerator, codec: Codec, sampling: SamplingConfig, count: int, seed: int
 ) -> np.ndarray:
     """(count, H, W, 3) uint8 pictures of the ten digits in turn; the same noise for any setting."""
-    captions = [WORDS[number % len(WORDS)] for number in range(count)]
-    seeds = [seed * 1_000_003 + number for number in range(count)]
     sampler = samplers[generator.sampler](sampling)
-    codes = sampler(LabelStepper(generator), captions, seeds, batch=500)
+    stepper = LabelStepper(generator)
+    codes = sampler(stepper, in_turn(count), seeds_of(count, seed), batch=500)
     return painted(codec, codes.view(count, *generator.codes_shape))
 
 
@@ -96,18 +103,6 @@ def draw_labels(
 def painted(codec: Codec, codes: Tensor) -> np.ndarray:
     """(N, H, W, 3) uint8 of codes (N, ...)."""
     return np.concatenate([to_uint8(codec.decode(part)) for part in codes.split(500)])
-
-
-def judged(judge: Judge, pictures: np.ndarray) -> dict[str, float]:
-    """Of pictures of the ten digits in turn: the Fréchet distance of all, the mean of those of the
-    digits by themselves, and the share that is read right."""
-    asked = np.arange(len(pictures)) % len(WORDS)
-    right = judge.classes(pictures) == asked
-    return {
-        "frechet": judge.distance(pictures),
-        "class frechet": judge.distance_by_class(pictures, asked),
-        "accuracy": float(right.mean()),
-    }
 
 
 def real_pictures(

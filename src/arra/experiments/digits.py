@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -85,6 +85,10 @@ class Judge:
         """(N,) the digit that each picture shows."""
         return (self.features(pictures) @ self.weights[-1] + self.biases[-1]).argmax(axis=1)
 
+    def against(self, real: Digits) -> Judge:
+        """The same with these as the reference."""
+        return replace(self, reference=real.pictures, labels=real.labels)
+
     @cached_property
     def _real(self) -> np.ndarray:
         return self.features(self.reference)
@@ -106,6 +110,28 @@ class Judge:
             for digit in np.unique(asked)
         ]
         return float(np.mean(found))
+
+
+def in_turn(count: int, words: Sequence[str] = WORDS) -> list[str]:
+    """So many captions, the words one after the other and again."""
+    return [words[number % len(words)] for number in range(count)]
+
+
+def seeds_of(count: int, seed: int) -> list[int]:
+    """Seeds of so many pictures: a model's noise is the same whatever draws them."""
+    return [seed * 1_000_003 + number for number in range(count)]
+
+
+def judged(judge: Judge, pictures: np.ndarray) -> dict[str, float]:
+    """Of pictures of the ten digits in turn: the Fréchet distance of all, the mean of those of the
+    digits by themselves, and the share that is read right."""
+    asked = np.arange(len(pictures)) % len(WORDS)
+    right = judge.classes(pictures) == asked
+    return {
+        "frechet": judge.distance(pictures),
+        "class frechet": judge.distance_by_class(pictures, asked),
+        "accuracy": float(right.mean()),
+    }
 
 
 def floors(judge: Judge, known: Digits, held_out: Digits, drawn: int) -> dict[str, float]:

@@ -56,6 +56,8 @@ class MapCache:
     """(R, D)."""
     drawn: Tensor | None = None
     """(B, C, h, w) where the way of the newest map ended."""
+    read: Tensor | None = None
+    """(B, C, h, w) what the next map reads of it."""
     level: int = 0
     """Maps that are drawn."""
 
@@ -123,6 +125,11 @@ class MapVectorGenerator(VectorGenerator):
         that is left to the process; after `before` (B, C, h, w), with noise of that shape."""
         return noise, temperature
 
+    def _reading(self, cache: MapCache, start: Tensor, end: Tensor) -> Tensor:
+        """(B, C, h, w) what the next map reads after the way of map `cache.level` went from start
+        (B, n_k, C) to end (B, C, h, w); as training's `Way.read`."""
+        return end
+
     # ---- training ------------------------------------------------------------------------------
 
     @property
@@ -188,17 +195,18 @@ class MapVectorGenerator(VectorGenerator):
         level, here = cache.level, self.pyramid.slices[cache.level]
         process, count = self.processes[level], self.pyramid.counts[level]
         fresh = noise(process.draws, count, self.dimensions).to(self.device).transpose(0, 1)
-        if cache.drawn is None:
+        if cache.read is None:
             x = cache.condition[:, None].expand(-1, count, -1)
         else:
-            read = self.read_in(self.scales.read(cache.drawn, level, self.pyramid))
+            read = self.read_in(self.scales.read(cache.read, level, self.pyramid))
             x = read.repeat(len(cache.condition) // len(read), 1, 1)
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         states = self._advance(x + self.places[0, here], real, self.rotary[here], cache)
         states = self.after(states) + self.places[1, here]
         start, left = self._start(level, cache.drawn, fresh, temperature)
         drawn = self.head.sample(process, start, states, self.inner_rotary[here], scale, left)
-        cache.drawn = self.scales.add(drawn, drawn, level, self.pyramid)
+        end = self.scales.add(drawn, drawn, level, self.pyramid)
+        cache.read, cache.drawn = self._reading(cache, start[0], end), end
         cache.level += 1
 
     def _advance(self, x: Tensor, real: Tensor, rotary: Tensor, cache: MapCache) -> Tensor:

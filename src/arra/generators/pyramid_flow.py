@@ -2,7 +2,9 @@
 arXiv 2412.14170): early steps, which settle little, are cheap.
 
 A stage ends with a picture that still has noise. Enlarged, with noise added that makes it white
-again, it is where the next stage begins; and the transformer reads it.
+again, it is where the next stage begins. The transformer reads it; or, with `clean`, the picture
+that would lie at the end of its way: training's ways share one noise between start and end, so that
+where one began and ended says which noise that was.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from arra.errors import InputError
-from arra.generators.map_vectors import MapVectorGenerator, Way
+from arra.generators.map_vectors import MapCache, MapVectorGenerator, Way
 from arra.heads.processes import Process, Segment, normal
 from arra.heads.stages import Stage, coarser, jump, repeated, stages
 from arra.orders.pyramid import halved_sizes
@@ -73,3 +75,12 @@ class PyramidFlowGenerator(MapVectorGenerator):
         white = temperature * noise[0].transpose(1, 2).unflatten(2, self.pyramid.sizes[level])
         start = jump(before, white, self.stages[level])
         return start.flatten(2).transpose(1, 2)[None], 1.0
+
+    def _reading(self, cache: MapCache, start: Tensor, end: Tensor) -> Tensor:
+        if not self.config.options.clean:
+            return end
+        stage = self.stages[cache.level]
+        white = start.transpose(1, 2).unflatten(2, end.shape[2:])
+        if cache.read is not None:
+            white = (white - (1.0 - stage.start) * repeated(cache.read)) / stage.start
+        return (end - stage.end * white) / (1.0 - stage.end)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from arra.experiments.parallel import Job, run_jobs
@@ -42,6 +43,23 @@ def run_arms(
     return found
 
 
+def at(*path: str) -> Reading:
+    """The number that a result has at this path of names."""
+
+    def read(result: Result) -> float:
+        found: Any = result
+        for name in path:
+            found = found[name]
+        return float(found)
+
+    return read
+
+
+def logarithm(read: Reading) -> Reading:
+    """Of a number, so that differences are ratios."""
+    return lambda result: math.log(max(read(result), 1e-6))
+
+
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean over seeds with its 95 % t interval; without one where there is a single seed."""
     if len(values) < 2:
@@ -59,6 +77,11 @@ def estimate(difference: PairedDifference) -> Estimate:
     """A paired difference as a value of the table, with the difference of each seed."""
     i = difference.interval
     return Estimate(i.value, i.low, i.high, difference.differences)
+
+
+def gaps(differences: Mapping[str, PairedDifference]) -> list[Measure]:
+    """Lines of the table, of paired differences by their names."""
+    return [Measure(f"paired difference, {name}", estimate(d)) for name, d in differences.items()]
 
 
 def measure(

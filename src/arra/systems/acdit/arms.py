@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arra.experiments.digit_vectors import codes_of, draw, grey_of, learn
+from arra.experiments.digit_vectors import Greys, draw, learn, word_generator
+from arra.experiments.digits import WORDS, MemoryStore
 from arra.experiments.once import once
 from arra.generators.blocks import BlockGenerator
 from arra.generators.vectors import VectorConfig
 from arra.heads.processes import TIMES, normal
 from arra.orders.entities import Entities
-from arra.randomness import seeded
 from arra.systems.acdit.clips import SIDE, STEPS, clips, frame_distance, right, steady
 from arra.systems.acdit.recipe import CLEAN, NOISED, Recipe
 
@@ -49,36 +49,29 @@ class Whole(BlockGenerator):
 
 def make_generator(arm: str, recipe: Recipe, seed: int) -> BlockGenerator:
     """An untrained generator of this arm."""
-    config = VectorConfig(
-        (SIDE // recipe.patch,) * 2,
-        recipe.frames * recipe.patch**2,
-        text=len(STEPS) + 1,
-        longest=1,
-        size=recipe.size,
-        options=recipe.options,
+    side, channels = SIDE // recipe.patch, recipe.frames * recipe.patch**2
+    return word_generator(
+        {CLEAN: BlockGenerator, NOISED: NoisedPast}.get(arm, Whole),
+        (side, side, channels),
+        recipe.size,
+        recipe.options,
+        seed,
+        words=len(STEPS),
         frames=recipe.frames,
     )
-    made = {CLEAN: BlockGenerator, NOISED: NoisedPast}.get(arm, Whole)
-    with seeded(seed):
-        return made(config)
 
 
 def train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, quiet: bool) -> dict[str, Any]:
     """Train one model and judge what it draws."""
 
     def make(target: Path) -> dict[str, Any]:
-        generator = make_generator(arm, recipe, seed)
+        generator, greys = make_generator(arm, recipe, seed), Greys(recipe.patch)
         grey, ways = clips(recipe.clips, recipe.frames, seed, held_out=False)
-        report = learn(
-            generator,
-            codes_of(grey, recipe.patch),
-            ways.tolist(),
-            replace(recipe.batch, seed=seed),
-            replace(recipe.train, seed=seed),
-            target / "training",
-        )
+        store = MemoryStore([[int(way) + 1] for way in ways], greys.vectors(grey))
+        report = learn(generator, store, recipe.batch, recipe.train, seed, target / "training")
         asked = np.arange(recipe.drawn) % len(STEPS)
-        drawn = grey_of(draw(generator.eval(), asked.tolist(), seed), recipe.patch)
+        # a way is said by the word of its number
+        drawn = greys.clips(draw(generator, [WORDS[way] for way in asked], seed))
         np.save(target / "drawn.npy", np.round(drawn * 255).astype(np.uint8))
         (real, told), (other, _) = (
             clips(recipe.drawn, recipe.frames, seed, held) for held in (True, False)

@@ -14,7 +14,7 @@ from arra.systems.acdit.clips import SIDE
 from arra.systems.acdit.recipe import ARMS, CLEAN, NOISED, RECIPES, WHOLE, Recipe
 from arra.systems.base import ClaimRun
 from arra.systems.results import ClaimResult, Measure, Verdict
-from arra.systems.seeds import Result, Row, estimate, measure, over_seeds, paired, run_arms
+from arra.systems.seeds import Result, Row, at, gaps, measure, over_seeds, paired, run_arms
 
 Results = dict[str, list[Result]]
 
@@ -24,11 +24,8 @@ GAP, NONE = 0.10, 0.03
 
 WORKS = 0.3
 """The share that a past must reach, clean or noised, for its learning to be seen at all."""
-
-
-def right(result: Result) -> float:
-    """Share of clips whose digit moves by the step that was asked for, all along."""
-    return result["right"]
+RIGHT = at("right")
+"""Share of clips whose digit moves by the step that was asked for, all along."""
 
 
 def claim(run: ClaimRun) -> ClaimResult:
@@ -53,13 +50,13 @@ def judged(results: Results) -> tuple[Verdict, str]:
     clean = results[CLEAN]
     if len(clean) < 2:
         return "inconclusive", "One seed shows no spread, so nothing can be said."
-    gap = paired(right, clean, results[NOISED])
-    whole = paired(right, clean, results[WHOLE])
+    gap = paired(RIGHT, clean, results[NOISED])
+    whole = paired(RIGHT, clean, results[WHOLE])
     said = (
         f"Share of clips that move as asked, clean minus noised past: {gap.statement()}; clean "
         f"past minus all frames at once: {whole.statement()}."
     )
-    best = max(over_seeds([right(r) for r in results[arm]]).value for arm in (CLEAN, NOISED))
+    best = max(over_seeds([RIGHT(r) for r in results[arm]]).value for arm in (CLEAN, NOISED))
     if best < WORKS:
         return "inconclusive", f"No arm learnt how a digit moves. {said}"
     if gap.interval.high < NONE:
@@ -72,18 +69,21 @@ def judged(results: Results) -> tuple[Verdict, str]:
 def _measures(results: Results) -> list[Measure]:
     columns = [results[arm] for arm in (CLEAN, NOISED, WHOLE)]
     rows: list[Row] = [
-        ("clips that move as asked", "higher", right),
-        ("clips of one steady motion", "higher", lambda result: result["steady"]),
-        ("Fréchet distance of frames", "lower", lambda result: result["frechet"]),
-        ("the same of training clips", "neither", lambda result: result["floor"]),
-        ("seconds a step", "lower", lambda result: result["step_seconds"]),
+        ("clips that move as asked", "higher", RIGHT),
+        ("clips of one steady motion", "higher", at("steady")),
+        ("Fréchet distance of frames", "lower", at("frechet")),
+        ("the same of training clips", "neither", at("floor")),
+        ("seconds a step", "lower", at("step_seconds")),
     ]
     found = [measure(row, *columns) for row in rows]
     if len(columns[0]) > 1:
-        for name, other in (("noised past", columns[1]), ("all frames at once", columns[2])):
-            gap = paired(right, columns[0], other)
-            label = f"paired difference of clips that move as asked, clean past - {name}"
-            found.append(Measure(label, estimate(gap)))
+        others = {"noised past": columns[1], "all frames at once": columns[2]}
+        found += gaps(
+            {
+                f"clips that move as asked, clean past - {name}": paired(RIGHT, columns[0], other)
+                for name, other in others.items()
+            }
+        )
     return found
 
 

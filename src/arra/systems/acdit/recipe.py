@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from arra.experiments.digit_vectors import BATCHES, training
+from arra.experiments.digit_vectors import training
 from arra.settings import BatchConfig, LlamaSize, VectorOptions
 from arra.training.config import TrainConfig
 
+BATCHES = BatchConfig(size=32, drop_caption=0.0, multiple=1)
 CLEAN, NOISED, WHOLE = "clean", "noised", "whole"
 """A clean past; a past with noise of its own, of which the network is told how much, and in
 sampling none; and all frames at once, a plain diffusion transformer."""
@@ -31,7 +32,7 @@ class Recipe:
     )
     options: VectorOptions = field(default_factory=lambda: VectorOptions(steps=12))
     batch: BatchConfig = BATCHES
-    train: TrainConfig = field(default_factory=lambda: training(2000))
+    train: TrainConfig = field(default_factory=lambda: training(2000, 3e-3))
     drawn: int = 640
     """Clips drawn of each model."""
 
@@ -44,7 +45,7 @@ def tiny() -> Recipe:
         size=LlamaSize(width=16, depth=1, heads=2, feed_forward=16),
         options=VectorOptions(steps=2),
         batch=replace(BATCHES, size=8),
-        train=training(4),
+        train=training(4, 3e-3),
         drawn=40,
     )
 

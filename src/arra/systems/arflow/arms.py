@@ -8,37 +8,21 @@ from typing import Any
 
 import numpy as np
 from safetensors.torch import save_file
-from torch import Tensor
 
 from arra.data.tokenizer import train_text_tokenizer
-from arra.experiments.digit_codes import LEVELS, greys, pictures_of
-from arra.experiments.digit_grids import judged
-from arra.experiments.digits import WORDS, Digits, Judge, MemoryStore, digits
+from arra.experiments.digit_vectors import Greys, draw_digits
+from arra.experiments.digits import WORDS, Digits, Judge, MemoryStore, digits, judged
 from arra.experiments.once import once
 from arra.generators.trajectory import TrajectoryGenerator
 from arra.generators.trajectory_batches import TrajectoryBatches
 from arra.objectives.laws import NextVector
-from arra.samplers.vectors import VectorSampler
 from arra.settings import SamplingConfig
 from arra.systems.arflow.recipe import MIXED, PATCH, RESET, SCALES, SIDE, Recipe
 from arra.training.loop import train
 
 WEIGHTS = "model.safetensors"
+CELLS = Greys(PATCH)
 _GRID = SIDE // PATCH
-
-
-def cells_of(pictures: np.ndarray) -> Tensor:
-    """(N, 4, 4, 4) between -1 and 1 of digits (N, 8, 8, 3) uint8: squares of 2 x 2 pixels."""
-    values = greys(pictures).float() / ((LEVELS - 1) / 2) - 1.0
-    squares = values.unflatten(2, (_GRID, PATCH)).unflatten(1, (_GRID, PATCH))
-    return squares.transpose(2, 3).flatten(3)
-
-
-def digits_of(cells: Tensor) -> np.ndarray:
-    """(N, 8, 8, 3) uint8 of cells (N, 4, 4, 4), to the nearest of the 17 greys."""
-    squares = cells.unflatten(3, (PATCH, PATCH)).transpose(2, 3)
-    values = squares.flatten(3, 4).flatten(1, 2).clamp(-1.0, 1.0)
-    return pictures_of(((values + 1.0) * ((LEVELS - 1) / 2)).round().long())
 
 
 def make_generator(arm: str, recipe: Recipe, seed: int) -> TrajectoryGenerator:
@@ -56,21 +40,10 @@ def make_batches(
     """Its training batches: sequences of one digit, or, for the control, of any."""
     texts = [generator.caption_ids(word) for word in known.captions]
     batches = generator.batches(
-        MemoryStore(texts, cells_of(known.pictures)), replace(recipe.batch, seed=seed)
+        MemoryStore(texts, CELLS.of(known.pictures)), replace(recipe.batch, seed=seed)
     )
     batches.alike = arm != MIXED
     return batches
-
-
-def draw(
-    generator: TrajectoryGenerator, scale: float, count: int, seed: int, batch: int = 500
-) -> np.ndarray:
-    """(count, 8, 8, 3) uint8 of the ten digits in turn; the same noise for any scale and arm."""
-    captions = [WORDS[number % len(WORDS)] for number in range(count)]
-    seeds = [seed * 1_000_003 + number for number in range(count)]
-    sampler = VectorSampler(SamplingConfig(guidance=scale))
-    found = sampler(generator, captions, seeds, batch=batch)
-    return digits_of(found.view(count, *generator.codes_shape))
 
 
 def train_arm(
@@ -92,7 +65,12 @@ def train_arm(
             "parameters": report.parameters,
             "loss": float(np.mean([entry["loss"] for entry in report.history[-4:]])),
             "scales": {
-                f"{scale:g}": judged(judge, draw(generator, scale, recipe.drawn, seed))
+                f"{scale:g}": judged(
+                    judge,
+                    draw_digits(
+                        generator, CELLS, recipe.drawn, seed, SamplingConfig(guidance=scale)
+                    ),
+                )
                 for scale in SCALES
             },
         }

@@ -7,7 +7,6 @@ before every picture (the baseline), and trained in sequences of any digits (the
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from arra.experiments.digits import digits, floors, train_judge
 from arra.files import to_plain
@@ -15,7 +14,7 @@ from arra.systems.arflow.arms import train_arm
 from arra.systems.arflow.recipe import ARMS, MEMORY, MIXED, RECIPES, RESET, SCALES, Recipe
 from arra.systems.base import ClaimRun
 from arra.systems.results import ClaimResult, Measure, Verdict
-from arra.systems.seeds import Reading, Result, Row, estimate, measure, paired, run_arms
+from arra.systems.seeds import Reading, Result, Row, at, gaps, logarithm, measure, paired, run_arms
 
 Results = dict[str, list[Result]]
 
@@ -25,25 +24,17 @@ GAIN = 0.9
 
 def of(scale: float, name: str) -> Reading:
     """What was measured at one scale of guidance."""
-    return lambda result: result["scales"][f"{scale:g}"][name]
+    return at("scales", f"{scale:g}", name)
 
 
-def distance(result: Result) -> float:
-    """Logarithm of the Fréchet distance without guidance, so that differences are ratios."""
-    return math.log(max(of(1.0, "frechet")(result), 1e-6))
-
-
-def guided_distance(result: Result) -> float:
-    """The same with guidance."""
-    return math.log(max(of(SCALES[-1], "frechet")(result), 1e-6))
+DISTANCE, GUIDED_DISTANCE = (logarithm(of(scale, "frechet")) for scale in (1.0, SCALES[-1]))
 
 
 def claim(run: ClaimRun) -> ClaimResult:
     """Train and judge all arms for all seeds."""
     recipe = RECIPES[run.budget]()
     known, held_out = digits()
-    judge = train_judge(known, held_out, recipe.judge_crop)
-    judge = replace(judge, reference=held_out.pictures, labels=held_out.labels)
+    judge = train_judge(known, held_out, recipe.judge_crop).against(held_out)
     results = run_arms(train_arm, ARMS, run, recipe=recipe, judge=judge)
     verdict, statement = judged(results)
     return ClaimResult(
@@ -63,7 +54,7 @@ def judged(results: Results) -> tuple[Verdict, str]:
     memory, reset, mixed = (results[arm] for arm in ARMS)
     if len(memory) < 2:
         return "inconclusive", "One seed shows no spread, so nothing can be said."
-    gain, control = paired(distance, memory, reset), paired(distance, memory, mixed)
+    gain, control = paired(DISTANCE, memory, reset), paired(DISTANCE, memory, mixed)
     said = (
         f"ln Fréchet distance, with the memory minus with it emptied: {gain.statement()}; minus "
         f"trained in sequences of any digits: {control.statement()}."
@@ -90,21 +81,18 @@ def _measures(results: Results) -> list[Measure]:
             (f"digit right, {how}", "higher", of(scale, "accuracy")),
         ]
     rows += [
-        ("loss of the last steps", "lower", lambda result: result["loss"]),
-        ("seconds of a step", "lower", lambda result: result["step_seconds"]),
+        ("loss of the last steps", "lower", at("loss")),
+        ("seconds of a step", "lower", at("step_seconds")),
     ]
     found = [measure(row, *columns) for row in rows]
     if len(columns[0]) > 1:
         memory = results[MEMORY]
-        gaps = {
-            "memory - emptied": paired(distance, memory, results[RESET]),
-            "memory - any digits": paired(distance, memory, results[MIXED]),
-            "memory - emptied, guided": paired(guided_distance, memory, results[RESET]),
+        differences = {
+            "memory - emptied": paired(DISTANCE, memory, results[RESET]),
+            "memory - any digits": paired(DISTANCE, memory, results[MIXED]),
+            "memory - emptied, guided": paired(GUIDED_DISTANCE, memory, results[RESET]),
         }
-        found += [
-            Measure(f"paired difference of ln Fréchet distance, {name}", estimate(gap))
-            for name, gap in gaps.items()
-        ]
+        found += gaps({f"ln Fréchet distance, {name}": gap for name, gap in differences.items()})
     return found
 
 

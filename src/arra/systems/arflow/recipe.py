@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from arra.experiments.digit_vectors import training
 from arra.settings import BatchConfig, LlamaSize, VectorOptions
 from arra.training.config import TrainConfig
 
@@ -48,17 +49,7 @@ def full() -> Recipe:
             gate_root=1.0,
         ),
         batch=BatchConfig(size=100, drop_caption=0.1, multiple=1),
-        train=TrainConfig(
-            steps=400,
-            learning_rate=2e-3,
-            weight_decay=0.02,
-            warmup=50,
-            schedule="linear",
-            precision="fp32",
-            checkpoint_every=400,
-            keep=1,
-            log_every=50,
-        ),
+        train=training(400, 2e-3),
     )
 
 

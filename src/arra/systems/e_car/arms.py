@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from arra.experiments.digit_codes import store_of
-from arra.experiments.digit_maps import digit_generator, draw, judged, learn, vectors
-from arra.experiments.digits import Judge, digits
+from arra.experiments.digit_vectors import Greys, draw_digits, learn, word_generator
+from arra.experiments.digits import Judge, digits, judged
 from arra.experiments.once import once
 from arra.generators.map_vectors import MapVectorGenerator
 from arra.generators.pyramid_flow import PyramidFlowGenerator
@@ -24,7 +24,8 @@ from arra.samplers.noise import PictureNoise
 from arra.settings import BatchConfig
 from arra.systems.e_car.recipe import CUT, NAIVE, ONE, STAGES, Recipe
 
-SIDE = 8
+SHAPE = (8, 8, 1)
+PIXELS = Greys()
 WEIGHTS = "model.safetensors"
 
 
@@ -48,13 +49,13 @@ def make_generator(arm: str, recipe: Recipe, seed: int) -> MapVectorGenerator:
     options = recipe.options
     if arm == ONE:
         options = replace(options, stages=1, steps=options.steps * options.stages)
-    return digit_generator(PyramidFlowGenerator, SIDE, recipe.size, options, seed)
+    return word_generator(PyramidFlowGenerator, SHAPE, recipe.size, options, seed)
 
 
 def training_work(generator: MapVectorGenerator) -> int:
     """Floating-point operations of a forward pass of one picture in training."""
     known = digits()[0]
-    store = store_of(known, vectors(known.pictures))
+    store = store_of(known, PIXELS.of(known.pictures))
     batch = generator.batches(store, BatchConfig(1, drop_caption=0.0, multiple=1)).batch(0)
     with _counted() as counter:
         generator(batch)
@@ -117,13 +118,13 @@ def train_arm(
         generator = make_generator(arm, recipe, seed)
         steps = training_steps(arm, recipe)
         config = replace(recipe.train, steps=steps, checkpoint_every=steps)
-        learn(generator, known, recipe.batch, config, seed, target / "training")
+        store = store_of(known, PIXELS.of(known.pictures))
+        report = learn(generator, store, recipe.batch, config, seed, target / "training")
         save_file(generator.state_dict(), str(target / WEIGHTS))
-        parameters = sum(p.numel() for p in generator.parameters())
-        found: dict[str, Any] = {"parameters": parameters, "steps": steps}
+        found: dict[str, Any] = {"parameters": report.parameters, "steps": steps}
         for name, way in ways_of(arm, generator, recipe).items():
             began = time.perf_counter()
-            pictures = draw(way, recipe.drawn, seed)
+            pictures = draw_digits(way, PIXELS, recipe.drawn, seed)
             seconds = time.perf_counter() - began
             found[name] = {
                 **judged(judge, pictures),

@@ -8,7 +8,6 @@ also draws with its stages joined naively. Operations are counted, not timed.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from arra.experiments.digits import digits, floors, train_judge
 from arra.files import to_plain
@@ -16,7 +15,7 @@ from arra.systems.base import ClaimRun
 from arra.systems.e_car.arms import train_arm
 from arra.systems.e_car.recipe import ARMS, CUT, NAIVE, ONE, RECIPES, STAGES, Recipe
 from arra.systems.results import Better, ClaimResult, Measure, Verdict
-from arra.systems.seeds import Reading, Result, beside, estimate, paired, run_arms
+from arra.systems.seeds import Result, at, beside, gaps, logarithm, paired, run_arms
 
 Results = dict[str, list[Result]]
 
@@ -24,6 +23,7 @@ MOST_WORK = 0.55
 """Operations of drawing in stages, at most, in those of one stage."""
 MOST_DISTANCE, FAILED_DISTANCE = 1.15, 1.5
 """The same of the Fréchet distance, to pass and to fail."""
+DISTANCE = logarithm(at("frechet"))
 MODEL = {STAGES: STAGES, NAIVE: STAGES, ONE: ONE, CUT: ONE}
 """Whose model draws in each way."""
 
@@ -32,7 +32,7 @@ def claim(run: ClaimRun) -> ClaimResult:
     """Train and judge all arms for all seeds."""
     recipe = RECIPES[run.budget]()
     known, held_out = digits()
-    judge = replace(train_judge(known, held_out, recipe.crop), reference=held_out.pictures)
+    judge = train_judge(known, held_out, recipe.crop).against(held_out)
     results = run_arms(train_arm, ARMS, run, recipe=recipe, judge=judge)
     flat = by_way(results)
     verdict, statement = judged(flat)
@@ -50,11 +50,6 @@ def by_way(results: Results) -> Results:
     return {way: [result[way] for result in results[arm]] for way, arm in MODEL.items()}
 
 
-def distance(result: Result) -> float:
-    """Logarithm of the Fréchet distance, so that differences are ratios."""
-    return math.log(max(result["frechet"], 1e-6))
-
-
 def judged(ways: Results) -> tuple[Verdict, str]:
     """Pass: stages cost at most 0.55 times the operations of one stage, and in the 95 % intervals
     over seeds their Fréchet distance is at most 1.15 times its, below that of one stage in fewer
@@ -64,7 +59,7 @@ def judged(ways: Results) -> tuple[Verdict, str]:
     if len(stages) < 2:
         return "inconclusive", "One seed shows no spread, so nothing can be said."
     share = stages[0]["work"] / ways[ONE][0]["work"]
-    whole, cut, naive = (paired(distance, stages, ways[way]) for way in (ONE, CUT, NAIVE))
+    whole, cut, naive = (paired(DISTANCE, stages, ways[way]) for way in (ONE, CUT, NAIVE))
     said = (
         f"Operations: {share:.3f} of those of one stage. ln Fréchet distance, stages minus one "
         f"stage: {whole.statement()}; minus one stage in {ways[CUT][0]['steps']} steps: "
@@ -95,20 +90,20 @@ def _measures(ways: Results) -> list[Measure]:
     ]
     found = []
     for name, better, key in rows:
-        columns = [(ways[way], _key(key)) for way in (STAGES, ONE, CUT)]
+        columns = [(ways[way], at(key)) for way in (STAGES, ONE, CUT)]
         found.append(beside(name, better, *columns))
     for name, better, key in rows[:2]:
         title = f"stages joined naively: {name}"
-        found.append(beside(title, better, (ways[NAIVE], _key(key))))
+        found.append(beside(title, better, (ways[NAIVE], at(key))))
     if len(ways[STAGES]) > 1:
-        for way, told in ((ONE, "one stage"), (CUT, "fewer steps"), (NAIVE, "joined naively")):
-            gap = estimate(paired(distance, ways[STAGES], ways[way]))
-            found.append(Measure(f"paired difference, ln Fréchet distance, stages - {told}", gap))
+        others = {"one stage": ONE, "fewer steps": CUT, "joined naively": NAIVE}
+        found += gaps(
+            {
+                f"ln Fréchet distance, stages - {told}": paired(DISTANCE, ways[STAGES], ways[way])
+                for told, way in others.items()
+            }
+        )
     return found
-
-
-def _key(name: str) -> Reading:
-    return lambda result: result[name]
 
 
 def _scale(recipe: Recipe, results: Results, real: dict[str, float]) -> str:

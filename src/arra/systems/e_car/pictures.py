@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from arra.experiments.digit_maps import Words, draw, pictures_of, sheet
-from arra.experiments.digits import WORDS
+from arra.experiments.digit_codes import Words
+from arra.experiments.digit_vectors import draw_digits, sheet
+from arra.experiments.digits import WORDS, in_turn, seeds_of
 from arra.generators.map_vectors import MapVectorGenerator
 from arra.samplers.noise import PictureNoise
-from arra.systems.e_car.arms import WEIGHTS, make_generator, ways_of
+from arra.systems.e_car.arms import PIXELS, WEIGHTS, make_generator, ways_of
 from arra.systems.e_car.recipe import ARMS, RECIPES, STAGES
 
 
@@ -25,9 +26,8 @@ def load(folder: Path, arm: str, seed: int = 0) -> MapVectorGenerator:
 @torch.inference_mode()
 def ends(generator: MapVectorGenerator, count: int, seed: int) -> list[torch.Tensor]:
     """(count, h, w, 1) what each stage ended with, of the digits in turn."""
-    noise = PictureNoise([seed * 1_000_003 + number for number in range(count)]).normal
-    words = Words(generator)
-    cache = generator.begin([words.prompt_ids(WORDS[n % len(WORDS)]) for n in range(count)], noise)
+    noise, words = PictureNoise(seeds_of(count, seed)).normal, Words(generator)
+    cache = generator.begin([words.prompt_ids(word) for word in in_turn(count)], noise)
     found = []
     for _ in range(generator.units):
         generator.unit(cache, noise, 1.0, 1.0)
@@ -41,10 +41,10 @@ def plot(folder: Path, path: str | Path) -> None:
     recipe, count = RECIPES["full"](), 2 * len(WORDS)
     stages = load(folder, STAGES)
     rows = [
-        (f"end of stage {number}", pictures_of(drawn))
+        (f"end of stage {number}", PIXELS.pictures(drawn))
         for number, drawn in enumerate(ends(stages, count, 7), start=1)
     ]
     for arm in ARMS:
         ways = ways_of(arm, load(folder, arm), recipe)
-        rows += [(name, draw(way, count, 7)) for name, way in ways.items()]
+        rows += [(name, draw_digits(way, PIXELS, count, 7)) for name, way in ways.items()]
     sheet(rows, path)

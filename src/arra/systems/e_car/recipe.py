@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from arra.experiments.digit_maps import BATCHES, training
+from arra.experiments.digit_vectors import training
 from arra.settings import BatchConfig, LlamaSize, VectorOptions
 from arra.training.config import TrainConfig
 
@@ -22,15 +22,21 @@ class Recipe:
 
     size: LlamaSize = field(
         default_factory=lambda: LlamaSize(
-            width=32, depth=3, heads=2, feed_forward=85, rope_theta=100.0
+            width=64, depth=3, heads=4, feed_forward=176, rope_theta=100.0
         )
     )
     options: VectorOptions = field(
-        default_factory=lambda: VectorOptions(steps=8, stages=3, inner=32, inner_depth=2)
+        default_factory=lambda: VectorOptions(
+            steps=8, stages=3, inner=64, inner_depth=2, clean=True
+        )
     )
     """The head; stages, and steps of each. The baseline takes as many steps in one."""
-    batch: BatchConfig = BATCHES
-    train: TrainConfig = field(default_factory=lambda: training(300))
+    batch: BatchConfig = field(
+        default_factory=lambda: BatchConfig(size=32, drop_caption=0.1, multiple=1)
+    )
+    train: TrainConfig = field(
+        default_factory=lambda: training(800, 4e-3, betas=(0.9, 0.95), clip=3.0)
+    )
     """Of stages; the baseline trains for more steps, so that both cost the same."""
     drawn: int = 500
     """Pictures of each model, without guidance."""

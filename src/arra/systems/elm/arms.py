@@ -17,12 +17,11 @@ from arra.codecs.training import train_codec
 from arra.experiments.digit_grids import (
     bits_per_picture,
     draw_labels,
-    judged,
     label_generator,
     label_store,
     train_labels,
 )
-from arra.experiments.digits import Judge, MemoryStore, digits
+from arra.experiments.digits import Judge, MemoryStore, digits, judged
 from arra.experiments.once import once
 from arra.generators.grid import GridConfig, GridGenerator
 from arra.generators.masked import MaskedGenerator

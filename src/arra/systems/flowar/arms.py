@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from arra.experiments.digit_maps import digit_generator, draw, judged, learn, loss_on
-from arra.experiments.digits import Judge, digits
+from arra.experiments.digit_codes import store_of
+from arra.experiments.digit_vectors import Greys, draw_digits, learn, loss_on, word_generator
+from arra.experiments.digits import Judge, digits, judged
 from arra.experiments.once import once
 from arra.generators.map_vectors import MapVectorGenerator
 from arra.generators.scale_flow import ScaleFlowGenerator
@@ -20,7 +21,8 @@ from arra.heads.processes import Process
 from arra.randomness import seeded
 from arra.systems.flowar.recipe import POOLED, SCATTERED, Recipe
 
-SIDE = 8
+SHAPE = (8, 8, 1)
+PIXELS = Greys()
 WEIGHTS = "model.safetensors"
 
 
@@ -67,7 +69,7 @@ def make_generator(arm: str, recipe: Recipe, seed: int) -> MapVectorGenerator:
     """An untrained generator of this arm; all arms have the same weights."""
     kind = ScatteredGenerator if arm == SCATTERED else ScaleFlowGenerator
     options = replace(recipe.options, told="pooled" if arm == POOLED else "spatial")
-    return digit_generator(kind, SIDE, recipe.size, options, seed)
+    return word_generator(kind, SHAPE, recipe.size, options, seed)
 
 
 def train_arm(
@@ -78,14 +80,15 @@ def train_arm(
     def make(target: Path) -> dict[str, Any]:
         known, held_out = digits()
         generator = make_generator(arm, recipe, seed)
-        step = learn(generator, known, recipe.batch, recipe.train, seed, target / "training")
+        store = store_of(known, PIXELS.of(known.pictures))
+        report = learn(generator, store, recipe.batch, recipe.train, seed, target / "training")
         save_file(generator.state_dict(), str(target / WEIGHTS))
         with seeded(seed):
             return {
-                "loss": loss_on(generator, held_out, recipe.repeats),
-                **judged(judge, draw(generator, recipe.drawn, seed)),
-                "step_seconds": step,
-                "parameters": sum(p.numel() for p in generator.parameters()),
+                "loss": loss_on(generator, PIXELS, held_out, recipe.repeats),
+                **judged(judge, draw_digits(generator, PIXELS, recipe.drawn, seed)),
+                "step_seconds": report.median_step_seconds,
+                "parameters": report.parameters,
             }
 
     return once(folder / f"{arm}-{seed}", [recipe, arm, seed], make)

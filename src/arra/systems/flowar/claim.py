@@ -7,7 +7,6 @@ are compared on held-out digits, with the same times and noises for all.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from arra.experiments.digits import digits, floors, train_judge
 from arra.files import to_plain
@@ -15,7 +14,7 @@ from arra.systems.base import ClaimRun
 from arra.systems.flowar.arms import train_arm
 from arra.systems.flowar.recipe import ARMS, POOLED, RECIPES, SCATTERED, SPATIAL, Recipe
 from arra.systems.results import ClaimResult, Measure, Verdict
-from arra.systems.seeds import Reading, Result, Row, estimate, measure, paired, run_arms
+from arra.systems.seeds import Result, Row, at, gaps, logarithm, measure, paired, run_arms
 
 Results = dict[str, list[Result]]
 
@@ -23,16 +22,11 @@ MOST_LOSS, MOST_DISTANCE = 0.75, 0.6
 """Loss and Fréchet distance of the spatial head, at most, in those of the pooled one."""
 
 
-def logarithm(name: str) -> Reading:
-    """Of a measure, so that differences are ratios."""
-    return lambda result: math.log(max(result[name], 1e-6))
-
-
 def claim(run: ClaimRun) -> ClaimResult:
     """Train and judge all arms for all seeds."""
     recipe = RECIPES[run.budget]()
     known, held_out = digits()
-    judge = replace(train_judge(known, held_out, recipe.crop), reference=held_out.pictures)
+    judge = train_judge(known, held_out, recipe.crop).against(held_out)
     results = run_arms(train_arm, ARMS, run, recipe=recipe, judge=judge)
     verdict, statement = judged(results)
     return ClaimResult(
@@ -52,9 +46,9 @@ def judged(results: Results) -> tuple[Verdict, str]:
     if len(spatial) < 2:
         return "inconclusive", "One seed shows no spread, so nothing can be said."
     loss, distance = (
-        paired(logarithm(name), spatial, results[POOLED]) for name in ("loss", "frechet")
+        paired(logarithm(at(name)), spatial, results[POOLED]) for name in ("loss", "frechet")
     )
-    control = paired(logarithm("loss"), spatial, results[SCATTERED])
+    control = paired(logarithm(at("loss")), spatial, results[SCATTERED])
     said = (
         f"ln loss, spatial minus pooled: {loss.statement()}; ln Fréchet distance, spatial minus "
         f"pooled: {distance.statement()}; ln loss, spatial minus scattered: {control.statement()}."
@@ -73,20 +67,23 @@ def judged(results: Results) -> tuple[Verdict, str]:
 
 def _measures(results: Results) -> list[Measure]:
     rows: list[Row] = [
-        ("flow loss of held-out digits, mean over positions", "lower", lambda r: r["loss"]),
-        ("Fréchet distance", "lower", lambda r: r["frechet"]),
-        ("digit right", "higher", lambda r: r["accuracy"]),
-        ("parameters", "neither", lambda r: r["parameters"]),
-        ("seconds of a training step", "lower", lambda r: r["step_seconds"]),
+        ("flow loss of held-out digits, mean over positions", "lower", at("loss")),
+        ("Fréchet distance", "lower", at("frechet")),
+        ("digit right", "higher", at("accuracy")),
+        ("parameters", "neither", at("parameters")),
+        ("seconds of a training step", "lower", at("step_seconds")),
     ]
     found = [measure(row, *(results[arm] for arm in ARMS)) for row in rows]
     if len(results[SPATIAL]) > 1:
-        for name in ("loss", "frechet"):
-            read = logarithm(name)
-            gaps = [paired(read, results[SPATIAL], results[arm]) for arm in (POOLED, SCATTERED)]
-            for gap, arm in zip(gaps, (POOLED, SCATTERED), strict=True):
-                title = f"paired difference, ln {name}, spatial - {arm}"
-                found.append(Measure(title, estimate(gap)))
+        found += gaps(
+            {
+                f"ln {name}, spatial - {arm}": paired(
+                    logarithm(at(name)), results[SPATIAL], results[arm]
+                )
+                for name in ("loss", "frechet")
+                for arm in (POOLED, SCATTERED)
+            }
+        )
     return found
 
 

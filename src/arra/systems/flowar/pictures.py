@@ -6,12 +6,12 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from arra.experiments.digit_maps import draw, sheet
+from arra.experiments.digit_vectors import draw_digits, sheet
 from arra.experiments.digits import WORDS
 from arra.generators.map_vectors import MapVectorGenerator
 from arra.randomness import seeded
 from arra.settings import SamplingConfig
-from arra.systems.flowar.arms import WEIGHTS, make_generator
+from arra.systems.flowar.arms import PIXELS, WEIGHTS, make_generator
 from arra.systems.flowar.recipe import ARMS, RECIPES, SPATIAL
 
 
@@ -27,7 +27,8 @@ def plot(folder: Path, path: str | Path) -> None:
     rows, count = [], 2 * len(WORDS)
     for arm in ARMS:
         with seeded(0):
-            rows.append((arm, draw(load(folder, arm), count, 7)))
+            rows.append((arm, draw_digits(load(folder, arm), PIXELS, count, 7)))
     guided = SamplingConfig(2.0, "linear")
-    rows.append((f"{SPATIAL},\nguidance 2", draw(load(folder, SPATIAL), count, 7, guided)))
+    better = draw_digits(load(folder, SPATIAL), PIXELS, count, 7, guided)
+    rows.append((f"{SPATIAL},\nguidance 2", better))
     sheet(rows, path)

@@ -15,12 +15,11 @@ from arra.codecs.vq import VQCodec
 from arra.experiments.digit_grids import (
     bits_per_picture,
     draw_labels,
-    judged,
     label_generator,
     label_store,
     train_labels,
 )
-from arra.experiments.digits import Judge, digits
+from arra.experiments.digits import Judge, digits, judged
 from arra.experiments.once import once
 from arra.pixels import planes
 from arra.settings import SamplingConfig

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from arra.experiments.once import once
 from arra.heads.base import Head
+from arra.heads.codes import CodeHead
 from arra.heads.diffusion import DiffusionHead
 from arra.heads.gaussian import GaussianHead
 from arra.heads.processes import Diffusion
@@ -51,38 +51,6 @@ class Sequences(nn.Module):
         for block in self.blocks:
             x = block(x, self.rotary[None, : x.shape[1]], None)
         return self.norm(x)
-
-
-class CodeHead(Head):
-    """A softmax over the points of a codebook: what is drawn is one of them."""
-
-    draws = 1
-    codebook: Tensor
-
-    def __init__(self, width: int, codebook: Tensor):
-        """`codebook` (V, C)."""
-        super().__init__()
-        self.channels = codebook.shape[1]
-        self.register_buffer("codebook", codebook)
-        self.logits = nn.Linear(width, len(codebook))
-
-    def nearest(self, tokens: Tensor) -> Tensor:
-        """(M,) the code of each of the tokens (M, C)."""
-        return torch.cdist(tokens, self.codebook).argmin(dim=1)
-
-    def losses(
-        self, target: Tensor, hidden: Tensor, random: torch.Generator | None = None
-    ) -> Tensor:
-        return F.cross_entropy(self.logits(hidden), self.nearest(target), reduction="none")
-
-    def sample(
-        self, hidden: Tensor, noise: Tensor, scale: float = 1.0, temperature: float = 1.0
-    ) -> Tensor:
-        chances = self.logits(hidden).softmax(dim=-1)
-        # the first number of a token's noise decides, as a share between 0 and 1
-        share = torch.special.ndtr(noise[0][:, 0])
-        code = torch.searchsorted(chances.cumsum(dim=-1), share[:, None])[:, 0]
-        return self.codebook[code.clamp(max=len(self.codebook) - 1)]
 
 
 def make_head(arm: Arm, recipe: Recipe, random: torch.Generator) -> Head:

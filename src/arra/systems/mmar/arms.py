@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from arra.experiments import captioned_digits
-from arra.experiments.digits import Judge, digits
+from arra.experiments.digit_vectors import draw, learn
+from arra.experiments.digits import Judge, digits, in_turn, judged
 from arra.experiments.once import once
 from arra.generators.base import Batch, Output
 from arra.generators.interleaving import Mixed
@@ -19,17 +20,14 @@ from arra.generators.language_batches import MaskedLanguageBatches
 from arra.generators.language_vectors import Reading
 from arra.generators.masked_language import MaskedLanguageGenerator
 from arra.heads.base import guided
+from arra.heads.codes import CodeHead
 from arra.heads.processes import Diffusion, normal
 from arra.networks.denoiser import waves
 from arra.networks.language_model import head_logits, hidden_states
 from arra.networks.soft_codes import SoftLookup
 from arra.objectives.laws import NextToken, NextVector
 from arra.randomness import Noise, seeded
-from arra.samplers.vectors import VectorSampler
-from arra.settings import SamplingConfig
-from arra.systems.mar.arms import CodeHead
 from arra.systems.mmar.recipe import CODES, NOISED, Recipe
-from arra.training.loop import train
 
 Report = dict[str, Any]
 
@@ -172,22 +170,18 @@ def train_arm(
         assert made.tokenizer is not None
 
         def seen(pictures: Any) -> Tensor:
-            found = captioned_digits.vectors(pictures)
+            found = captioned_digits.GREYS.of(pictures)
             if arm != CODES:
                 return found
             return captioned_digits.codebook()[captioned_digits.codes_of(found)]
 
-        store = captioned_digits.store_of(known, made.tokenizer, seen(known.pictures))
-        batches = made.batches(store, replace(recipe.batch, seed=seed))
-        config = replace(recipe.train, seed=seed)
-        report = train(made, [NextToken(), NextVector()], batches, config, target / "training")
-        made.eval()
+        store = captioned_digits.captioned(known, made.tokenizer, seen(known.pictures))
+        both = (NextToken(), NextVector())
+        report = learn(made, store, recipe.batch, recipe.train, seed, target / "training", both)
         said = made.describe(seen(held_out.pictures), most=4)
-        sampler, count = VectorSampler(SamplingConfig(1.0)), recipe.drawn
-        seeds = captioned_digits.seeds_of(count, seed)
-        drawn = sampler(made, captioned_digits.asked(count), seeds, batch=500)
+        drawn = draw(made, in_turn(recipe.drawn, captioned_digits.CAPTIONS), seed)
         return {
-            **captioned_digits.drawn_well(judge, drawn),
+            **judged(judge, captioned_digits.GREYS.pictures(drawn)),
             "read right": captioned_digits.read_well(said, held_out),
             "step_seconds": report.median_step_seconds,
             "parameters": report.parameters,

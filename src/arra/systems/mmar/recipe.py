@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from arra.experiments.digit_vectors import training
 from arra.settings import BatchConfig, LlamaSize, VectorOptions
 from arra.systems.mmar.numerics import Numerics
 from arra.training.config import TrainConfig
@@ -40,17 +41,7 @@ def full() -> Recipe:
             objective="v", steps=25, inner=96, repeats=2, rounds=8, widened=2 * steps // 3
         ),
         batch=BatchConfig(size=32, drop_caption=0.1, multiple=1),
-        train=TrainConfig(
-            steps=steps,
-            learning_rate=3e-3,
-            weight_decay=0.05,
-            warmup=50,
-            schedule="linear",
-            precision="fp32",
-            checkpoint_every=steps,
-            keep=1,
-            log_every=50,
-        ),
+        train=training(steps, 3e-3, weight_decay=0.05),
     )
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arra.experiments import captioned_digits
-from arra.experiments.digits import Judge, digits
+from arra.experiments.digit_vectors import draw, learn
+from arra.experiments.digits import Judge, digits, in_turn, judged, seeds_of
 from arra.experiments.once import once
 from arra.generators.language_batches import CodesBothOrders
 from arra.generators.raster import RasterGenerator
@@ -22,7 +23,6 @@ from arra.networks.soft_codes import chosen_temperature
 from arra.objectives.laws import NextToken, NextVector
 from arra.randomness import seeded
 from arra.samplers.ancestral import AncestralSampler
-from arra.samplers.vectors import VectorSampler
 from arra.settings import SamplingConfig
 from arra.systems.orthus.recipe import BASE, CODES, MEAN, Recipe
 from arra.training.config import TrainConfig
@@ -76,9 +76,9 @@ def train_codes(
     """Train a model of codes in place, in both directions."""
     assert host.tokenizer is not None
     known, _ = digits()
-    codes = captioned_digits.codes_of(captioned_digits.vectors(known.pictures))
+    codes = captioned_digits.codes_of(captioned_digits.GREYS.of(known.pictures))
     batches = CodesBothOrders(
-        captioned_digits.store_of(known, host.tokenizer, codes),
+        captioned_digits.captioned(known, host.tokenizer, codes),
         host.config.vocabulary,
         replace(recipe.batch, seed=seed),
         host.tokenizer.eos_token_id,
@@ -88,7 +88,7 @@ def train_codes(
 
 def converted(host: RasterGenerator, recipe: Recipe, arm: str, seed: int) -> RasterVectorGenerator:
     """The host as a model of vectors."""
-    known = captioned_digits.vectors(digits()[0].pictures).flatten(0, 2)
+    known = captioned_digits.GREYS.of(digits()[0].pictures).flatten(0, 2)
     table = captioned_digits.codebook()
     made = RasterVectorGenerator.from_codes(
         host,
@@ -113,12 +113,11 @@ def tune(made: RasterVectorGenerator, recipe: Recipe, whole: bool, seed: int, fo
     for module in new:
         module.requires_grad_(True)
     known, _ = digits()
-    store = captioned_digits.store_of(
-        known, made.tokenizer, captioned_digits.vectors(known.pictures)
+    store = captioned_digits.captioned(
+        known, made.tokenizer, captioned_digits.GREYS.of(known.pictures)
     )
-    batches = made.batches(store, replace(recipe.batch, seed=seed))
-    config = replace(recipe.whole if whole else recipe.tuned, seed=seed)
-    train(made, [NextToken(), NextVector()], batches, config, folder)
+    config = recipe.whole if whole else recipe.tuned
+    learn(made, store, recipe.batch, config, seed, folder, (NextToken(), NextVector()))
 
 
 def train_base(
@@ -161,12 +160,10 @@ def train_arm(
 def judged_vectors(made: RasterVectorGenerator, recipe: Recipe, judge: Judge, seed: int) -> Report:
     """What a model of vectors draws, and what it says of held-out digits."""
     _, held_out = digits()
-    said = made.describe(captioned_digits.vectors(held_out.pictures), most=4)
-    sampler, count = VectorSampler(SamplingConfig(1.0)), recipe.drawn
-    seeds = captioned_digits.seeds_of(count, seed)
-    drawn = sampler(made, captioned_digits.asked(count), seeds, batch=500)
+    said = made.describe(captioned_digits.GREYS.of(held_out.pictures), most=4)
+    drawn = draw(made, in_turn(recipe.drawn, captioned_digits.CAPTIONS), seed)
     return {
-        **captioned_digits.drawn_well(judge, drawn),
+        **judged(judge, captioned_digits.GREYS.pictures(drawn)),
         "read right": captioned_digits.read_well(said, held_out),
     }
 
@@ -174,13 +171,13 @@ def judged_vectors(made: RasterVectorGenerator, recipe: Recipe, judge: Judge, se
 def judged_codes(host: RasterGenerator, recipe: Recipe, judge: Judge, seed: int) -> Report:
     """The same of a model of codes; what it draws are the codes' vectors."""
     _, held_out = digits()
-    codes = captioned_digits.codes_of(captioned_digits.vectors(held_out.pictures))
+    codes = captioned_digits.codes_of(captioned_digits.GREYS.of(held_out.pictures))
     said = describe_codes(host, codes.flatten(1), most=4)
     sampler, count = AncestralSampler(SamplingConfig(1.0)), recipe.drawn
-    seeds = captioned_digits.seeds_of(count, seed)
-    drawn = sampler(host, captioned_digits.asked(count), seeds, batch=500)
+    captions, seeds = in_turn(count, captioned_digits.CAPTIONS), seeds_of(count, seed)
+    drawn = F.embedding(sampler(host, captions, seeds, batch=500), captioned_digits.codebook())
     return {
-        **captioned_digits.drawn_well(judge, F.embedding(drawn, captioned_digits.codebook())),
+        **judged(judge, captioned_digits.GREYS.pictures(drawn.unflatten(1, captioned_digits.GRID))),
         "read right": captioned_digits.read_well(said, held_out),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from arra.experiments.digit_vectors import training
 from arra.settings import BatchConfig, LlamaSize, VectorOptions
 from arra.training.config import TrainConfig
 
@@ -14,19 +15,9 @@ ARMS = (DIFFUSION, CODES, MEAN)
 """Converted with a diffusion head; trained on with its codes; converted with squared errors."""
 
 
-def training(steps: int, learning_rate: float = 2e-3) -> TrainConfig:
+def tuning(steps: int, learning_rate: float = 2e-3) -> TrainConfig:
     """How all models are trained."""
-    return TrainConfig(
-        steps=steps,
-        learning_rate=learning_rate,
-        weight_decay=0.05,
-        warmup=min(50, steps),
-        schedule="linear",
-        precision="fp32",
-        checkpoint_every=steps,
-        keep=1,
-        log_every=min(50, steps),
-    )
+    return training(steps, learning_rate, weight_decay=0.05, warmup=min(50, steps))
 
 
 @dataclass(frozen=True)
@@ -61,9 +52,9 @@ def full() -> Recipe:
             objective="v", noise_schedule="zero-terminal", steps=25, inner=96, repeats=2
         ),
         batch=BatchConfig(size=32, drop_caption=0.0, multiple=1),
-        base=training(700, 4e-3),
-        tuned=training(100),
-        whole=training(400),
+        base=tuning(700, 4e-3),
+        tuned=tuning(100),
+        whole=tuning(400),
     )
 
 
@@ -75,9 +66,9 @@ def tiny() -> Recipe:
         size=replace(recipe.size, width=16, depth=1, heads=2, feed_forward=16),
         options=replace(recipe.options, steps=2, inner=16, inner_depth=1, repeats=1),
         batch=replace(recipe.batch, size=8),
-        base=training(3),
-        tuned=training(2),
-        whole=training(2),
+        base=tuning(3),
+        tuned=tuning(2),
+        whole=tuning(2),
         drawn=60,
     )
 

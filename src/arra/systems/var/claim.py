@@ -15,7 +15,7 @@ from arra.experiments.digits import digits, floors, train_judge
 from arra.files import to_plain
 from arra.systems.base import ClaimRun
 from arra.systems.results import ClaimResult, Estimate, Measure, Verdict
-from arra.systems.seeds import Result, Row, estimate, measure, paired, run_arms
+from arra.systems.seeds import Result, Row, at, estimate, logarithm, measure, paired, run_arms
 from arra.systems.var.arms import drawing_seconds, middle, train_arm
 from arra.systems.var.recipe import ARMS, BANDS, RASTER, RECIPES, SCALES, Recipe
 
@@ -25,11 +25,7 @@ MOST_DISTANCE = 1.5
 """The Fréchet distance may be this many times that of raster order."""
 MOST_ACCURACY = 0.03
 """And so many digits fewer may be read rightly."""
-
-
-def distance(result: Result) -> float:
-    """Logarithm of the Fréchet distance, so that differences are ratios."""
-    return math.log(max(result["frechet"], 1e-6))
+DISTANCE = logarithm(at("frechet"))
 
 
 def right(result: Result) -> float:
@@ -38,13 +34,13 @@ def right(result: Result) -> float:
 
 
 ROWS: tuple[Row, ...] = (
-    ("ln Fréchet distance", "lower", distance),
+    ("ln Fréchet distance", "lower", DISTANCE),
     ("digit right", "higher", right),
-    ("Fréchet distance", "lower", lambda r: r["frechet"]),
-    ("Fréchet distance, guided", "lower", lambda r: r["guided frechet"]),
-    ("digit right, guided", "higher", lambda r: r["guided accuracy"]),
-    ("held-out nats a picture (of the codes)", "lower", lambda r: r["nats"]),
-    ("seconds a training step", "lower", lambda r: r["step_seconds"]),
+    ("Fréchet distance", "lower", at("frechet")),
+    ("Fréchet distance, guided", "lower", at("guided frechet")),
+    ("digit right, guided", "higher", at("guided accuracy")),
+    ("held-out nats a picture (of the codes)", "lower", at("nats")),
+    ("seconds a training step", "lower", at("step_seconds")),
 )
 
 
@@ -103,9 +99,9 @@ def judged(results: Results) -> tuple[Verdict, str]:
     the experiment could not tell."""
     if len(results[SCALES]) < 2:
         return "inconclusive", "One seed shows no spread, so nothing can be said."
-    far = paired(distance, results[SCALES], results[RASTER])
+    far = paired(DISTANCE, results[SCALES], results[RASTER])
     read = paired(right, results[SCALES], results[RASTER])
-    control = paired(distance, results[SCALES], results[BANDS])
+    control = paired(DISTANCE, results[SCALES], results[BANDS])
     limit = math.log(MOST_DISTANCE)
     said = (
         f"ln Fréchet distance, scales minus raster order: {far.statement()}; digits right: "

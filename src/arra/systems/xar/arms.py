@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from arra.experiments.digit_vectors import codes_of, draw, grey_of, learn
-from arra.experiments.digits import WORDS, Judge, digits
+from arra.experiments.digit_codes import store_of
+from arra.experiments.digit_vectors import Greys, draw_digits, learn, word_generator
+from arra.experiments.digits import Judge, digits, judged
 from arra.experiments.once import once
 from arra.generators.entities import EntityCache, EntityGenerator
-from arra.generators.vectors import VectorConfig
-from arra.randomness import seeded
 from arra.systems.xar.recipe import DEVIATIONS, SIDE, Recipe
 
 
@@ -34,16 +31,9 @@ class Disturbed(EntityGenerator):
 
 def make_generator(recipe: Recipe, seed: int) -> Disturbed:
     """An untrained generator."""
-    config = VectorConfig(
-        (SIDE // recipe.patch,) * 2,
-        recipe.patch**2,
-        text=len(WORDS) + 1,
-        longest=1,
-        size=recipe.size,
-        options=recipe.options,
-    )
-    with seeded(seed):
-        return Disturbed(config)
+    side = SIDE // recipe.patch
+    shape = (side, side, recipe.patch**2)
+    return word_generator(Disturbed, shape, recipe.size, recipe.options, seed)
 
 
 def train_arm(
@@ -55,33 +45,20 @@ def train_arm(
     def make(target: Path) -> dict[str, Any]:
         known, _ = digits()
         generator = make_generator(mine, seed)
-        report = learn(
-            generator,
-            codes_of(known.pictures[:, None, :, :, 0] / 255.0, mine.patch),
-            known.labels.tolist(),
-            replace(mine.batch, seed=seed),
-            replace(mine.train, seed=seed),
-            target / "training",
-        )
-        generator.eval()
+        store = store_of(known, Greys(mine.patch).of(known.pictures))
+        report = learn(generator, store, mine.batch, mine.train, seed, target / "training")
         return {
             "step_seconds": report.median_step_seconds,
             "parameters": report.parameters,
-            **{str(s): judged(generator, s, mine, judge, seed) for s in DEVIATIONS},
+            **{str(s): disturbed(generator, s, mine, judge, seed) for s in DEVIATIONS},
         }
 
     return once(folder / f"{arm}-{seed}", [mine, arm, seed, DEVIATIONS], make)
 
 
-def judged(
+def disturbed(
     generator: Disturbed, deviation: float, recipe: Recipe, judge: Judge, seed: int
 ) -> dict[str, float]:
     """Distance and accuracy of pictures whose context is disturbed."""
     generator.deviation = deviation
-    asked = np.arange(recipe.drawn) % len(WORDS)
-    grey = grey_of(draw(generator, asked.tolist(), seed), recipe.patch)[:, 0]
-    pictures = np.repeat(np.round(grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
-    return {
-        "frechet": judge.distance(pictures),
-        "accuracy": float((judge.classes(pictures) == asked).mean()),
-    }
+    return judged(judge, draw_digits(generator, Greys(recipe.patch), recipe.drawn, seed))

@@ -9,9 +9,6 @@ measured is what wrong context does to the rest.
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 from arra.experiments.digits import digits, floors, train_judge
 from arra.files import to_plain
 from arra.systems.base import ClaimRun
@@ -20,7 +17,9 @@ from arra.systems.seeds import (
     Reading,
     Result,
     Row,
-    estimate,
+    at,
+    gaps,
+    logarithm,
     measure,
     over_seeds,
     paired,
@@ -40,7 +39,7 @@ _FAR = DEVIATIONS[-1]
 
 def of(name: str, deviation: float = 0.0) -> Reading:
     """What was measured at one deviation."""
-    return lambda result: result[str(deviation)][name]
+    return at(str(deviation), name)
 
 
 def lost(result: Result) -> float:
@@ -50,14 +49,14 @@ def lost(result: Result) -> float:
 
 def distance(deviation: float) -> Reading:
     """Logarithm of the Fréchet distance, so that differences are ratios."""
-    return lambda result: math.log(max(of("frechet", deviation)(result), 1e-6))
+    return logarithm(of("frechet", deviation))
 
 
 def claim(run: ClaimRun) -> ClaimResult:
     """Train and judge all arms for all seeds."""
     recipe = RECIPES[run.budget]()
     known, held_out = digits()
-    judge = replace(train_judge(known, held_out, 1), reference=held_out.pictures)
+    judge = train_judge(known, held_out, 1).against(held_out)
     results = run_arms(train_arm, ARMS, run, recipe=recipe, judge=judge)
     verdict, statement = judged(results)
     return ClaimResult(
@@ -107,11 +106,11 @@ def _measures(results: Results) -> list[Measure]:
         ]
     rows += [
         (f"accuracy lost at {_FAR}", "lower", lost),
-        ("seconds a step", "lower", lambda result: result["step_seconds"]),
+        ("seconds a step", "lower", at("step_seconds")),
     ]
     found = [measure(row, *columns) for row in rows]
     if len(columns[0]) > 1:
-        gaps = {
+        differences = {
             f"accuracy lost at {_FAR}, clean - noisy": paired(lost, columns[1], columns[0]),
             f"accuracy lost at {_FAR}, control - noisy": paired(lost, columns[2], columns[0]),
             f"ln Fréchet distance at {_FAR}, noisy - clean": paired(distance(_FAR), *columns[:2]),
@@ -120,7 +119,7 @@ def _measures(results: Results) -> list[Measure]:
                 distance(0.0), columns[0], columns[2]
             ),
         }
-        found += [Measure(f"paired difference, {name}", estimate(g)) for name, g in gaps.items()]
+        found += gaps(differences)
     return found
 
 

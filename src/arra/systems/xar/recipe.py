@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from arra.experiments.digit_vectors import BATCHES, training
+from arra.experiments.digit_vectors import training
 from arra.settings import BatchConfig, LlamaSize, VectorOptions
 from arra.training.config import TrainConfig
 
+BATCHES = BatchConfig(size=32, drop_caption=0.0, multiple=1)
 NOISY, CLEAN, LONG = "noisy", "clean", "clean-long"
 """Noisy context; clean context in a sequence twice as long, for as many positions (half of the
 steps); and for as many steps."""
@@ -33,7 +34,7 @@ class Recipe:
         default_factory=lambda: VectorOptions(steps=12, logit=True, entity="cell", side=1)
     )
     batch: BatchConfig = BATCHES
-    train: TrainConfig = field(default_factory=lambda: training(1000))
+    train: TrainConfig = field(default_factory=lambda: training(1200, 3e-3))
     drawn: int = 640
     """Pictures drawn of each model at each deviation."""
 
@@ -56,7 +57,7 @@ def tiny() -> Recipe:
         size=LlamaSize(width=16, depth=1, heads=2, feed_forward=16),
         options=VectorOptions(steps=2, logit=True, entity="cell", side=2),
         batch=replace(BATCHES, size=8),
-        train=training(4),
+        train=training(4, 3e-3),
         drawn=40,
     )
 
