@@ -40,16 +40,16 @@ FORMAT, FILE = 1, "heads.json"
 Pace = dict[str, int]
 """`steps` of the solver, `rounds` of a masked generator; empty: as trained."""
 _STEPS: tuple[Pace, ...] = ({"steps": 5}, {"steps": 10}, {"steps": 25})
-PACES: dict[str, tuple[Pace, ...]] = {
-    "masked": (
-        {"rounds": 4, "steps": 10},
-        {"rounds": 12, "steps": 5},
-        {"rounds": 12, "steps": 25},
-        {"rounds": 36, "steps": 25},
-    )
-}
+_ROUNDS: tuple[Pace, ...] = (
+    {"rounds": 4, "steps": 10},
+    {"rounds": 12, "steps": 5},
+    {"rounds": 12, "steps": 25},
+    {"rounds": 36, "steps": 25},
+)
+PACES: dict[str, tuple[Pace, ...]] = {"masked": _ROUNDS, "language": _ROUNDS}
 """By way, where they are not those of a solver alone."""
-RASTER = "raster"
+RASTER = "codes"
+"""The raster generator of codes."""
 _TOGETHER, _REPEATS = 32, 5
 
 

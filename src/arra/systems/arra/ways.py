@@ -86,8 +86,20 @@ WAYS: dict[str, Way] = {
 VECTOR_WAYS: dict[str, Way] = {
     # half of the blocks in the encoder; a narrow head
     "masked": _vector_way("masked-vectors", 0.4, rounds=12, inner=128),
+    "raster": _vector_way("raster-vectors", 1.0, inner=96),
+    "language": _vector_way("masked-language", 1.0, rounds=12, inner=96),
+    # blocks with adaptive norms are larger, and a head over maps has such blocks, too
+    "scales": _vector_way("scale-flow", 0.8, 0.75, inner=96, inner_depth=2),
+    "stages": _vector_way(
+        "pyramid-flow", 0.8, 0.75, inner=96, inner_depth=2, stages=2, steps=12, clean=True
+    ),
+    "cells": _vector_way("entities", 1.0, 0.8),
+    "blocks": _vector_way("blocks", 1.0, 0.8),
+    # captions of scenes hardly ever return, so that a sequence has one picture
+    "trajectory": _vector_way("trajectory", 1.0, 0.8, sequence=1),
 }
-"""Generators of vectors, by the names that the study of them has."""
+"""Generators of vectors, of 1.0 to 1.25 million parameters beside a Llama of one million, by the
+names that the study of them has."""
 
 
 def way(name: str) -> Way:
