@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arra.errors import InputError
-from arra.networks.grid_llama import rotary_table, rotate
-from arra.networks.rotary import axes_table
+from arra.networks.rotary import axes_table, rotary_table, rotate
 from arra.orders import builders
 from arra.orders.entities import Entities, in_blocks
 

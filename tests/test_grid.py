@@ -15,15 +15,8 @@ from arra.data.tokenizer import train_text_tokenizer
 from arra.errors import InputError
 from arra.generators.grid import GridGenerator
 from arra.metrics.likelihood import held_out_bits
-from arra.networks.grid_llama import (
-    Attention,
-    Block,
-    SplitEmbedding,
-    divided,
-    joined,
-    rotary_table,
-    rotate,
-)
+from arra.networks.grid_llama import Attention, Block, SplitEmbedding, divided, joined
+from arra.networks.rotary import rotary_table, rotate
 from arra.objectives.alignment import Alignment
 from arra.objectives.laws import NextToken
 from arra.orders.builders import raster

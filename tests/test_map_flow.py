@@ -11,8 +11,8 @@ from arra.codecs.pyramids import VectorPyramid
 from arra.errors import InputError
 from arra.heads.map_flow import MapHead
 from arra.heads.processes import TIMES, Diffusion, Flow, Segment
-from arra.networks.grid_llama import rotary_table
 from arra.networks.map_denoiser import MapDenoiser
+from arra.networks.rotary import rotary_table
 from arra.orders.pyramid import Pyramid, halved_sizes
 
 SCALES = Pyramid.square((1, 2, 4, 8))

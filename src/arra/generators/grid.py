@@ -29,15 +29,9 @@ from arra.generators.batches import Store
 from arra.generators.grid_batches import GridBatches
 from arra.networks.adaln import Memory
 from arra.networks.conditions import FeatureCondition, TokenCondition
-from arra.networks.grid_llama import (
-    Block,
-    ConditionAttention,
-    Norm,
-    SplitEmbedding,
-    divided,
-    rotary_table,
-)
+from arra.networks.grid_llama import Block, Norm, SplitEmbedding, divided
 from arra.networks.part import weights_fingerprint
+from arra.networks.rotary import ConditionAttention, rotary_table
 from arra.orders.layout import visible
 from arra.randomness import seeded
 from arra.registry import generators

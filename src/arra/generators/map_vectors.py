@@ -27,7 +27,8 @@ from arra.heads.processes import Process
 from arra.networks.adaln import Memory
 from arra.networks.conditions import Captions
 from arra.networks.dit import Block
-from arra.networks.grid_llama import Norm, rotary_table
+from arra.networks.grid_llama import Norm
+from arra.networks.rotary import rotary_table, still
 from arra.orders.layout import visible
 from arra.orders.pyramid import Pyramid
 from arra.orders.schedules import Scales
@@ -168,7 +169,7 @@ class MapVectorGenerator(VectorGenerator):
         text = words.shape[1]
         moments = self.pyramid.layout(text).now.to(x.device).expand_as(real)
         mask = visible(real.long() - 1, moments)[:, None]
-        rotary = torch.cat((_still(self.rotary, text), self.rotary))[None]
+        rotary = torch.cat((still(self.rotary, text), self.rotary))[None]
         x, found = self.before(torch.cat((words, x), dim=1)), {}
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, condition, rotary, mask)
@@ -188,7 +189,7 @@ class MapVectorGenerator(VectorGenerator):
         words, condition = self.captions(read.ids, read.real)
         cache = MapCache([Memory() for _ in self.blocks], read.real[:, :0], condition)
         if (text := words.shape[1]) > 0:
-            self._advance(words, read.real, _still(self.rotary, text), cache)
+            self._advance(words, read.real, still(self.rotary, text), cache)
         return cache
 
     def unit(self, cache: MapCache, noise: Noise, scale: float, temperature: float) -> None:
@@ -233,10 +234,3 @@ def _rotary(sizes: Scales, dimensions: int, base: float) -> Tensor:
     place turns alike at all sizes."""
     tables = [rotary_table(size, dimensions, base, span=sizes[-1])[1:] for size in sizes]
     return torch.cat(tables)
-
-
-def _still(rotary: Tensor, count: int) -> Tensor:
-    """(count, d / 2, 2) of words: angle 0."""
-    still = torch.zeros_like(rotary[:1])
-    still[..., 0] = 1.0
-    return still.expand(count, -1, -1)

@@ -11,65 +11,13 @@ condition token spreads its attention evenly over what it sees. Released weights
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arra.errors import InputError
 from arra.networks.adaln import DropPath, Memory
-
-ConditionAttention = Literal["even", "content"]
-"""How condition tokens take part in attention: with logits of 0 (LlamaGen), or as all others do,
-standing at the first cell."""
-
-
-def rotary_table(
-    grid: tuple[int, int],
-    dimensions: int,
-    base: float,
-    condition: ConditionAttention = "even",
-    span: tuple[int, int] | None = None,
-) -> Tensor:
-    """(1 + cells, d / 2, 2) float32: cosine and sine of every pair's angle.
-
-    Row 0 is the condition's: zeros, or, for "content", angle 0. Row 1 + i is that of cell i in
-    raster order: the first half of the pairs turns with the row, the second with the column, the
-    k-th of either by base ** (-4 k / d) a cell. With `span` the grid reaches over so many rows and
-    columns: row i of h stands where row i span / h would, so that grids of several sizes share one
-    picture (FlowAR, arXiv 2412.15205).
-    """
-    if dimensions % 4:
-        raise InputError(
-            f"rotary_table: heads of {dimensions} dimensions, expected a multiple of 4"
-        )
-    half = dimensions // 2
-    speed = 1.0 / base ** (torch.arange(0, half, 2).float() / half)
-    rows, columns = (
-        torch.outer(torch.arange(side).float() * (whole / side), speed)
-        for side, whole in zip(grid, span or grid, strict=True)
-    )
-    angle = torch.cat(
-        (
-            rows[:, None].expand(-1, grid[1], -1),
-            columns[None].expand(grid[0], -1, -1),
-        ),
-        dim=-1,
-    ).flatten(0, 1)
-    cells = torch.stack((angle.cos(), angle.sin()), dim=-1)
-    first = torch.zeros_like(cells[:1])
-    if condition == "content":
-        first[..., 0] = 1.0
-    return torch.cat((first, cells))
-
-
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """(R, T, H, d): x turned by the rows of a rotary table, (R or 1, T, d / 2, 2)."""
-    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cosine, sine = table[:, :, None].unbind(-1)
-    turned = (first * cosine - second * sine, second * cosine + first * sine)
-    return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
+from arra.networks.rotary import rotate
 
 
 class Norm(nn.Module):

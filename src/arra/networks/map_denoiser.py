@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from arra.errors import InputError
 from arra.networks.dit import Block, Last, TimeEmbedding, modulated
-from arra.networks.grid_llama import Attention, Norm, SwiGLU, rotate
+from arra.networks.grid_llama import Attention, Norm, SwiGLU
+from arra.networks.rotary import rotate
 
 Told = Literal["spatial", "pooled", "crossed"]
 _HEAD = 64  # width of an attention head

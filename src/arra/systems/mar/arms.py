@@ -16,7 +16,8 @@ from arra.heads.codes import CodeHead
 from arra.heads.diffusion import DiffusionHead
 from arra.heads.gaussian import GaussianHead
 from arra.heads.processes import Diffusion
-from arra.networks.grid_llama import Block, Norm, rotary_table
+from arra.networks.grid_llama import Block, Norm
+from arra.networks.rotary import rotary_table
 from arra.progress import track
 from arra.randomness import seeded
 from arra.systems.mar.recipe import CODES, DIFFUSION, Arm, Recipe
