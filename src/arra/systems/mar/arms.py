@@ -118,7 +118,7 @@ def train(
 ) -> None:
     """Adam with a learning rate that falls linearly to 0, on new sequences in every step."""
     parameters = [*model.parameters(), *head.parameters()]
-    optimiser = torch.optim.Adam(parameters, recipe.learning_rate)
+    optimiser = torch.optim.Adam(parameters, recipe.learning_rate, fused=True)
     falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, recipe.steps)
     with track(arm.name, recipe.steps, quiet=quiet) as task:
         for _ in range(recipe.steps):

@@ -7,10 +7,21 @@ is a neighbour of the last. One causal transformer, several heads.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from arra.files import to_plain
 from arra.systems.base import ClaimRun
 from arra.systems.mar.arms import train_arm
-from arra.systems.mar.recipe import ARMS, CODES, DIFFUSION, RECIPES, REGRESSION, Arm, Recipe
+from arra.systems.mar.recipe import (
+    BESIDE,
+    CODES,
+    DECIDING,
+    DIFFUSION,
+    RECIPES,
+    REGRESSION,
+    Arm,
+    Recipe,
+)
 from arra.systems.results import ClaimResult, Estimate, Measure, Verdict
 from arra.systems.seeds import Reading, Result, Row, estimate, measure, over_seeds, paired, run_arms
 
@@ -42,7 +53,9 @@ def excess(result: Result) -> float:
 def claim(run: ClaimRun) -> ClaimResult:
     """Train and measure all arms for all seeds."""
     recipe = RECIPES[run.budget]()
-    results = run_arms(train_arm, ARMS, run, recipe=recipe)
+    results = run_arms(train_arm, DECIDING, run, recipe=recipe)
+    first = replace(run, seeds=run.seeds[:1])
+    results |= run_arms(train_arm, BESIDE, first, recipe=recipe)
     verdict, statement = judged(results)
     return ClaimResult(
         verdict=verdict,
@@ -121,5 +134,5 @@ def _scale(recipe: Recipe, results: Results) -> str:
         f"sequences of {recipe.length} tokens of one or four rings of {recipe.modes} points (of "
         f"the truth itself {truth:.3f} is possible), a causal transformer of {recipe.depth} blocks "
         f"of width {recipe.width}, {recipe.steps} steps of {recipe.batch} sequences, "
-        f"{recipe.judged} drawn, {len(results[PLAIN])} seeds"
+        f"{recipe.judged} drawn, {len(results[PLAIN])} seeds (one of arms that decide nothing)"
     )
