@@ -32,7 +32,7 @@ class Recipe:
 
 def full() -> Recipe:
     """What the result comes from."""
-    steps = 700
+    steps = 1200
     return Recipe(
         size=LlamaSize(
             width=64, depth=3, heads=4, feed_forward=176, positions=64, rope_theta=100.0
