@@ -31,7 +31,7 @@ class Recipe:
         default_factory=lambda: BatchConfig(size=32, drop_caption=0.1, multiple=1)
     )
     train: TrainConfig = field(
-        default_factory=lambda: training(800, 4e-3, betas=(0.9, 0.95), clip=3.0)
+        default_factory=lambda: training(350, 4e-3, betas=(0.9, 0.95), clip=3.0)
     )
     drawn: int = 500
     """Pictures of each model, without guidance."""
