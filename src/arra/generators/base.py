@@ -6,13 +6,14 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from arra.data.tokenizer import CaptionEncoder, one_line
+from arra.data.tokenizer import CaptionEncoder, load_text_tokenizer, one_line
 from arra.errors import InputError
 from arra.networks.part import Part
 from arra.registry import Registry, generators
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from arra.codecs.base import Codec
     from arra.generators.batches import Store, StoreBatches
+
+TOKENIZER = "tokenizer"
+"""In a saved generator's folder, that of its tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +212,16 @@ class Generator(Part):
             f"a {self.registered_name} generator draws each unit in one pass; steps and rounds are "
             "for generators of vectors"
         )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(save_directory / TOKENIZER)
+
+    def _load_weights(self, folder: Path) -> None:
+        super()._load_weights(folder)
+        if (folder / TOKENIZER).is_dir():
+            self.tokenizer = load_text_tokenizer(folder / TOKENIZER)
 
     def caption_ids(self, caption: str) -> list[int]:
         """Token ids of a caption, exactly as preparation made them for training."""

@@ -22,7 +22,6 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from arra.codecs.base import Codec
-from arra.data.tokenizer import load_text_tokenizer
 from arra.errors import InputError
 from arra.generators.base import Batch, CodeGenerator, Output
 from arra.generators.batches import Store
@@ -37,7 +36,7 @@ from arra.randomness import seeded
 from arra.registry import generators
 from arra.settings import BatchConfig, GridOptions, LlamaSize, Sizes
 
-TOKENIZER, TEXT_ENCODER = "tokenizer", "text_encoder"
+TEXT_ENCODER = "text_encoder"
 _SPREAD = 0.02
 
 
@@ -258,15 +257,11 @@ class GridGenerator(CodeGenerator):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(save_directory / TOKENIZER)
         if isinstance(self.condition, FeatureCondition):
             self.condition.encoder.save_pretrained(save_directory / TEXT_ENCODER)
 
     def _load_weights(self, folder: Path) -> None:
         super()._load_weights(folder)
-        if (folder / TOKENIZER).is_dir():
-            self.tokenizer = load_text_tokenizer(folder / TOKENIZER)
         if isinstance(self.condition, FeatureCondition):
             from transformers import AutoModelForTextEncoding
 

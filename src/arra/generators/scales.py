@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,7 +22,6 @@ from transformers import PreTrainedTokenizerBase
 from arra.codecs.base import Codec
 from arra.codecs.multiscale import MultiScaleCodec
 from arra.codecs.pyramids import CodePyramid, ResidualConfig, ResidualPyramid
-from arra.data.tokenizer import load_text_tokenizer
 from arra.errors import InputError
 from arra.generators.base import Batch, CodeGenerator, Output
 from arra.generators.batches import Store
@@ -35,8 +33,6 @@ from arra.orders.pyramid import Pyramid
 from arra.randomness import seeded
 from arra.registry import generators
 from arra.settings import BatchConfig, ScaleSize, Sizes
-
-TOKENIZER = "tokenizer"
 
 
 @dataclass(frozen=True)
@@ -210,16 +206,6 @@ class ScaleGenerator(CodeGenerator):
         tokenizer = train_text_tokenizer(["a red 3 left of a blue 5", "a green 7 above it"])
         size = ScaleSize(width=32, depth=2, heads=2, feed_forward=48, gate=1.0, positions=16)
         return cls.from_scratch(tokenizer, MultiScaleCodec.tiny(), size, seed=0)
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        super()._save_pretrained(save_directory)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(save_directory / TOKENIZER)
-
-    def _load_weights(self, folder: Path) -> None:
-        super()._load_weights(folder)
-        if (folder / TOKENIZER).is_dir():
-            self.tokenizer = load_text_tokenizer(folder / TOKENIZER)
 
     # ---- training ------------------------------------------------------------------------------
 

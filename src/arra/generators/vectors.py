@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -17,15 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from arra.codecs.base import Codec
-from arra.data.tokenizer import load_text_tokenizer
 from arra.errors import InputError
 from arra.generators.base import Batch, Generator
 from arra.generators.batches import IGNORE, Sample, Store, StoreBatches
 from arra.heads.processes import Diffusion, Flow, Process
 from arra.randomness import Noise, seeded
 from arra.settings import BatchConfig, LlamaSize, Sizes, VectorOptions
-
-TOKENIZER = "tokenizer"
 
 
 @dataclass(frozen=True)
@@ -223,16 +219,6 @@ class VectorGenerator(Generator):
         size = LlamaSize(width=32, depth=2, heads=2, feed_forward=48)
         options = VectorOptions(steps=3, inner=16, inner_depth=1, rounds=3)
         return cls.from_scratch(tokenizer, 3, (2, 2), size, options, seed=0)
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        super()._save_pretrained(save_directory)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(save_directory / TOKENIZER)
-
-    def _load_weights(self, folder: Path) -> None:
-        super()._load_weights(folder)
-        if (folder / TOKENIZER).is_dir():
-            self.tokenizer = load_text_tokenizer(folder / TOKENIZER)
 
     # ---- what it draws -------------------------------------------------------------------------
 
