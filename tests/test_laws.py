@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from arra import cli
 from arra.errors import InputError
-from arra.systems.arra.laws import FILE, PACES, Drawing, LawsResult, read_laws
+from arra.experiments.plotting import sheet
+from arra.systems.arra.laws import FILE, PACES, PICTURES, Drawing, LawsResult, read_laws
 from arra.systems.arra.laws_config import LawsConfig
 from arra.systems.arra.laws_page import block, label, record, table
 from arra.systems.arra.studies import STUDIES
@@ -26,11 +28,13 @@ def result() -> LawsResult:
 
 def test_a_result_is_kept_and_shown(result, tmp_path):
     result.write(tmp_path / "runs" / FILE)
+    sheet([("raster", np.zeros((2, 4, 4, 3), np.uint8))], tmp_path / "runs" / PICTURES, ["a", "b"])
     assert read_laws(tmp_path / "runs" / FILE) == result
     record(tmp_path / "runs", tmp_path / "page")
     text = block("heads", tmp_path / "page", "page")
     assert "| masked, 4 rounds, 5 steps | 1.00 M | 4 | 20 | 0.10 | 20.0 | 4.00 |" in text
     assert "600 training steps" in text
+    assert (tmp_path / "page" / PICTURES).stat().st_size > 1000
     columns, rows = table(result)
     assert {len(row) for row in rows} == {len(columns)}
     assert label(result.drawings[0]) == "raster"
@@ -43,7 +47,8 @@ def test_a_result_is_kept_and_shown(result, tmp_path):
 def test_every_way_has_rows_and_paces():
     names = {variation.name for variation in STUDIES["vectors"].variations}
     for way in VECTOR_WAYS:
-        assert {f"{way}, none", f"{way}, aligned", f"{way}, shuffled"} <= names
+        assert {f"{way}, none", f"{way}, aligned"} <= names
+    assert {f"{way}, shuffled" for way in ("masked", "cells")} <= names
     assert set(PACES) <= set(VECTOR_WAYS)
 
 

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from arra.experiments.digit_codes import Words, store_of
 from arra.experiments.digits import WORDS, Digits, MemoryStore, in_turn, seeds_of
-from arra.experiments.plotting import canvas, save
 from arra.generators.vectors import VectorConfig, VectorGenerator
 from arra.metrics.likelihood import held_out_loss
 from arra.objectives.base import Objective
@@ -150,17 +149,3 @@ def draw_digits(
 ) -> np.ndarray:
     """(count, 8, 8, 3) uint8 of the ten digits in turn."""
     return greys.pictures(draw(generator, in_turn(count), seed, sampling))
-
-
-def sheet(rows: Sequence[tuple[str, np.ndarray]], path: str | Path) -> None:
-    """Write rows of pictures, as many in each, with their names, as PNG."""
-    across = len(rows[0][1])
-    figure, axes = canvas(7.2, 0.42 * len(rows), (len(rows), across))
-    for number, (name, pictures) in enumerate(rows):
-        line = axes[number * across : (number + 1) * across]
-        for place, picture in zip(line, pictures, strict=True):
-            place.imshow(picture, interpolation="nearest")
-            place.set_xticks([])
-            place.set_yticks([])
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
-    save(figure, path)

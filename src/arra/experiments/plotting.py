@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from arra.files import atomic_file
 
@@ -37,3 +40,25 @@ def save(figure: Any, path: str | Path) -> None:
     """Write the figure as PNG, in one step."""
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+
+
+def sheet(
+    rows: Sequence[tuple[str, np.ndarray]],
+    path: str | Path,
+    titles: Sequence[str] = (),
+    width: float = 7.2,
+) -> None:
+    """Write rows of pictures, as many in each, with their names, as PNG; columns with `titles`."""
+    across = len(rows[0][1])
+    height = 0.42 * len(rows) if not titles else len(rows) * width / (across + 1) + 0.5
+    figure, axes = canvas(width, height, (len(rows), across))
+    for number, (name, pictures) in enumerate(rows):
+        line = axes[number * across : (number + 1) * across]
+        for place, picture in zip(line, pictures, strict=True):
+            place.imshow(picture, interpolation="nearest")
+            place.set_xticks([])
+            place.set_yticks([])
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
+    for place, title in zip(axes, titles, strict=False):
+        place.set_title(title, fontsize=6)
+    save(figure, path)

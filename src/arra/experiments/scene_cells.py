@@ -60,11 +60,15 @@ class SceneRunner:
     def job(self, cell: Cell) -> Job:
         """Train and judge."""
         setting: SceneSetting = cell.setting
-        bench = Bench(setting.bench, self._bench_folder(setting.bench))
+        bench = self.bench(setting)
         folder = self._cell_folder(cell)
         return arm_job(
             cell.label, bench, setting.arm, setting.plan, setting.judge, cell.seed, folder
         )
+
+    def bench(self, setting: SceneSetting) -> Bench:
+        """The bench of a setting, built by `prepare`."""
+        return Bench(setting.bench, self._bench_folder(setting.bench))
 
     def _bench_folder(self, config: BenchConfig) -> Path:
         return self.folder / "benches" / setting_key(config)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from arra.experiments.digit_vectors import draw_digits, sheet
+from arra.experiments.digit_vectors import draw_digits
 from arra.experiments.digits import WORDS
+from arra.experiments.plotting import sheet
 from arra.settings import SamplingConfig
 from arra.systems.arflow.arms import CELLS, WEIGHTS, make_generator
 from arra.systems.arflow.recipe import ARMS, RECIPES, SCALES

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,9 @@ from torch import nn
 from arra.environment import machine_class, machine_info, versions
 from arra.errors import InputError
 from arra.experiments.bench import Bench
-from arra.experiments.grid import Cell, changed, setting_key
+from arra.experiments.grid import Cell, changed
 from arra.experiments.parallel import run_jobs
+from arra.experiments.plotting import sheet
 from arra.experiments.scene_cells import SceneRunner, SceneSetting
 from arra.experiments.speed.counted import operations
 from arra.files import read_json, to_plain, write_json
@@ -36,7 +38,7 @@ from arra.systems.arra.studies import base, changes_of
 from arra.systems.arra.ways import VECTOR_WAYS
 from arra.text_to_image import TextToImage, load_generator
 
-FORMAT, FILE = 1, "heads.json"
+FORMAT, FILE, PICTURES = 1, "heads.json", "heads-pictures.png"
 Pace = dict[str, int]
 """`steps` of the solver, `rounds` of a masked generator; empty: as trained."""
 _STEPS: tuple[Pace, ...] = ({"steps": 5}, {"steps": 10}, {"steps": 25})
@@ -50,7 +52,7 @@ PACES: dict[str, tuple[Pace, ...]] = {"masked": _ROUNDS, "language": _ROUNDS}
 """By way, where they are not those of a solver alone."""
 RASTER = "codes"
 """The raster generator of codes."""
-_TOGETHER, _REPEATS = 32, 5
+_TOGETHER, _REPEATS, _SHOWN = 32, 5, 8
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,16 @@ def run_laws(
     run_jobs([runner.job(c) for c in cells.values() if runner.find(c) is None], quiet=quiet)
     prompts = config.prompts if budget == "full" else 8
     jobs = [(name, pace) for name in cells for pace in _paces(name, budget)]
-    drawings = []
+    drawings, shown = [], {}
     with track("draw", len(jobs), quiet) as task:
         for name, pace in jobs:
-            measured = _measured(runner, cells[name], name, pace, prompts)
+            measured, pictures = _measured(runner, cells[name], name, pace, prompts)
             drawings.append(measured)
+            shown[name] = pictures[:_SHOWN]  # the last pace of each is the slowest
             task.advance(note=f"{name} {pace}: {measured.right:.2f} right")
+    _, scenes = runner.bench(setting).scenes("heldout", prompts, setting.judge.prompt_seed)
+    captions = [fill(scene.caption, 18) for scene in scenes[:_SHOWN]]
+    sheet(list(shown.items()), folder / PICTURES, captions)
     machine = machine_info()
     result = LawsResult(
         drawings=tuple(drawings),
@@ -154,7 +160,10 @@ def _paces(name: str, budget: str) -> Sequence[Pace]:
     return found if budget == "full" else found[:1]
 
 
-def _measured(runner: SceneRunner, cell: Cell, name: str, pace: Pace, prompts: int) -> Drawing:
+def _measured(
+    runner: SceneRunner, cell: Cell, name: str, pace: Pace, prompts: int
+) -> tuple[Drawing, np.ndarray]:
+    """What it costs and is worth, and the pictures."""
     bench, model = _model(runner, cell, pace)
     setting: SceneSetting = cell.setting
     sampling = setting.judge.sampling
@@ -178,7 +187,7 @@ def _measured(runner: SceneRunner, cell: Cell, name: str, pace: Pace, prompts: i
 
     with _counted(model) as counts:
         plain()
-    return Drawing(
+    measured = Drawing(
         way=name,
         pace=pace,
         parameters=sum(p.numel() for p in model.generator.parameters()),
@@ -192,10 +201,11 @@ def _measured(runner: SceneRunner, cell: Cell, name: str, pace: Pace, prompts: i
         high=right.interval.high,
         frechet=distance.value,
     )
+    return measured, pictures
 
 
 def _model(runner: SceneRunner, cell: Cell, pace: Pace) -> tuple[Bench, TextToImage]:
-    bench = Bench(cell.setting.bench, runner.folder / "benches" / setting_key(cell.setting.bench))
+    bench = runner.bench(cell.setting)
     generator = load_generator(runner.folder / "cells" / cell.key / "model")
     model = TextToImage(generator, bench.codec)
     return bench, model.paced(**pace) if pace else model

@@ -5,12 +5,14 @@ python -m arra.systems.arra.laws_page docs/heads.md --record runs/bench/heads
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from arra.experiments.pages import fill_page
 from arra.experiments.plotting import COLOURS, GRID, INK, canvas, save
 from arra.experiments.speed.tables import markdown_table
-from arra.systems.arra.laws import FILE, Drawing, LawsResult, read_laws
+from arra.files import atomic_file
+from arra.systems.arra.laws import FILE, PICTURES, Drawing, LawsResult, read_laws
 
 PLOT = "heads.png"
 
@@ -81,6 +83,7 @@ def block(name: str, results: Path, link: str) -> str | None:
             f"![right prompts against seconds and operations]({link}/{PLOT})",
             line(result),
             markdown_table(*table(result)),
+            f"The first prompts by each, drawn at its last pace:\n\n![scenes]({link}/{PICTURES})",
         ]
     )
 
@@ -91,6 +94,8 @@ def record(runs: Path, results: Path) -> None:
     if result.budget == "full":
         result.write(results / FILE)
         plot(result, results / PLOT)
+        with atomic_file(results / PICTURES) as temporary:
+            shutil.copyfile(runs / PICTURES, temporary)
 
 
 if __name__ == "__main__":

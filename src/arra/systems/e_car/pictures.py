@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from arra.experiments.digit_codes import Words
-from arra.experiments.digit_vectors import draw_digits, sheet
+from arra.experiments.digit_vectors import draw_digits
 from arra.experiments.digits import WORDS, in_turn, seeds_of
+from arra.experiments.plotting import sheet
 from arra.generators.map_vectors import MapVectorGenerator
 from arra.samplers.noise import PictureNoise
 from arra.systems.e_car.arms import PIXELS, WEIGHTS, make_generator, ways_of

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from arra.experiments.digit_vectors import draw_digits, sheet
+from arra.experiments.digit_vectors import draw_digits
 from arra.experiments.digits import WORDS
+from arra.experiments.plotting import sheet
 from arra.generators.map_vectors import MapVectorGenerator
 from arra.randomness import seeded
 from arra.settings import SamplingConfig
