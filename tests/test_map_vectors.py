@@ -208,17 +208,18 @@ def test_stages_join():
     start = ways[2].start.transpose(1, 2).unflatten(2, (4, 4))
     torch.testing.assert_close(jump(end, fine, generator.stages[2]), start, rtol=1e-5, atol=1e-5)
     assert torch.equal(ways[2].end, latents)
-    clean = generator.scales.averaged(latents, generator.pyramid)
     assert all(torch.equal(way.read, way.end) for way in ways)
-    other = make(PyramidFlowGenerator, stages=3, clean=True)
-    read = [way.read for way in other.ways(latents, torch.Generator().manual_seed(3))]
-    torch.testing.assert_close(torch.cat(read, dim=1), clean)
+    blurred = make(PyramidFlowGenerator, stages=3, blur=0.5)
+    others = blurred.ways(latents.repeat(2000, 1, 1), torch.Generator().manual_seed(3))
+    for way in others:
+        upon = way.read - way.end
+        assert float(upon.std()) == pytest.approx(0.5, rel=0.05)
+        assert abs(float((upon * way.end).mean())) < 0.02
 
 
-@pytest.mark.parametrize("reads_clean", [False, True], ids=["noisy", "clean"])
-def test_an_exact_velocity_draws_in_one_step_a_stage(reads_clean):
-    """And what the next stage reads is then what it read in training."""
-    generator = make(PyramidFlowGenerator, stages=3, steps=1, clean=reads_clean)
+@pytest.mark.parametrize("blur", [0.0, 0.5])
+def test_an_exact_velocity_draws_in_one_step_a_stage(blur):
+    generator = make(PyramidFlowGenerator, stages=3, steps=1, blur=blur)
     latents = torch.randn(2, 16, 3)
     clean = generator._grids(generator.scales.averaged(latents, generator.pyramid))
     noise = PictureNoise([1, 2]).normal
@@ -234,8 +235,8 @@ def test_an_exact_velocity_draws_in_one_step_a_stage(reads_clean):
 
         generator.head.network.forward = network
         generator.unit(cache, noise, 1.0, 1.0)
-        read = here if reads_clean else cache.drawn
-        torch.testing.assert_close(cache.read, read, rtol=1e-4, atol=1e-4)
+        if not blur and cache.level < generator.units:
+            assert torch.equal(cache.read, cache.drawn)
     torch.testing.assert_close(generator.drawn(cache), latents, rtol=1e-4, atol=1e-4)
 
 

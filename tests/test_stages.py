@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -185,3 +186,36 @@ def test_levels_fall_to_nothing(cuts):
         stages(3, cuts)
     with pytest.raises(InputError, match="Segment"):
         Segment(0.2, 0.5)
+
+
+def final_spread(blur: float, steps: int = 400) -> float:
+    """Deviation of a block's mean after the second of two stages that reads where the first ended,
+    in that of training's ways: the exact velocity of Gaussian data, followed in small steps.
+
+    Of the mean x of a block, the noise n of the first stage, and the noise upon what is read,
+    everything is a linear map of (x, n, b), all standard normal.
+    """
+    before, after = stages(2)
+    told = np.array([1.0 - before.end, before.end, blur])  # what is read
+    start = np.array([1.0 - after.start, after.start / 2, 0.0])  # the mean of its four is n / 2
+    end = np.array([1.0, 0.0, 0.0])
+
+    def cov(one, other):
+        return float(one @ other)
+
+    # the state of the sample as a linear map of the same three, moved by E[start - end | x_r, read]
+    state = start.copy()
+    for number in range(steps):
+        r = 1.0 - number / steps
+        path = r * start + (1.0 - r) * end
+        known = np.array([[cov(path, path), cov(path, told)], [cov(told, path), cov(told, told)]])
+        target = np.array([cov(start - end, path), cov(start - end, told)])
+        weight = np.linalg.lstsq(known, target, rcond=1e-10)[0]
+        state = state - (weight[0] * state + weight[1] * told) / steps
+    return float(np.linalg.norm(state))
+
+
+def test_who_reads_where_it_begins_cannot_vary():
+    """A stage that is told where the last one ended knows its own start; noise upon it helps."""
+    assert final_spread(0.5) == pytest.approx(1.0, abs=0.01)
+    assert final_spread(0.0) < 0.9

@@ -16,7 +16,7 @@ from arra.generators.masked_vectors import drawn_after
 from arra.registry import generators, objectives
 from arra.samplers.noise import PictureNoise
 from arra.samplers.vectors import VectorSampler
-from arra.settings import BatchConfig, SamplingConfig
+from arra.settings import BatchConfig, SamplingConfig, VectorOptions
 
 NAMES = [name for name in list(generators) if generators[name].sampler == "vectors"]
 CAPTIONS = ("a red 3", "a green 7 left of a blue 5", "")
@@ -74,6 +74,33 @@ def test_every_parameter_learns(generator):
     sum(objectives[law]()(output, batch) for law in generator.laws).backward()
     without = [name for name, p in generator.named_parameters() if p.grad is None]
     assert without == []
+
+
+ANOTHER = {
+    "objective": "v", "noise_schedule": "zero-terminal", "entity": "token", "context": "clean",
+    "read_decay": "raster", "told": "pooled", "scales": (1, 4), "guided_until": 0.5,
+    "reading": 0.25, "least": 0.5, "asking": 0.25,
+}  # fmt: skip
+"""A value that is not the default, where it is no count and no switch."""
+
+
+def test_options_that_it_does_not_read_are_refused(generator):
+    plain = VectorOptions()
+    for option in dataclasses.fields(plain):
+        if option.name in generator.reads:
+            continue
+        value = getattr(plain, option.name)
+        other = ANOTHER[option.name] if option.name in ANOTHER else type(value)(value + 1)
+        config = dataclasses.replace(
+            generator.config, options=dataclasses.replace(plain, **{option.name: other})
+        )
+        with pytest.raises(InputError, match=rf"VectorOptions\.{option.name}: .* has no use of it"):
+            type(generator)(config)
+
+
+def test_every_option_is_read_by_some_generator():
+    read = {name for kind in NAMES for name in generators[kind].reads}
+    assert read == {option.name for option in dataclasses.fields(VectorOptions)}
 
 
 def test_an_untrained_generator_predicts_zero(generator):

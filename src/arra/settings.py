@@ -223,9 +223,9 @@ class VectorOptions:
     stages: int = 3
     """Of a generator of stages: how many at most, each twice as large as the one before; as many as
     the grid can be halved to."""
-    clean: bool = False
-    """Of a generator of stages: whether coarser stages are read without the noise that they end
-    with; in drawing, an estimate of that."""
+    blur: float = 0.0
+    """Of a generator of stages: deviation of new noise upon what later stages read of earlier ones,
+    in training and in drawing. With 0 a stage is told where it begins, and nothing can vary."""
     told: Literal["spatial", "pooled", "crossed"] = "spatial"
     """Of a head over maps: whether every position is told its own state; all are told the mean of
     states; or positions also look at all states by cross-attention."""
@@ -267,6 +267,8 @@ class VectorOptions:
             raise InputError(f"VectorOptions.reading: {self.reading}, expected 0 to less than 1")
         if not 0.0 <= self.least <= 1.0:
             raise InputError(f"VectorOptions.least: {self.least}, expected 0 to 1")
+        if self.blur < 0.0:
+            raise InputError(f"VectorOptions.blur: {self.blur}, expected 0 or more")
         if self.widened < 0:
             raise InputError(f"VectorOptions.widened: {self.widened}, expected 0 (never) or more")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from arra.generators.entities import SequenceOfEntities
-from arra.generators.vectors import VectorConfig
+from arra.generators.vectors import PROCESS, VectorConfig
 from arra.orders.entities import Entities
 from arra.registry import generators
 
@@ -19,6 +19,8 @@ from arra.registry import generators
 @generators.register("blocks")
 class BlockGenerator(SequenceOfEntities):
     """Square blocks in raster order, or frames where codes are those of clips."""
+
+    reads = (*PROCESS, "side")
 
     plain_context = True
 

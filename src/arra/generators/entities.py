@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from arra.generators.base import Batch, Output
 from arra.generators.batches import Sample, Store
 from arra.generators.vectors import (
+    PROCESS,
     Prompts,
     VectorBatches,
     VectorConfig,
@@ -269,6 +270,8 @@ def _length(memory: Memory) -> int:
 @generators.register("entities")
 class EntityGenerator(SequenceOfEntities):
     """Tokens, cells, subsamples, scales or the whole picture (xAR)."""
+
+    reads = (*PROCESS, "entity", "side", "context")
 
     plain_context = False
 

@@ -126,9 +126,9 @@ class MapVectorGenerator(VectorGenerator):
         that is left to the process; after `before` (B, C, h, w), with noise of that shape."""
         return noise, temperature
 
-    def _reading(self, cache: MapCache, start: Tensor, end: Tensor) -> Tensor:
-        """(B, C, h, w) what the next map reads after the way of map `cache.level` went from start
-        (B, n_k, C) to end (B, C, h, w); as training's `Way.read`."""
+    def _reading(self, end: Tensor, noise: Noise) -> Tensor:
+        """(B, C, h, w) what the next map reads of one whose way ended there, as training's
+        `Way.read`."""
         return end
 
     # ---- training ------------------------------------------------------------------------------
@@ -207,7 +207,9 @@ class MapVectorGenerator(VectorGenerator):
         start, left = self._start(level, cache.drawn, fresh, temperature)
         drawn = self.head.sample(process, start, states, self.inner_rotary[here], scale, left)
         end = self.scales.add(drawn, drawn, level, self.pyramid)
-        cache.read, cache.drawn = self._reading(cache, start[0], end), end
+        cache.drawn = end
+        if cache.level + 1 < self.units:
+            cache.read = self._reading(end, noise)
         cache.level += 1
 
     def _advance(self, x: Tensor, real: Tensor, rotary: Tensor, cache: MapCache) -> Tensor:

@@ -41,6 +41,8 @@ class MaskedLanguageGenerator(LanguageVectorGenerator):
     """Draws hidden cells in rounds, each one pass over the picture; what stands before it is read
     once."""
 
+    reads = (*LanguageVectorGenerator.reads, "rounds", "least", "widened")
+
     causal = False
     Batches = MaskedLanguageBatches
 

@@ -19,6 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from arra.generators.base import Batch, Output
 from arra.generators.batches import Store
 from arra.generators.vectors import (
+    HEAD,
+    PROCESS,
     Prompts,
     VectorBatches,
     VectorConfig,
@@ -108,6 +110,8 @@ class MaskedVectorCache(Rounds):
 @generators.register("masked-vectors")
 class MaskedVectorGenerator(VectorGenerator):
     """Full attention; layers are counted in the decoder, whose depth is that of the encoder."""
+
+    reads = (*PROCESS, *HEAD, "rounds")
 
     causal = False
 

@@ -2,9 +2,9 @@
 arXiv 2412.14170): early steps, which settle little, are cheap.
 
 A stage ends with a picture that still has noise. Enlarged, with noise added that makes it white
-again, it is where the next stage begins. The transformer reads it; or, with `clean`, the picture
-that would lie at the end of its way: training's ways share one noise between start and end, so that
-where one began and ended says which noise that was.
+again, it is where the next stage begins. The transformer reads it with noise of its own upon it
+(`blur`): whoever reads it as it is knows the mean of every block at the start, so that a
+deterministic way has nothing from which these means could vary (see docs/e-car.md).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from arra.errors import InputError
-from arra.generators.map_vectors import MapCache, MapVectorGenerator, Way
+from arra.generators.map_vectors import MapVectorGenerator, Way
+from arra.generators.vectors import MAP_HEAD, PROCESS
 from arra.heads.processes import Process, Segment, normal
 from arra.heads.stages import Stage, coarser, jump, repeated, stages
 from arra.orders.pyramid import halved_sizes
 from arra.orders.schedules import Scales
+from arra.randomness import Noise
 from arra.registry import generators
 
 
@@ -28,6 +30,7 @@ class PyramidFlowGenerator(MapVectorGenerator):
     """`VectorOptions.steps` are those of one stage."""
 
     enlarge = "nearest"
+    reads = (*PROCESS, *MAP_HEAD, "stages", "blur")
 
     def _sizes(self) -> Scales:
         return halved_sizes(self.config.grid, self.config.options.stages)
@@ -51,11 +54,12 @@ class PyramidFlowGenerator(MapVectorGenerator):
         noise = [normal(maps[-1].shape, random, latents.device)]
         for _ in maps[1:]:
             noise.insert(0, coarser(noise[0]))
+        blur = self.config.options.blur
         found, before = [], torch.zeros_like(maps[0])
         for stage, white, here in zip(self.stages, noise, maps, strict=True):
             start = stage.start * white + (1.0 - stage.start) * before
             end = stage.end * white + (1.0 - stage.end) * here
-            read = here if self.config.options.clean else end
+            read = end + blur * normal(end.shape, random, end.device) if blur else end
             found.append(Way(*(x.flatten(2).transpose(1, 2) for x in (start, end, read))))
             before = repeated(here) if here is not maps[-1] else here
         return found
@@ -76,11 +80,8 @@ class PyramidFlowGenerator(MapVectorGenerator):
         start = jump(before, white, self.stages[level])
         return start.flatten(2).transpose(1, 2)[None], 1.0
 
-    def _reading(self, cache: MapCache, start: Tensor, end: Tensor) -> Tensor:
-        if not self.config.options.clean:
+    def _reading(self, end: Tensor, noise: Noise) -> Tensor:
+        if not (blur := self.config.options.blur):
             return end
-        stage = self.stages[cache.level]
-        white = start.transpose(1, 2).unflatten(2, end.shape[2:])
-        if cache.read is not None:
-            white = (white - (1.0 - stage.start) * repeated(cache.read)) / stage.start
-        return (end - stage.end * white) / (1.0 - stage.end)
+        fresh = noise(*end.shape[1:]).to(end.device)
+        return end + blur * fresh

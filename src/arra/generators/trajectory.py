@@ -18,7 +18,14 @@ from arra.errors import InputError
 from arra.generators.base import Batch, Output
 from arra.generators.batches import Store
 from arra.generators.trajectory_batches import TrajectoryBatches
-from arra.generators.vectors import Prompts, VectorConfig, VectorGenerator, no_logits, process_of
+from arra.generators.vectors import (
+    PROCESS,
+    Prompts,
+    VectorConfig,
+    VectorGenerator,
+    no_logits,
+    process_of,
+)
 from arra.heads.processes import TIMES, Flow, normal
 from arra.networks.conditions import Captions
 from arra.networks.denoiser import waves
@@ -57,6 +64,8 @@ class TrajectoryCache:
 @generators.register("trajectory")
 class TrajectoryGenerator(VectorGenerator):
     """Cells of a picture see each other, and pictures those before them in their sequence."""
+
+    reads = (*PROCESS, "sequence", "read_decay", "gate_root")
 
     causal = False
     process: Flow

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -22,6 +22,13 @@ from arra.generators.batches import IGNORE, Sample, Store, StoreBatches
 from arra.heads.processes import Diffusion, Flow, Process
 from arra.randomness import Noise, seeded
 from arra.settings import BatchConfig, LlamaSize, Sizes, VectorOptions
+
+PROCESS = ("objective", "steps", "noise_schedule", "stochastic", "logit")
+"""The options that name the way from noise to vectors."""
+HEAD = ("inner", "inner_depth", "repeats")
+"""Those of a head of single vectors."""
+MAP_HEAD = ("inner", "inner_depth", "told", "guided_until")
+"""Those of a head over maps."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +154,18 @@ class VectorGenerator(Generator):
     sampler = "vectors"
     default_codec = "kl"
     laws: ClassVar[tuple[str, ...]] = ("vectors",)
+    reads: ClassVar[tuple[str, ...]] = PROCESS
+    """The fields of `VectorOptions` that it makes something of; others must be left alone."""
 
     def __init__(self, config: VectorConfig, tokenizer: PreTrainedTokenizerBase | None = None):
         super().__init__(config)
+        for option in fields(config.options):
+            value = getattr(config.options, option.name)
+            if option.name not in self.reads and value != option.default:
+                raise InputError(
+                    f"VectorOptions.{option.name}: {value!r}, but a {self.registered_name} "
+                    f"generator has no use of it; it reads {', '.join(self.reads)}"
+                )
         self.width, self.depth = config.size.width, config.size.depth
         self.dimensions, self.tokenizer = config.dimensions, tokenizer
 
@@ -217,7 +233,8 @@ class VectorGenerator(Generator):
 
         tokenizer = train_text_tokenizer(["a red 3 left of a blue 5", "a green 7 above it"])
         size = LlamaSize(width=32, depth=2, heads=2, feed_forward=48)
-        options = VectorOptions(steps=3, inner=16, inner_depth=1, rounds=3)
+        small = {"steps": 3, "inner": 16, "inner_depth": 1, "rounds": 3}
+        options = VectorOptions(**{n: v for n, v in small.items() if n in cls.reads})
         return cls.from_scratch(tokenizer, 3, (2, 2), size, options, seed=0)
 
     # ---- what it draws -------------------------------------------------------------------------
@@ -295,7 +312,13 @@ class VectorGenerator(Generator):
 
 def process_of(options: VectorOptions) -> Process:
     """The way from noise to vectors that the options name."""
-    if options.objective == "flow":
+    flow = options.objective == "flow"
+    for name, plain in (("noise_schedule", "cosine"),) if flow else (("logit", False),):
+        if (value := getattr(options, name)) != plain:
+            raise InputError(
+                f"VectorOptions.{name}: {value!r}, which has no meaning for {options.objective}"
+            )
+    if flow:
         return Flow(steps=options.steps, logit=options.logit, stochastic=options.stochastic)
     return Diffusion(
         options.objective,

@@ -91,7 +91,7 @@ VECTOR_WAYS: dict[str, Way] = {
     # blocks with adaptive norms are larger, and a head over maps has such blocks, too
     "scales": _vector_way("scale-flow", 0.8, 0.75, inner=96, inner_depth=2),
     "stages": _vector_way(
-        "pyramid-flow", 0.8, 0.75, inner=96, inner_depth=2, stages=2, steps=12, clean=True
+        "pyramid-flow", 0.8, 0.75, inner=96, inner_depth=2, stages=2, steps=12, blur=0.5
     ),
     "cells": _vector_way("entities", 1.0, 0.8),
     "blocks": _vector_way("blocks", 1.0, 0.8),

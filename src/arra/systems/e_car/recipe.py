@@ -26,9 +26,7 @@ class Recipe:
         )
     )
     options: VectorOptions = field(
-        default_factory=lambda: VectorOptions(
-            steps=8, stages=3, inner=64, inner_depth=2, clean=True
-        )
+        default_factory=lambda: VectorOptions(steps=8, stages=3, inner=64, inner_depth=2, blur=0.5)
     )
     """The head; stages, and steps of each. The baseline takes as many steps in one."""
     batch: BatchConfig = field(
