@@ -152,8 +152,11 @@ def draw_digits(
     return greys.pictures(draw(generator, in_turn(count), seed, sampling))
 
 
-def sheet(rows: Sequence[tuple[str, np.ndarray]], path: str | Path) -> None:
-    """Write rows of pictures, as many in each, with their names, as PNG."""
+def sheet(
+    rows: Sequence[tuple[str, np.ndarray]], path: str | Path, heads: Sequence[str] = ()
+) -> None:
+    """Write rows of pictures, as many in each, with their names, as PNG; `heads` stand above the
+    columns."""
     across = len(rows[0][1])
     figure, axes = canvas(7.2, 0.42 * len(rows), (len(rows), across))
     for number, (name, pictures) in enumerate(rows):
@@ -163,4 +166,6 @@ def sheet(rows: Sequence[tuple[str, np.ndarray]], path: str | Path) -> None:
             place.set_xticks([])
             place.set_yticks([])
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
+    for place, head in zip(axes, heads, strict=False):
+        place.set_title(head, fontsize=7)
     save(figure, path)

@@ -103,8 +103,12 @@ names that the study of them has."""
 
 
 def way(name: str) -> Way:
-    """The way of this name; `InputError` with those that exist."""
-    known = WAYS | VECTOR_WAYS
+    """The way of this name; `InputError` with those that exist.
+
+    Those of vectors go by the name of their generator: what the study of vectors calls "scales" is
+    not the "scales" of codes.
+    """
+    known = {each.generator: each for each in VECTOR_WAYS.values()} | WAYS
     if name not in known:
         raise InputError(f"generator: {name!r}, expected one of raster, {', '.join(known)}")
     return known[name]
