@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from arra.experiments.digit_vectors import Greys
 from arra.heads.processes import TIMES
 from arra.systems.acdit.arms import make_generator, train_arm
 from arra.systems.acdit.claim import judged
 from arra.systems.acdit.clips import STEPS, clips, frame_distance, right, shifts, steady
+from arra.systems.acdit.pictures import plot, strip
 from arra.systems.acdit.recipe import ARMS, CLEAN, NOISED, WHOLE, Recipe, tiny
 
 
@@ -114,3 +116,23 @@ def test_the_rule_of_the_verdict(changes, verdict):
 
 def test_one_seed_is_not_enough():
     assert judged({arm: found[:1] for arm, found in results().items()})[0] == "inconclusive"
+
+
+# ---- the picture of the page -------------------------------------------------------------------
+
+
+def test_a_strip_has_every_pixel_of_its_frames():
+    clip = np.random.default_rng(0).integers(0, 256, (4, 6, 6), dtype=np.uint8)
+    found = strip(clip, good=True)
+    assert found.shape == (8, 29, 3)
+    for number, frame in enumerate(clip):
+        left = 1 + 7 * number
+        assert np.array_equal(found[1:7, left : left + 6], np.repeat(frame[..., None], 3, axis=2))
+    assert not np.array_equal(found[0, 0], strip(clip, good=False)[0, 0])
+
+
+def test_the_picture_is_made_of_what_the_claim_drew(tmp_path):
+    for arm in ARMS:
+        train_arm(tiny(), arm, 0, tmp_path, True)
+    plot(tmp_path, tmp_path / "clips.png", seeds=1)
+    assert Image.open(tmp_path / "clips.png").width > 400

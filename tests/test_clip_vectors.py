@@ -52,7 +52,7 @@ def test_pixels_take_clips_and_networks_do_not():
         check_kind("kl", FRAMES)
 
 
-def test_clips_are_drawn_frame_by_frame(tmp_path):
+def test_clips_are_drawn_frame_by_frame(tmp_path, capsys):
     write_videos(moving_digits(24, FRAMES, SIDE, speed=1), tmp_path / "videos")
 
     def run(*arguments):
@@ -63,12 +63,17 @@ def test_clips_are_drawn_frame_by_frame(tmp_path):
         *("prepare", *source, "--out", tmp_path / "store", "--train-codec", "pixels"),
         *("--codec.downsample", "4"),
     )
+    said = capsys.readouterr().out
+    assert "4 x 4 vectors of 144 numbers" in said
+    assert "codes" not in said
+    assert f"next: arra train {tmp_path / 'store'} --generator blocks --no-align" in said
     small = ("--llama.width", "32", "--llama.depth", "1", "--llama.heads", "2")
     run(
         *("train", tmp_path / "store", "--generator", "blocks", *small, "--no-align"),
         *("--llama.feed-forward", "32", "--vectors.steps", "2", "--batch.size", "4"),
         *("--precision", "fp32", "--steps", "2", "--samples", "1", "--out", tmp_path / "run"),
     )
+    assert "loss of their vectors" in capsys.readouterr().out
     model = TextToImage.from_pretrained(tmp_path / "run", "cpu")
     assert isinstance(model.generator, BlockGenerator)
     assert model.generator.units == model.frames == FRAMES
@@ -76,3 +81,4 @@ def test_clips_are_drawn_frame_by_frame(tmp_path):
     run("generate", tmp_path / "run", "a six moving left", *asked)
     (drawn,) = (tmp_path / "out").glob("a-six*.png")
     assert Image.open(drawn).n_frames == FRAMES
+    assert Image.open(tmp_path / "out" / "grid.png").width > FRAMES * SIDE

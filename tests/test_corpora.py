@@ -19,13 +19,19 @@ from arra.codecs.vq import VQCodec
 from arra.errors import InputError
 from arra.experiments.corpora.judging import Judgement
 from arra.experiments.corpora.page import MOST_BYTES, block, record
-from arra.experiments.corpora.results import difference, markdown, over_seeds
+from arra.experiments.corpora.results import (
+    VECTORS,
+    describe,
+    difference,
+    markdown,
+    over_seeds,
+)
 from arra.experiments.corpora.running import BASELINE, arm_folder, bench_for, run_corpus
 from arra.experiments.corpora.workbench import Workbench
 from arra.experiments.pages import filled
 from arra.generators.raster import RasterGenerator
 from arra.pixels import to_uint8, to_unit
-from arra.systems.arra.corpora import ARMS
+from arra.systems.arra.corpora import ARMS, drawn_by
 from arra.text_to_image import TextToImage
 from corpus_kit import tiny_corpus, write_all
 
@@ -242,6 +248,19 @@ def test_over_seeds_is_the_t_interval():
     assert over_seeds([1.0])["low"] is None
     gap = difference([3.0, 4.0], [1.0, 2.5])
     assert gap["value"] == pytest.approx(1.75)
+
+
+@pytest.mark.parametrize("name", ["masked-vectors", "entities"])
+def test_generators_of_vectors_go_through(name, data, tmp_path):
+    corpus = drawn_by(tiny_corpus("emoji"), name)
+    bench = bench_for(corpus, data, tmp_path, "cpu", quiet=True)
+    report = run_corpus(bench, PAIR, [0], processes=1)
+    assert (report["corpus"], report["law"]) == (f"emoji-{name}", VECTORS)
+    assert "codes" not in describe(report)
+    for arm in report["arms"].values():
+        assert all(np.isfinite(each["value"]) for each in arm["measures"].values())
+    model = TextToImage.from_pretrained(arm_folder(bench, ARMS["aligned"], 0) / "model", "cpu")
+    assert model.draw(["a red square"], [0]).shape == (1, 16, 16, 3)
 
 
 # ---- the page of the documentation -------------------------------------------------------------

@@ -48,7 +48,7 @@ def test_every_way_has_rows_and_paces():
     names = {variation.name for variation in STUDIES["vectors"].variations}
     for way in VECTOR_WAYS:
         assert {f"{way}, none", f"{way}, aligned"} <= names
-    assert {f"{way}, shuffled" for way in ("masked", "cells")} <= names
+    assert {f"{way}, shuffled" for way in ("masked-vectors", "entities")} <= names
     assert set(PACES) <= set(VECTOR_WAYS)
 
 

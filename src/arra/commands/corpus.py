@@ -37,8 +37,9 @@ def command(
         seeds: How many training seeds.
         arms: Which arms: without alignment, with it, and aligned to the wrong pictures (a control).
         steps: Training steps of the language models, instead of the recipe's.
-        generator: What is drawn next: a code (raster), or a whole scale (scales). Others than
-            raster have a codec and a folder of their own.
+        generator: What is drawn next: a code (raster), a whole scale (scales), bits (bits), or
+            vectors, by the names of `arra train --generator` (masked-vectors, entities, ...).
+            Others than raster have a codec and a folder of their own.
         processes: Arms that run side by side. Default: one for each core, or one with a GPU.
         device: Where codec, teacher and judge run: auto, cpu, cuda, cuda:1, mps.
         json: Print the report as JSON for programs instead of a table.

@@ -142,22 +142,34 @@ def command(
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
-    codes = " x ".join(map(str, summary["codes"]))
-    what = f"clips of {summary['frames']} frames" if summary["frames"] > 1 else "pictures"
+    vectors, clips = summary["vocabulary"] == 0, summary["frames"] > 1
+    what = f"clips of {summary['frames']} frames" if clips else "pictures"
     lines = [
         f"{summary['rows']} {what} of {summary['size']} pixels in {summary['store']}: "
-        f"{codes} codes of {summary['vocabulary']}"
+        f"{_codes(summary)}"
     ]
     features = ", ".join(f"{name} {shape}" for name, shape in summary["features"].items())
     lines.append(f"features: {features or 'none (train with --no-align)'}")
     if "codec" in summary["trained"]:
         report = summary["trained"]["codec"]
+        used = "" if vectors else f" {report['usage']:.0%} of its codes used there,"
         lines.append(
-            f"codec: {report['psnr']:.1f} dB on {report['pictures']} held-out pictures, "
-            f"{report['usage']:.0%} of its codes used there, {report['seconds']:.0f} s"
+            f"codec: {report['psnr']:.1f} dB on {report['pictures']} held-out "
+            f"{'clips' if clips else 'pictures'},{used} {report['seconds']:.0f} s"
         )
     if summary["bad_rows"]:
         lines.append(f"{summary['bad_rows']} rows were left out; {summary['report']} names them:")
         lines += [f"  {count} x {reason}" for reason, count in summary["reasons"].items()]
-    lines.append(f"next: arra train {summary['store']} --out runs/first")
+    options = "" if features else " --no-align"
+    if vectors:  # what trains unless asked otherwise takes codes
+        options = f" --generator {'blocks' if clips else 'masked-vectors'}{options}"
+    lines.append(f"next: arra train {summary['store']}{options} --out runs/first")
     return lines
+
+
+def _codes(summary: dict[str, Any]) -> str:
+    """What a row of the store has: so many codes of a vocabulary, or so many vectors."""
+    *places, last = map(str, summary["codes"])
+    if summary["vocabulary"] == 0:
+        return f"{' x '.join(places)} vectors of {last} numbers"
+    return f"{' x '.join([*places, last])} codes of {summary['vocabulary']}"

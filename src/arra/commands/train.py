@@ -89,7 +89,9 @@ def command(
             next-scale transformer; a codec of kind multiscale), scan-scales (one whose scales hear
             of each other by a scan), flexible-scales (one that draws in any schedule; a codec of
             kind scalable), grid (a Llama that knows rows and columns, and codes that are split) or
-            masked (in rounds, the surest cells first).
+            masked (in rounds, the surest cells first). Of codes that are vectors (a codec of kind
+            kl or pixels): masked-vectors, scale-flow, pyramid-flow, entities, blocks (of clips
+            frame by frame), trajectory, raster-vectors or masked-language.
         llama_size: A size of LlamaGen for the Llama that is made, instead of --llama.width, depth,
             heads and feed-forward.
         no_align: Train without representation alignment; so does --align.weight 0.
@@ -157,13 +159,16 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         f"{summary['steps']} steps{again} in {summary['seconds']:.0f} s, {summary['precision']}, "
         f"{summary['parameters']:,} parameters"
     ]
-    shown = ("cross_entropy", "alignment")
+    shown = ("cross_entropy", "vectors", "alignment")
     losses = {k: v for k, v in summary["last"].items() if k.startswith(shown)}
     if losses:
         lines.append("last losses: " + ", ".join(f"{k} {v:.4f}" for k, v in losses.items()))
     bits = (summary["validation"] or {}).get("held_out_bits")
     if bits is not None:
         lines.append(f"held-out pictures: {bits:.3f} bits per code")
+    loss = (summary["validation"] or {}).get("held_out_loss")
+    if loss is not None:
+        lines.append(f"held-out pictures: {loss:.3f} loss of their vectors")
     if (text := summary["text_perplexity"]) is not None:
         found = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in text.items())
         lines.append(f"perplexity of plain text: {found}")

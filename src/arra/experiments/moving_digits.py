@@ -75,7 +75,7 @@ def moving_digits(
 _BILINEAR = Image.Resampling.BILINEAR
 
 
-def write_videos(found: MovingDigits, folder: Path, rate: float = 8.0) -> None:
+def write_videos(found: MovingDigits, folder: str | Path, rate: float = 8.0) -> None:
     """A folder as a user may have one: an `.npz` (frames and fps) a clip, and `captions.jsonl`."""
     with atomic_folder(folder) as temporary:
         lines = []

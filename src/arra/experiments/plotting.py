@@ -50,8 +50,10 @@ def sheet(
 ) -> None:
     """Write rows of pictures, as many in each, with their names, as PNG; columns with `titles`."""
     across = len(rows[0][1])
-    height = 0.42 * len(rows) if not titles else len(rows) * width / (across + 1) + 0.5
-    figure, axes = canvas(width, height, (len(rows), across))
+    high, wide = rows[0][1][0].shape[:2]
+    row = max(0.42, width / (across + 1) * high / wide)
+    lines = max((title.count("\n") + 1 for title in titles), default=0)
+    figure, axes = canvas(width, row * len(rows) + 0.12 * lines, (len(rows), across))
     for number, (name, pictures) in enumerate(rows):
         line = axes[number * across : (number + 1) * across]
         for place, picture in zip(line, pictures, strict=True):

@@ -184,12 +184,14 @@ def describe(report: Mapping[str, Any]) -> str:
     spent = {name: seconds / 60 for name, seconds in report["spent"].items()}
     seeds = len(report["seeds"])
     begun = f"begun from the {report['start']} model" if report["start"] else "from random weights"
+    vectors = report.get("law", BITS) == VECTORS
+    used = "" if vectors else f", {parts['codec']['usage']:.0%} of its codes used there"
     return (
         f"{scale['training']} training pictures of {report['size']} x {report['size']} pixels, a "
         f"model of {scale['parameters'] / 1e6:.2f} M parameters {begun}, {scale['steps']} steps of "
         f"{scale['batch']}, {seeds} seed{'' if seeds == 1 else 's'}. The codec: "
-        f"{parts['codec']['psnr']:.1f} dB on held-out pictures, {parts['codec']['usage']:.0%} of "
-        f"its codes used there. Judged on {scale['prompts']} captions of {scale['held_out']} "
+        f"{parts['codec']['psnr']:.1f} dB on held-out pictures{used}. "
+        f"Judged on {scale['prompts']} captions of {scale['held_out']} "
         f"held-out pictures; the Fréchet distance in {reference['dimensions']} dimensions. "
         f"Training took {spent['parts']:.1f} minutes for codec, teacher and judge and "
         f"{spent['arm']:.1f} for each arm and seed ({report['machine']})."

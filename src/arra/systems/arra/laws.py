@@ -34,7 +34,7 @@ from arra.metrics.frechet import frechet_distance
 from arra.metrics.prompts import prompt_accuracy
 from arra.progress import track
 from arra.systems.arra.laws_config import LawsConfig
-from arra.systems.arra.studies import base, changes_of
+from arra.systems.arra.studies import COARSE, base, changes_of
 from arra.systems.arra.ways import VECTOR_WAYS
 from arra.text_to_image import TextToImage, load_generator
 
@@ -44,11 +44,11 @@ Pace = dict[str, int]
 _STEPS: tuple[Pace, ...] = ({"steps": 5}, {"steps": 10}, {"steps": 25})
 _ROUNDS: tuple[Pace, ...] = (
     {"rounds": 4, "steps": 10},
-    {"rounds": 12, "steps": 5},
-    {"rounds": 12, "steps": 25},
-    {"rounds": 36, "steps": 25},
+    {"rounds": 8, "steps": 5},
+    {"rounds": 8, "steps": 25},
+    {"rounds": 16, "steps": 25},
 )
-PACES: dict[str, tuple[Pace, ...]] = {"masked": _ROUNDS, "language": _ROUNDS}
+PACES: dict[str, tuple[Pace, ...]] = {"masked-vectors": _ROUNDS, "masked-language": _ROUNDS}
 """By way, where they are not those of a solver alone."""
 RASTER = "codes"
 """The raster generator of codes."""
@@ -118,10 +118,10 @@ def run_laws(
     config: LawsConfig, folder: Path, budget: str = "full", quiet: bool = False
 ) -> LawsResult:
     """Train what is not trained yet, draw at every pace, and write `folder`/heads.json."""
-    setting = base(budget, config.steps)
+    setting = changed(base(budget, config.steps), {"bench.codec": COARSE})
     ways = {RASTER: changed(setting, {"alignment": None})}
     for name, way in VECTOR_WAYS.items():
-        ways[name] = changed(setting, {**changes_of(way), "alignment": None})
+        ways[name] = changed(setting, {**changes_of(way, COARSE), "alignment": None})
     cells = {name: Cell(one, 0, name) for name, one in ways.items()}
     runner = SceneRunner(config.cells or folder / "work", quiet=quiet)
     runner.prepare(list(ways.values()))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from arra.codecs.recipes import scene_codec
+from arra.codecs.vq import VQConfig
 from arra.data.scenes import SceneConfig
 from arra.encoders.preprocessing import Preprocessing
 from arra.encoders.training import EncoderTraining
@@ -103,7 +104,9 @@ _LARGE = {
     "bench.encoder.preprocessing": Preprocessing(size=48),
     "plan.sizes.llama.positions": 256,
 }
-_COARSE = {"bench.codec": scene_codec(downsample=6, vocabulary=2048)}
+COARSE = scene_codec(downsample=6, vocabulary=2048)
+"""Sixteen codes a picture: also for the generators of vectors, of which there are many."""
+_COARSE = {"bench.codec": COARSE}
 
 
 def _generators() -> tuple[Variation, ...]:
@@ -115,7 +118,7 @@ def _generators() -> tuple[Variation, ...]:
     return (*rows, _shuffled("bits", rows[-1]))
 
 
-_CONTROLLED = ("masked", "cells")
+_CONTROLLED = ("masked-vectors", "entities")
 """A law of single vectors, and one of entities."""
 
 
@@ -124,17 +127,17 @@ def _vector_generators() -> tuple[Variation, ...]:
     pictures, as the control."""
     rows: tuple[Variation, ...] = ()
     for name, way in VECTOR_WAYS.items():
-        alone, aligned = _pair(name, changes_of(way))
+        alone, aligned = _pair(name, changes_of(way, COARSE))
         rows += (alone, aligned)
         if name in _CONTROLLED:
             rows += (_shuffled(name, aligned),)
     return rows
 
 
-def changes_of(way: Way) -> dict[str, Any]:
-    """What differs from the recipe of the raster generator."""
+def changes_of(way: Way, codec: VQConfig | None = None) -> dict[str, Any]:
+    """What differs from the recipe of the raster generator, or from that with another codec."""
     recipe = RECIPES["full"]()
-    codec, llama = recipe.bench.codec, recipe.plan.sizes.llama
+    codec, llama = codec or recipe.bench.codec, recipe.plan.sizes.llama
     side = recipe.bench.scene.size // codec.autoencoder.downsample
     changes = dict(way.changes(codec, side, llama))
     return {"bench.codec": changes.pop("codec"), **changes}

@@ -60,7 +60,7 @@ def _bits(autoencoder: AutoencoderConfig, side: int, vocabulary: int) -> BinaryC
 
 
 def _vectors(autoencoder: AutoencoderConfig, side: int, vocabulary: int) -> KLConfig:
-    return KLConfig(autoencoder, dimensions=8)
+    return KLConfig(autoencoder, dimensions=2 * autoencoder.downsample)
 
 
 def _vector_way(generator: str, depth: float, width: float = 1.0, **options: Any) -> Way:
@@ -70,7 +70,7 @@ def _vector_way(generator: str, depth: float, width: float = 1.0, **options: Any
         step = 2 * llama.heads
         size = replace(
             llama,
-            depth=max(1, round(depth * llama.depth)),
+            depth=max(2, round(depth * llama.depth)),  # alignment reads the second
             width=max(step, round(width * llama.width / step) * step),
         )
         return Sizes(size, vectors=VectorOptions(**options))
@@ -83,23 +83,22 @@ WAYS: dict[str, Way] = {
     "bits": Way("grid", _bits, Sizes),
 }
 """By the names that studies and corpora have for them, beside the raster generator."""
-VECTOR_WAYS: dict[str, Way] = {
+_VECTOR_WAYS = (
     # half of the blocks in the encoder; a narrow head
-    "masked": _vector_way("masked-vectors", 0.4, rounds=12, inner=128),
-    "raster": _vector_way("raster-vectors", 1.0, inner=96),
-    "language": _vector_way("masked-language", 1.0, rounds=12, inner=96),
+    _vector_way("masked-vectors", 0.4, rounds=8, inner=128, repeats=2),
+    _vector_way("raster-vectors", 1.0, inner=96, repeats=2, reading=0.0),
+    _vector_way("masked-language", 1.0, rounds=8, inner=96, repeats=2, reading=0.0),
     # blocks with adaptive norms are larger, and a head over maps has such blocks, too
-    "scales": _vector_way("scale-flow", 0.8, 0.75, inner=96, inner_depth=2),
-    "stages": _vector_way(
-        "pyramid-flow", 0.8, 0.75, inner=96, inner_depth=2, stages=2, steps=12, blur=0.5
-    ),
-    "cells": _vector_way("entities", 1.0, 0.8),
-    "blocks": _vector_way("blocks", 1.0, 0.8),
+    _vector_way("scale-flow", 0.8, 0.75, inner=96, inner_depth=2),
+    _vector_way("pyramid-flow", 0.8, 0.75, inner=96, inner_depth=2, stages=2, steps=12, blur=0.5),
+    _vector_way("entities", 1.0, 0.8),
+    _vector_way("blocks", 1.0, 0.8),
     # captions of scenes hardly ever return, so that a sequence has one picture
-    "trajectory": _vector_way("trajectory", 1.0, 0.8, sequence=1),
-}
-"""Generators of vectors, of 1.0 to 1.25 million parameters beside a Llama of one million, by the
-names that the study of them has."""
+    _vector_way("trajectory", 1.0, 0.8, sequence=1),
+)
+VECTOR_WAYS: dict[str, Way] = {way.generator: way for way in _VECTOR_WAYS}
+"""Generators of vectors, of 1.0 to 1.25 million parameters beside a Llama of one million, by their
+registered names."""
 
 
 def way(name: str) -> Way:
