@@ -11,13 +11,14 @@ from transformers import GemmaConfig, LlamaConfig, MistralConfig, Qwen2Config, Q
 from arra.errors import InputError
 from arra.generators.fast import FastStepper, NativeStepper, decoding
 from arra.generators.raster import RasterGenerator
+from arra.guidance import guide
 from arra.networks.decoding import building
 from arra.networks.decoding.eager import EagerDecoder
 from arra.networks.decoding.llama import Llama, Unsupported, llama_of, quantised, unsupported
 from arra.networks.decoding.native import NativeDecoder
 from arra.networks.language_model import causal_lm_of
 from arra.samplers.ancestral import AncestralSampler
-from arra.samplers.logits import guide, law
+from arra.samplers.logits import law
 from arra.samplers.noise import PictureNoise, draw
 from arra.settings import AdapterConfig, SamplingConfig
 from lm_kit import ARCHITECTURES, CAPTIONS, PADDED, SHAPE, word_tokenizer

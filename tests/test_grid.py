@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from arra.data.tokenizer import train_text_tokenizer
 from arra.errors import InputError
 from arra.generators.grid import GridGenerator
+from arra.guidance import guide
 from arra.metrics.likelihood import held_out_bits
 from arra.networks.grid_llama import Attention, Block, SplitEmbedding, divided, joined
 from arra.networks.rotary import rotary_table, rotate
@@ -21,7 +22,7 @@ from arra.objectives.alignment import Alignment
 from arra.objectives.laws import NextToken
 from arra.orders.builders import raster
 from arra.randomness import seeded
-from arra.samplers.logits import SamplingConfig, guide, law
+from arra.samplers.logits import SamplingConfig, law
 from arra.samplers.noise import PictureNoise, draw
 from arra.samplers.scales import Given, ScaleSampler
 from arra.settings import AlignmentConfig, BatchConfig, GridOptions, LlamaSize

@@ -26,6 +26,7 @@ SHARED = {
     "environment",
     "errors",
     "files",
+    "guidance",
     "labels",
     "pixels",
     "precision",

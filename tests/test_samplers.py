@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 import arra.generators
 import arra.samplers  # noqa: F401  (registers)
 from arra.errors import InputError
+from arra.guidance import guide
 from arra.registry import generators, samplers
 from arra.samplers.ancestral import AncestralSampler
-from arra.samplers.logits import SamplingConfig, guide, law, top_k_filter, top_p_filter
+from arra.samplers.logits import SamplingConfig, law, top_k_filter, top_p_filter
 from arra.samplers.noise import PictureNoise, draw
 
 CAPTIONS = ["a red 3", "a green 7 left of a blue 5", "a blue 5", None]

@@ -14,12 +14,13 @@ from arra.codecs.multiscale import MultiScaleCodec
 from arra.data.tokenizer import train_text_tokenizer
 from arra.errors import InputError
 from arra.generators.scales import ScaleGenerator
+from arra.guidance import guide
 from arra.metrics.likelihood import held_out_bits
 from arra.networks.adaln import Attention, Block, DropPath
 from arra.objectives.alignment import Alignment
 from arra.orders.pyramid import Pyramid
 from arra.randomness import seeded
-from arra.samplers.logits import SamplingConfig, guide, law
+from arra.samplers.logits import SamplingConfig, law
 from arra.samplers.noise import PictureNoise, draw
 from arra.samplers.scales import Given, ScaleSampler
 from arra.settings import AlignmentConfig, BatchConfig, ScaleSize

@@ -26,6 +26,7 @@ from arra.generators.vectors import (
     no_logits,
     process_of,
 )
+from arra.guidance import guide_pairs
 from arra.heads.processes import TIMES, Flow, normal
 from arra.networks.conditions import Captions
 from arra.networks.denoiser import waves
@@ -197,10 +198,7 @@ class TrajectoryGenerator(VectorGenerator):
             cache.memories if self.remembers else None,
         )
         if rows > pictures:
-            conditional, unconditional = velocity.chunk(2)
-            velocity = conditional
-            if scale != 1.0:
-                velocity = unconditional + scale * (conditional - unconditional)
+            velocity = guide_pairs(velocity, scale)
         fresh = None
         if number + 1 < flow.draws:
             fresh = temperature * noise(*cache.x.shape[1:]).to(self.device)

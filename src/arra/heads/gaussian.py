@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from arra.guidance import guide_pairs
 from arra.heads.base import Head
 
 
@@ -36,8 +37,5 @@ class GaussianHead(Head):
     ) -> Tensor:
         mean = self.mean(hidden).float()
         if len(mean) > noise.shape[1]:
-            conditional, unconditional = mean.chunk(2)
-            mean = conditional
-            if scale != 1.0:
-                mean = unconditional + scale * (conditional - unconditional)
+            mean = guide_pairs(mean, scale)
         return mean + temperature * self.variance.sqrt() * noise[0]

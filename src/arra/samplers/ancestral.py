@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from arra.errors import InputError
+from arra.guidance import guide_pairs
 from arra.registry import samplers
-from arra.samplers.logits import SamplingConfig, guide_pairs, law
+from arra.samplers.logits import SamplingConfig, law
 from arra.samplers.noise import PictureNoise, draw
 
 Choice = tuple[int, int, float, SamplingConfig]

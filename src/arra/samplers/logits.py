@@ -8,17 +8,6 @@ from torch import Tensor
 from arra.settings import SamplingConfig
 
 
-def guide(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
-    """u + s (c - u) (LlamaGen, section 3.3)."""
-    return unconditional + scale * (conditional - unconditional)
-
-
-def guide_pairs(logits: Tensor, scale: float) -> Tensor:
-    """(B, ...) float32 of the logits (2 B, ...) of pairs: row i and, without caption, B + i."""
-    conditional, unconditional = logits.float().chunk(2)
-    return guide(conditional, unconditional, scale) if scale != 1.0 else conditional
-
-
 def top_k_filter(logits: Tensor, k: int) -> Tensor:
     """(B, V) logits with all but the k largest of each row at minus infinity; 0 changes nothing."""
     if k <= 0 or k >= logits.shape[-1]:

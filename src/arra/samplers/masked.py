@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from arra.guidance import guide_pairs
 from arra.registry import samplers
 from arra.samplers.ancestral import Stepper, check_request, prompts_of
-from arra.samplers.logits import SamplingConfig, guide_pairs, law
+from arra.samplers.logits import SamplingConfig, law
 from arra.samplers.noise import PictureNoise, draw
 
 
