@@ -79,7 +79,7 @@ def test_every_parameter_learns(generator):
 ANOTHER = {
     "objective": "v", "noise_schedule": "zero-terminal", "entity": "token", "context": "clean",
     "read_decay": "raster", "told": "pooled", "scales": (1, 4), "guided_until": 0.5,
-    "reading": 0.25, "least": 0.5, "asking": 0.25,
+    "reading": 0.25, "least": 0.5, "asking": 0.25, "solver": "unipc",
 }  # fmt: skip
 """A value that is not the default, where it is no count and no switch."""
 

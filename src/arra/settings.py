@@ -183,6 +183,9 @@ class VectorOptions:
     stochastic: bool = False
     """Whether every such step adds new noise (ancestral diffusion, or the stochastic flow of SiT)
     or only the first (DDIM, Euler)."""
+    solver: Literal["own", "dpm++", "unipc"] = "own"
+    """What follows noise to vectors: our steps (DDIM, Euler), or a solver of second order of
+    diffusers, as many evaluations for less error."""
     logit: bool = False
     """Whether times of training are logistic normal and not uniform, for flow."""
     inner: int = 256
@@ -242,6 +245,7 @@ class VectorOptions:
             "context": ("noisy", "clean"),
             "read_decay": ("chunk", "raster"),
             "told": ("spatial", "pooled", "crossed"),
+            "solver": ("own", "dpm++", "unipc"),
         }
         for name, choices in choices_of.items():
             if (chosen := getattr(self, name)) not in choices:

@@ -106,10 +106,12 @@ class TextToImage:
         other.chosen = {"scales": [list(size) for size in scales]}
         return other
 
-    def paced(self, steps: int | None = None, rounds: int | None = None) -> Self:
+    def paced(
+        self, steps: int | None = None, rounds: int | None = None, solver: str | None = None
+    ) -> Self:
         """The same model drawing in another number of passes; see `Generator.paced`."""
-        other = type(self)(self.generator.paced(steps=steps, rounds=rounds), self.codec)
-        given = {"steps": steps, "rounds": rounds}
+        given: dict[str, Any] = {"steps": steps, "rounds": rounds, "solver": solver}
+        other = type(self)(self.generator.paced(**given), self.codec)
         other.chosen = {name: value for name, value in given.items() if value is not None}
         return other
 

@@ -273,6 +273,6 @@ def _autoencoder(settings: dict[str, Any]) -> Any:
         from diffusers import AutoencoderKL
     except ImportError as error:
         raise InputError(
-            "codec autoencoder-kl: needs diffusers; pip install 'diffusers>=0.35'"
+            "codec autoencoder-kl: needs diffusers; pip install 'arra[diffusers]'"
         ) from error
     return AutoencoderKL(**settings)

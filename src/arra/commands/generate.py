@@ -30,6 +30,7 @@ def command(
     grid: tuple[int, int] | None = None,
     steps: int | None = None,
     rounds: int | None = None,
+    solver: Literal["own", "dpm++", "unipc"] | None = None,
     overwrite: bool = False,
     json: bool = False,
     sampling: Annotated[SamplingConfig, arg(name="")] = _SAMPLINGCONFIG,
@@ -64,6 +65,8 @@ def command(
         grid: Rows and columns of codes of the picture, with --schedule; unless given, training's.
         steps: Of generators of vectors: evaluations of the solver that draw a unit.
         rounds: Of generators that draw hidden cells (masked-vectors): passes that draw a picture.
+        solver: Of generators of vectors: our own steps (DDIM, Euler), or a solver of second order
+            of diffusers, which needs fewer of them.
         overwrite: Replace pictures in DIR that were drawn with other settings.
         json: Print a JSON list of the pictures for programs.
         sampling: How pictures are drawn.
@@ -100,8 +103,8 @@ def command(
     model = TextToImage.from_pretrained(checkpoint, choose_device(device))
     if schedule:
         model = model.scheduled(schedule, grid)
-    if steps is not None or rounds is not None:
-        model = model.paced(steps, rounds)
+    if (steps, rounds, solver) != (None, None, None):
+        model = model.paced(steps, rounds, solver)
     job = Generation(wanted, out, count, seed, sampling, batch, overwrite, decoder, precision)
     made = generate(model, job)
     if json:

@@ -202,9 +202,11 @@ class Generator(Part):
             "flexible-scales takes any schedule"
         )
 
-    def paced(self, *, steps: int | None = None, rounds: int | None = None) -> Self:
+    def paced(
+        self, *, steps: int | None = None, rounds: int | None = None, solver: str | None = None
+    ) -> Self:
         """This generator, with the same weights, drawing in another number of passes: `steps` of
-        the solver that draws a unit, `rounds` of one that draws hidden cells.
+        the `solver` that draws a unit, `rounds` of one that draws hidden cells.
 
         Raises `InputError` where passes cannot be chosen.
         """

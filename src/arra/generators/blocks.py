@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from arra.generators.entities import SequenceOfEntities
-from arra.generators.vectors import PROCESS, VectorConfig
+from arra.generators.vectors import SOLVED, VectorConfig
 from arra.orders.entities import Entities
 from arra.registry import generators
 
@@ -20,7 +20,7 @@ from arra.registry import generators
 class BlockGenerator(SequenceOfEntities):
     """Square blocks in raster order, or frames where codes are those of clips."""
 
-    reads = (*PROCESS, "side")
+    reads = (*SOLVED, "side")
 
     plain_context = True
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from arra.generators.base import Batch, Output
 from arra.generators.batches import Sample, Store
 from arra.generators.vectors import (
-    PROCESS,
+    SOLVED,
     Prompts,
     VectorBatches,
     VectorConfig,
@@ -271,7 +271,7 @@ def _length(memory: Memory) -> int:
 class EntityGenerator(SequenceOfEntities):
     """Tokens, cells, subsamples, scales or the whole picture (xAR)."""
 
-    reads = (*PROCESS, "entity", "side", "context")
+    reads = (*SOLVED, "entity", "side", "context")
 
     plain_context = False
 

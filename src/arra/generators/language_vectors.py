@@ -27,7 +27,7 @@ from arra.generators.batches import Store
 from arra.generators.interleaving import Mixed, parts_of
 from arra.generators.language_batches import LanguageVectorBatches
 from arra.generators.raster import SIDE_FILE
-from arra.generators.vectors import HEAD, PROCESS, VectorConfig, VectorGenerator, process_of
+from arra.generators.vectors import HEAD, SOLVED, VectorConfig, VectorGenerator, process_of
 from arra.generators.vocabulary import ImageVocabulary, add_image_tokens
 from arra.heads.base import Head
 from arra.heads.diffusion import DiffusionHead
@@ -89,7 +89,7 @@ class LanguageVectorGenerator(VectorGenerator):
     Config = LanguageVectorConfig
     config: LanguageVectorConfig
     laws = ("cross_entropy", "vectors")
-    reads = (*PROCESS, *HEAD, "reading")
+    reads: ClassVar[tuple[str, ...]] = (*SOLVED, *HEAD, "reading")
     Batches: ClassVar[type[LanguageVectorBatches]] = LanguageVectorBatches
 
     def __init__(

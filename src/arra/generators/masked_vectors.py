@@ -20,7 +20,7 @@ from arra.generators.base import Batch, Output
 from arra.generators.batches import Store
 from arra.generators.vectors import (
     HEAD,
-    PROCESS,
+    SOLVED,
     Prompts,
     VectorBatches,
     VectorConfig,
@@ -111,7 +111,7 @@ class MaskedVectorCache(Rounds):
 class MaskedVectorGenerator(VectorGenerator):
     """Full attention; layers are counted in the decoder, whose depth is that of the encoder."""
 
-    reads = (*PROCESS, *HEAD, "rounds")
+    reads = (*SOLVED, *HEAD, "rounds")
 
     causal = False
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from arra.generators.map_vectors import MapVectorGenerator, Way
-from arra.generators.vectors import MAP_HEAD, PROCESS, process_of
+from arra.generators.vectors import MAP_HEAD, SOLVED, process_of
 from arra.heads.processes import Process, normal
 from arra.orders.pyramid import halved_sizes
 from arra.orders.schedules import Scales, fitted
@@ -22,7 +22,7 @@ class ScaleFlowGenerator(MapVectorGenerator):
     the last one's cells, but for the factor n / L of a training rate."""
 
     enlarge = "bicubic"
-    reads = (*PROCESS, *MAP_HEAD, "scales")
+    reads = (*SOLVED, *MAP_HEAD, "scales")
 
     def _sizes(self) -> Scales:
         scales = self.config.options.scales

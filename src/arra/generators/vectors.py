@@ -20,11 +20,14 @@ from arra.errors import InputError
 from arra.generators.base import Batch, Generator
 from arra.generators.batches import IGNORE, Sample, Store, StoreBatches
 from arra.heads.processes import Diffusion, Flow, Process
+from arra.heads.solvers import Solved
 from arra.randomness import Noise, seeded
 from arra.settings import BatchConfig, LlamaSize, Sizes, VectorOptions
 
 PROCESS = ("objective", "steps", "noise_schedule", "stochastic", "logit")
 """The options that name the way from noise to vectors."""
+SOLVED = (*PROCESS, "solver")
+"""The same where any solver may follow it."""
 HEAD = ("inner", "inner_depth", "repeats")
 """Those of a head of single vectors."""
 MAP_HEAD = ("inner", "inner_depth", "told", "guided_until")
@@ -233,7 +236,7 @@ class VectorGenerator(Generator):
 
         tokenizer = train_text_tokenizer(["a red 3 left of a blue 5", "a green 7 above it"])
         size = LlamaSize(width=32, depth=2, heads=2, feed_forward=48)
-        small = {"steps": 3, "inner": 16, "inner_depth": 1, "rounds": 3}
+        small: dict[str, Any] = {"steps": 3, "inner": 16, "inner_depth": 1, "rounds": 3}
         options = VectorOptions(**{n: v for n, v in small.items() if n in cls.reads})
         return cls.from_scratch(tokenizer, 3, (2, 2), size, options, seed=0)
 
@@ -263,8 +266,10 @@ class VectorGenerator(Generator):
         """What stands before a picture whose caption has these ids; of none it is guidance's."""
         return list(text)
 
-    def paced(self, *, steps: int | None = None, rounds: int | None = None) -> Self:
-        given: dict[str, Any] = {"steps": steps, "rounds": rounds}
+    def paced(
+        self, *, steps: int | None = None, rounds: int | None = None, solver: str | None = None
+    ) -> Self:
+        given: dict[str, Any] = {"steps": steps, "rounds": rounds, "solver": solver}
         chosen = {name: value for name, value in given.items() if value is not None}
         config = replace(self.config, options=replace(self.config.options, **chosen))
         with seeded(0):  # weights that are given away at once
@@ -318,14 +323,17 @@ def process_of(options: VectorOptions) -> Process:
             raise InputError(
                 f"VectorOptions.{name}: {value!r}, which has no meaning for {options.objective}"
             )
-    if flow:
-        return Flow(steps=options.steps, logit=options.logit, stochastic=options.stochastic)
-    return Diffusion(
-        options.objective,
-        steps=options.steps,
-        ancestral=options.stochastic,
-        schedule=options.noise_schedule,
-    )
+    process: Flow | Diffusion
+    if options.objective == "flow":
+        process = Flow(steps=options.steps, logit=options.logit, stochastic=options.stochastic)
+    else:
+        process = Diffusion(
+            options.objective,
+            steps=options.steps,
+            ancestral=options.stochastic,
+            schedule=options.noise_schedule,
+        )
+    return process if options.solver == "own" else Solved(process, options.solver)
 
 
 def no_logits(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -208,7 +208,7 @@ def _model(runner: SceneRunner, cell: Cell, pace: Pace) -> tuple[Bench, TextToIm
     bench = runner.bench(cell.setting)
     generator = load_generator(runner.folder / "cells" / cell.key / "model")
     model = TextToImage(generator, bench.codec)
-    return bench, model.paced(**pace) if pace else model
+    return bench, model.paced(pace.get("steps"), pace.get("rounds")) if pace else model
 
 
 def _real(bench: Bench, count: int, seed: int) -> np.ndarray:
