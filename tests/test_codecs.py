@@ -129,7 +129,11 @@ def test_deterministic_and_independent_of_the_batch(name: str) -> None:
     pictures = pictures_for(codec, 4)
     codes = codec.encode(pictures)
     assert torch.equal(codes, codec.encode(pictures))
-    assert torch.equal(codes[2:3], codec.encode(pictures[2:3]))
+    alone = codec.encode(pictures[2:3])
+    if codec.dimensions:  # convolutions round by the size of the batch, and no argmax takes it away
+        torch.testing.assert_close(codes[2:3], alone, rtol=1e-5, atol=1e-6)
+    else:
+        assert torch.equal(codes[2:3], alone)
 
 
 @pytest.mark.parametrize("name", LEARNED)
