@@ -37,11 +37,6 @@ class Rows(Protocol):
     @property
     def features(self) -> Mapping[str, Tensor]: ...
 
-    @property
-    def questions(self) -> Sequence[Sequence[tuple[Sequence[int], Sequence[int]]]]:
-        """Ids of questions and answers of each row; empty where there are none."""
-        ...
-
 
 class Store(Protocol):
     """What batches need of a prepared store."""

@@ -94,6 +94,11 @@ def of_cells(sample: Sample, read: bool) -> Sample:
     return replace(sample, target=target, place=sample.read, read=none)
 
 
+def _asked(stored: Rows) -> Sequence[Sequence[tuple[Sequence[int], Sequence[int]]]]:
+    """Ids of questions and answers of each row; only prepared stores have some."""
+    return getattr(stored, "questions", ())
+
+
 class _BothOrders(StoreBatches):
     """Of every batch the share `reading` of the rows, the last ones, is read; of each of these that
     has questions one is answered, with the probability `asking`, and not the caption said."""
@@ -116,12 +121,13 @@ class _BothOrders(StoreBatches):
     ) -> list[Sample]:
         drawn = self.config.size - math.floor(self.reading * self.config.size)
         rng = np.random.default_rng([self.config.seed, 10, number])
+        questions = _asked(stored) if self.asking else ()
         rows = zip(stored.text_ids, self._listed(stored.codes), dropped, strict=True)
         samples = []
-        for number, (text, codes, drop) in enumerate(rows):
-            asked = stored.questions[number] if self.asking and stored.questions else ()
+        for row, (text, codes, drop) in enumerate(rows):
+            asked = questions[row] if questions else ()
             chance, which = rng.random(2)
-            if number < drawn:
+            if row < drawn:
                 samples.append(sample_of(() if drop else text, codes))
             elif asked and chance < self.asking and not drop:
                 question, answer = asked[int(which * len(asked))]
