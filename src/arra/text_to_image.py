@@ -209,6 +209,16 @@ class TextToImage:
         """Whether it says what a picture shows, and not only draws."""
         return isinstance(self.generator, LanguageVectorGenerator)
 
+    @property
+    def reader(self) -> LanguageVectorGenerator:
+        """The generator as one that reads; `InputError` where it only draws."""
+        if not isinstance(self.generator, LanguageVectorGenerator):
+            raise InputError(
+                f"a {self.generator.registered_name} generator draws and does not read; "
+                "raster-vectors and masked-language do both"
+            )
+        return self.generator
+
     @torch.inference_mode()
     def describe(
         self, pictures: np.ndarray, prompts: Sequence[str] | None = None, *, most: int = 48
@@ -218,12 +228,7 @@ class TextToImage:
 
         Raises `InputError` for a generator that only draws, or pictures of another size.
         """
-        generator = self.generator
-        if not isinstance(generator, LanguageVectorGenerator):
-            raise InputError(
-                f"a {generator.registered_name} generator draws and does not read; raster-vectors "
-                "and masked-language do both"
-            )
+        generator = self.reader
         expected = (*self.size, 3)
         if pictures.dtype != np.uint8 or pictures.shape[1:] != expected:
             raise InputError(

@@ -21,8 +21,8 @@ def command(
 ) -> None:
     """Say what pictures show, or answer questions about them.
 
-    For checkpoints that read as well as draw: the generators raster-vectors and masked-language. The
-    likeliest word follows the likeliest word, so that the same picture gives the same text.
+    For checkpoints that read as well as draw: the generators raster-vectors and masked-language.
+    The likeliest word follows the likeliest word, so that the same picture gives the same text.
 
     Args:
         checkpoint: A run folder, its model/, or an exported checkpoint.
