@@ -266,7 +266,7 @@ def test_wrong_descriptions_are_explained(work, capsys):
     for arguments, message in (
         ((work.run, work.root / "none.png"), "there is no such file"),
         ((work.run, work.root / "words.png"), "not a picture"),
-        ((work.run, work.pictures[0], "--ask", " "), "question 1: the question is empty"),
+        ((work.run, work.pictures[0], "--ask", " "), "--ask 1: the question is empty"),
         ((work.run, work.pictures[0], "--most", 0), "most 0"),
         ((work.root, work.pictures[0]), "no checkpoint here"),
     ):

@@ -26,7 +26,8 @@ from arra.metrics.prompts import corrupted
 MANY = (0.1, 0.3, 0.6)
 VOCABULARY = ("a", "and", "the", "one", "other", ",", "on", "which is", "3", "two")
 VOCABULARY += (*RELATIONS, *INKS, *GROUNDS)
-CONFIGS = [SceneConfig(counts=MANY), SceneConfig(size=36, step=3, counts=MANY)]
+# a canvas with room for three in a row, and one where digits stand out of line
+CONFIGS = [SceneConfig(size=36, counts=MANY), SceneConfig(step=4, counts=MANY)]
 SCENES = st.builds(
     lambda config, seed, index: (config, DigitScenes(config, seed=seed).prompt(index)),
     st.sampled_from(CONFIGS),

@@ -270,7 +270,7 @@ class Maker:
                 if good.is_text():
                     yield good
                 else:
-                    reason = "its caption or key is not valid Unicode"
+                    reason = "its caption, key or a question is not valid Unicode"
                     remarks.bad.append(BadEntry(good.index, ascii(good.key), reason))
 
     def _read_block(self, start: int, stop: int) -> Iterator[Good]:

@@ -52,7 +52,10 @@ def describe(job: Description, device: str) -> list[Said]:
     Raises `InputError` for a file that is no picture, an empty question, or a checkpoint that does
     not read.
     """
-    asked = [clean_caption(text, f"question {n}") for n, text in enumerate(job.ask, start=1)]
+    asked = [
+        clean_caption(text, f"--ask {number}", what="question")
+        for number, text in enumerate(job.ask, start=1)
+    ]
     model = TextToImage.from_pretrained(job.checkpoint, device)
     prompts: list[str | None] = [*asked] or [None]
     found = []
