@@ -205,7 +205,7 @@ class TextToImage:
         return codes.view(len(codes), *self.generator.codes_shape)
 
     @property
-    def reads(self) -> bool:
+    def can_read(self) -> bool:
         """Whether it says what a picture shows, and not only draws."""
         return isinstance(self.generator, LanguageVectorGenerator)
 

@@ -175,7 +175,7 @@ class ScenePictures(_Blocks):
         """The scenes `start` to `stop`."""
         pictures, scenes = self._scenes.pictures(start, min(stop, self._count))
         keys = [f"{self._scenes.split}-{start + offset:08d}" for offset in range(len(scenes))]
-        asked = []
+        asked: list[tuple[Question, ...]] = []
         if self.asks:
             config, count, seed = self._scenes.config, self._questions, self._scenes.seed
             asked = [
@@ -189,7 +189,7 @@ class ScenePictures(_Blocks):
         first = self.block(0, min(16, self._count))
         digest = hashlib.sha256(first.pictures.tobytes())
         digest.update(sha256_of_json(first.captions).encode())
-        asked = {}
+        asked: dict[str, Any] = {}
         if self.asks:
             listed = sha256_of_json(listed_questions(first.questions))
             asked = {"questions": self._questions, "first_questions": listed}

@@ -250,11 +250,13 @@ class Maker:
     def _batches(self, start: int, stop: int, remarks: Remarks) -> Iterator[Fitted]:
         """As many good rows as are encoded at once."""
         rows = ahead(self._good_rows(start, stop, remarks), 4)  # few, for pictures may be large
-        fitted = (good._replace(row=self._fitted(good.row)) for good in rows)
+        fitted = ((good, self._fitted(good.row)) for good in rows)
         try:
             while batch := list(islice(fitted, self.job.settings.batch)):
-                indices, keys, pictures, captions, asked = map(list, zip(*batch, strict=True))
-                yield Fitted(indices[-1], keys, np.stack(pictures), captions, asked)
+                goods, pictures = zip(*batch, strict=True)
+                keys, captions = [good.key for good in goods], [good.caption for good in goods]
+                asked = [good.questions for good in goods]
+                yield Fitted(goods[-1].index, keys, np.stack(pictures), captions, asked)
         finally:
             rows.close()
 

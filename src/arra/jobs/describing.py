@@ -57,7 +57,7 @@ def describe(job: Description, device: str) -> list[Said]:
         for number, text in enumerate(job.ask, start=1)
     ]
     model = TextToImage.from_pretrained(job.checkpoint, device)
-    prompts: list[str | None] = [*asked] or [None]
+    prompts: list[str | None] = list(asked) if asked else [None]
     found = []
     for paths, pictures in _batches(job, model):
         texts = [

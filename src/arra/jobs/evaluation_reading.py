@@ -78,7 +78,7 @@ def reads(e: Evidence) -> str | None:
     """Why nothing can be read, or None."""
     if e.model is None:
         return "no checkpoint"
-    if not e.model.reads:
+    if not e.model.can_read:
         return f"a {e.model.generator.registered_name} generator draws and does not read"
     return "no store" if e.config is None and e.ground.held_out is None else None
 
