@@ -22,8 +22,13 @@ def spoilt(generator, seed=1, size=0.3):
 class SomeStore:
     """Rows of captions with random vectors."""
 
-    def __init__(self, generator, captions=CAPTIONS):
+    def __init__(self, generator, captions=CAPTIONS, questions=()):
+        """`questions`: of each row pairs of a question and its answer."""
         self.texts = [generator.caption_ids(c) for c in captions]
+        self.questions = [
+            [tuple(generator.caption_ids(text) for text in pair) for pair in row]
+            for row in questions
+        ]
         shape = (len(captions), *generator.codes_shape)
         self.codes = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
@@ -37,5 +42,6 @@ class SomeStore:
         return SimpleNamespace(
             text_ids=[self.texts[i] for i in indices],
             codes=self.codes[list(indices)],
+            questions=[self.questions[i] for i in indices] if self.questions else [],
             features={"row": torch.tensor(list(indices))[:, None]},
         )

@@ -138,7 +138,9 @@ class NoiseSource:
             raise BrokenRow(f"noise/{index}.png", "is not a picture")
         image = Image.fromarray(self.picture(index))
         if index in self.noted:
-            return NotedRow(f"noise/{index}.png", image, self.caption(index), ("upside down",))
+            return NotedRow(
+                f"noise/{index}.png", image, self.caption(index), notes=("upside down",)
+            )
         return BlockRow(f"noise/{index}.png", image, self.caption(index))
 
     def identity(self) -> dict[str, Any]:

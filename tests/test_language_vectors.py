@@ -129,6 +129,97 @@ def test_the_weight_of_vectors_is_linear_in_the_backbone(generator):
         torch.testing.assert_close(x, a + 100.0 * b, rtol=1e-3, atol=2e-3)
 
 
+ASKED = [[("a red", "3"), ("how", "a blue 5")], [], [("left of", "7")], [("a", "red")]]
+
+
+def asked_batches(generator, asking=1.0, questions=ASKED):
+    options = dataclasses.replace(generator.config.options, asking=asking)
+    generator.config = dataclasses.replace(generator.config, options=options)
+    store = SomeStore(generator, questions=questions)
+    return store, generator.batches(store, BatchConfig(4, drop_caption=0.0))
+
+
+def test_a_question_is_read_and_its_answer_predicted(generator):
+    """After the picture stands a question of this very row; of it nothing is predicted."""
+    store, batches = asked_batches(generator)
+    v, seen = generator.vocabulary, set()
+    for step in range(12):
+        batch = batches.batch(step)
+        for row, number in enumerate(batch.features["row"][:, 0].tolist()):
+            here = batch.segment[row] >= 0
+            tokens, target = batch.tokens[row][here].tolist(), batch.target[row][here].tolist()
+            if row < 2:
+                assert tokens[: len(store.texts[number])] != v.prompt([])
+                continue
+            before = [*v.prompt([]), *[v.offset] * 4, v.end]
+            assert tokens[: len(before)] == before
+            if not store.questions[number]:  # a row without questions says its caption
+                assert tokens[len(before) :] == store.texts[number]
+                continue
+            (found,) = [
+                p for p in store.questions[number] if [*p[0], *p[1]] == tokens[len(before) :]
+            ]
+            question, answer = found
+            after = target[len(before) - 1 :]
+            assert after == [*[IGNORE] * len(question), *answer, generator.end]
+            assert set(target[: len(before) - 1]) <= {IGNORE, v.end}
+            seen.add((number, tuple(question)))
+    assert len(seen) == 4  # all of them, in time
+
+
+def test_only_answers_are_learnt(generator):
+    """Another answer changes the loss of text, and so does another question that is read; but the
+    question's own tokens are nobody's targets: no gradient pulls at their rows of the output."""
+    _, batches = asked_batches(generator, questions=[[("a red", "7")]] * 4)
+    batch = dataclasses.replace(batches.batch(0), seed=torch.tensor(3))
+    read = dataclasses.replace(
+        batch, **{n: x[2:] for n, x in batch.tensors().items() if x.ndim == 2}
+    )
+    output = generator(read)
+    answer = generator.caption_ids("7")
+    allowed = {*answer, generator.end, generator.vocabulary.end}
+    assert set(output.targets.tolist()) <= allowed
+    assert output.targets.tolist().count(answer[0]) == 2
+    assert len(output.logits) == len(output.targets)
+
+
+def test_asking_is_a_share_and_a_function_of_the_step(generator):
+    def answered(asking, steps=40):
+        _, batches = asked_batches(generator, asking, [[("how", "7")]] * 4)
+        question = generator.caption_ids("how")[0]
+        made = [batches.batch(step) for step in range(steps)]
+        return sum(int((batch.tokens[2:] == question).any(dim=1).sum()) for batch in made), made
+
+    (none, _), (half, some), (every, _) = answered(0.0), answered(0.5), answered(1.0)
+    assert (none, every) == (0, 80)
+    assert 20 < half < 60
+    _, again = answered(0.5)
+    for one, other in zip(some, again, strict=True):
+        assert torch.equal(one.tokens, other.tokens)
+        assert torch.equal(one.target, other.target)
+
+
+def test_without_questions_nothing_changes(generator):
+    """Batches of a store without questions do not depend on the share."""
+    made = [asked_batches(generator, asking, ())[1].batch(5).tensors() for asking in (0.0, 1.0)]
+    assert all(torch.equal(x, made[1][name]) for name, x in made[0].items())
+
+
+def test_answering_is_that_of_training(generator):
+    """The law of an answer's first word is the same in a batch and behind a prefilled question."""
+    _, batches = asked_batches(generator, questions=[[("how", "7")]] * 4)
+    batch = dataclasses.replace(batches.batch(0), seed=torch.tensor(3))
+    v, output = generator.vocabulary, generator(batch)
+    question = generator.caption_ids("how")
+    _, state = generator.prefill([Mixed.of([batch.latents[3], question], v)])
+    row = batch.target >= 0
+    at = torch.zeros_like(row)
+    at[3, int((batch.tokens[3] == question[-1]).nonzero()[-1])] = True
+    logits = output.logits[at[row]]
+    cached = generator.lm.get_output_embeddings()(state)
+    torch.testing.assert_close(cached, logits, rtol=1e-4, atol=1e-4)
+
+
 # ---- what sees what ------------------------------------------------------------------------------
 
 
@@ -232,7 +323,7 @@ def test_the_second_stage_hides_any_number():
 
 
 def test_options_of_the_schedule_are_checked():
-    for name, value in (("reading", 1.0), ("least", 1.5), ("widened", -1)):
+    for name, value in (("reading", 1.0), ("asking", -0.1), ("least", 1.5), ("widened", -1)):
         with pytest.raises(InputError, match=f"VectorOptions.{name}"):
             VectorOptions(**{name: value})
 

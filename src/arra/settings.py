@@ -199,6 +199,9 @@ class VectorOptions:
     reading: float = 0.5
     """Of a language model of vectors: share of a batch's rows where the picture stands before its
     caption, which is read off it. Less than 1."""
+    asking: float = 0.5
+    """Of a language model of vectors: share of the rows that are read of which, where they have
+    questions, one is answered and not the caption said. The question is not predicted."""
     least: float = 0.7
     """Of a masked language model of vectors: least share of cells that training hides."""
     widened: int = 0
@@ -269,8 +272,9 @@ class VectorOptions:
             raise InputError(f"VectorOptions.guided_until: {self.guided_until}, expected 0 to 1")
         if not 0.0 <= self.reading < 1.0:
             raise InputError(f"VectorOptions.reading: {self.reading}, expected 0 to less than 1")
-        if not 0.0 <= self.least <= 1.0:
-            raise InputError(f"VectorOptions.least: {self.least}, expected 0 to 1")
+        for name in ("asking", "least"):
+            if not 0.0 <= (share := getattr(self, name)) <= 1.0:
+                raise InputError(f"VectorOptions.{name}: {share}, expected 0 to 1")
         if self.blur < 0.0:
             raise InputError(f"VectorOptions.blur: {self.blur}, expected 0 or more")
         if self.widened < 0:

@@ -25,9 +25,10 @@ from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_folder, read_json, sha256_of_json
 from arra.generators.base import Generator
 from arra.generators.fast import decoding
+from arra.generators.language_vectors import LanguageVectorGenerator
 from arra.generators.raster import SIDE_FILE
 from arra.orders.schedules import fitted
-from arra.pixels import to_uint8
+from arra.pixels import to_uint8, to_unit
 from arra.registry import generators, samplers
 from arra.settings import Decoder, Precision, SamplingConfig
 
@@ -202,6 +203,39 @@ class TextToImage:
         )
         codes = sampler(way.stepper, texts, seeds, batch=batch, on_unit=on_unit)
         return codes.view(len(codes), *self.generator.codes_shape)
+
+    @property
+    def can_read(self) -> bool:
+        """Whether it says what a picture shows, and not only draws."""
+        return isinstance(self.generator, LanguageVectorGenerator)
+
+    @property
+    def reader(self) -> LanguageVectorGenerator:
+        """The generator as one that reads; `InputError` where it only draws."""
+        if not isinstance(self.generator, LanguageVectorGenerator):
+            raise InputError(
+                f"a {self.generator.registered_name} generator draws and does not read; "
+                "raster-vectors and masked-language do both"
+            )
+        return self.generator
+
+    @torch.inference_mode()
+    def describe(
+        self, pictures: np.ndarray, prompts: Sequence[str] | None = None, *, most: int = 48
+    ) -> list[str]:
+        """Captions of pictures (N, H, W, 3) uint8, or how each goes on after a prompt of its own: a
+        question, or the beginning of a caption. `most` tokens at most.
+
+        Raises `InputError` for a generator that only draws, or pictures of another size.
+        """
+        generator = self.reader
+        expected = (*self.size, 3)
+        if pictures.dtype != np.uint8 or pictures.shape[1:] != expected:
+            raise InputError(
+                f"pictures: {pictures.dtype} {pictures.shape}, expected uint8 (N, *{expected})"
+            )
+        codes = self.codec.encode(to_unit(pictures).to(self.codec.device))
+        return generator.describe(codes.to(generator.device), prompts, most)
 
     def paint(self, codes: torch.Tensor) -> np.ndarray:
         """Pictures (N, H, W, 3), or clips (N, H, W, 3 T), uint8 of codes (N, ...), each the same in

@@ -16,7 +16,7 @@ from typing import Any
 
 from arra.data.decode import decode
 from arra.data.folders import plain_name, read_listing
-from arra.data.rows import BadRow, Limits, PictureSource, Row
+from arra.data.rows import BadRow, Limits, PictureSource, Question, Row, listed_questions
 from arra.errors import InputError
 
 # What tarfile raises on damaged input; it is not documented as one kind.
@@ -37,13 +37,14 @@ class ArchiveSource(PictureSource):
     def __init__(
         self,
         path: Path,
-        entries: list[tuple[str, str, Member]],
+        entries: list[tuple[str, str, Member, tuple[Question, ...]]],
         problems: list[BadRow],
         limits: Limits,
     ):
-        """`entries` are name, caption and place of every row."""
+        """`entries` are name, caption, place and questions of every row."""
         self.path, self.limits = path, limits
         self.entries, self.problems = entries, tuple(problems)
+        self.asks = any(questions for *_, questions in entries)
         status = path.stat()
         self._status = (status.st_size, status.st_mtime_ns)
 
@@ -51,7 +52,7 @@ class ArchiveSource(PictureSource):
         return len(self.entries)
 
     def read(self, index: int) -> Row:
-        name, caption, member = self.entries[self._checked(index)]
+        name, caption, member, questions = self.entries[self._checked(index)]
         if member.size > self.limits.max_bytes:
             detail = f"{member.size} > {self.limits.max_bytes} bytes"
             raise BadRow(name, "the file is larger than allowed", detail)
@@ -64,11 +65,12 @@ class ArchiveSource(PictureSource):
         if len(data) < member.size:
             raise BadRow(name, "the archive is cut off", f"{len(data)} of {member.size} bytes")
         image, notes = decode(data, name, self.limits)
-        return Row(name, image, caption, notes)
+        return Row(name, image, caption, notes, questions)
 
     def identity(self) -> dict[str, Any]:
-        entries = [[name, caption, m.offset, m.size] for name, caption, m in self.entries]
-        listing = json.dumps([self._status, entries])
+        entries = [[name, caption, m.offset, m.size] for name, caption, m, _ in self.entries]
+        asked = listed_questions(questions for *_, questions in self.entries)
+        listing = json.dumps([self._status, entries, *asked])
         return {
             "kind": "tar",
             "path": str(self.path),

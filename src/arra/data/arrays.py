@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from arra.data.captions import CAPTION_FIELDS, clean_caption, field_of
+from arra.data.captions import CAPTION_FIELDS, clean_caption, field_of, questions_of
 from arra.data.folders import records_of
-from arra.data.rows import BadRow, Limits, PictureSource, Row
+from arra.data.rows import BadRow, Limits, PictureSource, Question, Row, listed_questions
 from arra.errors import InputError
 
 MOST_BYTES = 4 << 30
@@ -35,6 +35,7 @@ class ArraySource(PictureSource):
         if split is not None:
             records_of(captions, split)  # raises where there is no such split
         self.rows: list[tuple[int, str]] = []
+        self.questions: list[tuple[Question, ...]] = []
         # A line that is no record keeps its place: the pictures after it must not shift.
         broken = {_line(bad.name) for bad in problems}
         places = iter(sorted([*broken, *(_line(where) for where, _ in everything)]))
@@ -49,7 +50,9 @@ class ArraySource(PictureSource):
                 if index >= shape[0]:
                     raise BadRow(where, "the array has no such picture", f"{index} of {shape[0]}")
                 caption = field_of(record, caption_field, CAPTION_FIELDS, where)
-                self.rows.append((index, clean_caption(caption, where, limits)))
+                row = index, clean_caption(caption, where, limits)
+                self.questions.append(questions_of(record, captions, where, limits))
+                self.rows.append(row)
             except BadRow as bad:
                 problems.append(bad)
         problems.extend(
@@ -57,6 +60,7 @@ class ArraySource(PictureSource):
             for index in range(len(position), shape[0])
         )
         self.problems = tuple(problems)
+        self.asks = any(self.questions)
         self._images: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -69,11 +73,13 @@ class ArraySource(PictureSource):
         picture, caption = self.rows[self._checked(index)]
         if self._images is None:
             self._images = load_array(self.path, "images")
-        return Row(f"{self.path.name}#{picture}", Image.fromarray(self._images[picture]), caption)
+        image, key = Image.fromarray(self._images[picture]), f"{self.path.name}#{picture}"
+        return Row(key, image, caption, questions=self.questions[index])
 
     def identity(self) -> dict[str, Any]:
         status = self.path.stat()
-        listing = [status.st_size, status.st_mtime_ns, self.rows]
+        listing: list[Any] = [status.st_size, status.st_mtime_ns, self.rows]
+        listing += listed_questions(self.questions)
         return {
             "kind": "npz",
             "path": str(self.path),

@@ -11,7 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from arra.data.rows import ClipRow
+from arra.data.rows import ClipRow, Question, listed_questions
+from arra.data.scene_questions import some_questions
 from arra.data.scenes import DigitScenes
 from arra.errors import InputError
 from arra.files import sha256_of_json, to_plain
@@ -56,6 +57,8 @@ class PictureBlock:
     """(n, H, W, 3) uint8; (n, H, W, 3 T) where rows are clips."""
     captions: Sequence[str]
     """n captions."""
+    questions: Sequence[tuple[Question, ...]] = ()
+    """Those of n rows, or nothing where nobody asks."""
 
 
 @runtime_checkable
@@ -77,6 +80,7 @@ class BlockRow:
     key: str
     image: Image.Image
     caption: str
+    questions: tuple[Question, ...] = ()
 
 
 class _Blocks:
@@ -85,6 +89,7 @@ class _Blocks:
     side: int
     frames: int = 1
     problems: tuple[Any, ...] = ()
+    asks: bool = False
 
     def block(self, start: int, stop: int) -> PictureBlock:
         raise NotImplementedError
@@ -96,7 +101,7 @@ class _Blocks:
         key, caption = block.keys[0], block.captions[0]
         if self.frames > 1:
             return ClipRow.of(key, frames, caption)
-        return BlockRow(key, frames[0], caption)
+        return BlockRow(key, frames[0], caption, *block.questions)
 
 
 class ArrayPictures(_Blocks):
@@ -106,7 +111,11 @@ class ArrayPictures(_Blocks):
     """
 
     def __init__(
-        self, pictures: np.ndarray, captions: Sequence[str], keys: Sequence[str] | None = None
+        self,
+        pictures: np.ndarray,
+        captions: Sequence[str],
+        keys: Sequence[str] | None = None,
+        questions: Sequence[tuple[Question, ...]] = (),
     ):
         shape = pictures.shape
         fits = len(shape) == 4 and shape[1] == shape[2] and shape[3] > 0 and shape[3] % 3 == 0
@@ -119,7 +128,10 @@ class ArrayPictures(_Blocks):
             raise InputError(f"captions: {len(captions)} of them for {len(pictures)} pictures")
         if keys is not None and len(keys) != len(pictures):
             raise InputError(f"keys: {len(keys)} of them for {len(pictures)} pictures")
+        if questions and len(questions) != len(pictures):
+            raise InputError(f"questions: of {len(questions)} rows for {len(pictures)} pictures")
         self._pictures, self._captions = pictures, tuple(captions)
+        self._questions, self.asks = tuple(questions), any(questions)
         self._keys = tuple(keys) if keys is not None else None
         self.side, self.frames = shape[1], shape[3] // 3
 
@@ -131,23 +143,29 @@ class ArrayPictures(_Blocks):
         stop = min(stop, len(self))
         names = [f"{index:08d}" for index in range(start, stop)]
         keys = names if self._keys is None else self._keys[start:stop]
-        return PictureBlock(keys, self._pictures[start:stop], self._captions[start:stop])
+        here = slice(start, stop)
+        return PictureBlock(keys, self._pictures[here], self._captions[here], self._questions[here])
 
     def identity(self) -> dict[str, Any]:
         """The hash of all pictures, captions and keys."""
         digest = hashlib.sha256(np.ascontiguousarray(self._pictures).data)
         # Escaped JSON: captions that are not Unicode are bad rows, and must not stop the others.
         digest.update(json.dumps([self._captions, self._keys]).encode())
+        if asked := listed_questions(self._questions):
+            digest.update(json.dumps(asked).encode())
         return {"kind": "arrays", "side": self.side, "sha256": digest.hexdigest()}
 
 
 class ScenePictures(_Blocks):
-    """The first `count` digit scenes of a sequence, as a source."""
+    """The first `count` digit scenes of a sequence, with so many questions each, as a source."""
 
-    def __init__(self, scenes: DigitScenes, count: int):
+    def __init__(self, scenes: DigitScenes, count: int, questions: int = 0):
         if count < 1:
             raise InputError(f"count: {count}, expected 1 or more scenes")
-        self._scenes, self._count = scenes, count
+        if questions < 0:
+            raise InputError(f"questions: {questions}, expected 0 or more of each scene")
+        self._scenes, self._count, self._questions = scenes, count, questions
+        self.asks = questions > 0
         self.side = scenes.config.size
 
     def __len__(self) -> int:
@@ -157,13 +175,24 @@ class ScenePictures(_Blocks):
         """The scenes `start` to `stop`."""
         pictures, scenes = self._scenes.pictures(start, min(stop, self._count))
         keys = [f"{self._scenes.split}-{start + offset:08d}" for offset in range(len(scenes))]
-        return PictureBlock(keys, pictures, [scene.caption for scene in scenes])
+        asked: list[tuple[Question, ...]] = []
+        if self.asks:
+            config, count, seed = self._scenes.config, self._questions, self._scenes.seed
+            asked = [
+                some_questions(scene, config, count, (seed, start + offset))
+                for offset, scene in enumerate(scenes)
+            ]
+        return PictureBlock(keys, pictures, [scene.caption for scene in scenes], asked)
 
     def identity(self) -> dict[str, Any]:
         """Settings of the scenes, and a hash of the first few: drawing them may change one day."""
         first = self.block(0, min(16, self._count))
         digest = hashlib.sha256(first.pictures.tobytes())
         digest.update(sha256_of_json(first.captions).encode())
+        asked: dict[str, Any] = {}
+        if self.asks:
+            listed = sha256_of_json(listed_questions(first.questions))
+            asked = {"questions": self._questions, "first_questions": listed}
         return {
             "kind": "digit scenes",
             "config": to_plain(self._scenes.config),
@@ -171,4 +200,5 @@ class ScenePictures(_Blocks):
             "seed": self._scenes.seed,
             "combinations": self._scenes.combinations,
             "first_scenes": digest.hexdigest(),
+            **asked,
         }

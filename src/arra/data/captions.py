@@ -10,54 +10,89 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arra.data.rows import BadRow, Limits
+from arra.data.rows import BadRow, Limits, Question
 from arra.data.tokenizer import one_line
 from arra.errors import InputError
 
 IMAGE_FIELDS = ("image", "file_name")
 CAPTION_FIELDS = ("caption", "text")
+MOST_QUESTIONS = 100
+"""About one picture."""
 _LINE_BYTES = 1 << 20  # of a JSON line: room for any caption and much beside it
 
 Record = dict[str, Any]
 
 
-def clean_caption(raw: Any, name: str, limits: Limits | None = None) -> str:
-    """The caption in `raw` (bytes or str) on one line, runs of white space made one space.
+def clean_caption(raw: Any, name: str, limits: Limits | None = None, what: str = "caption") -> str:
+    """The caption in `raw` (bytes or str) on one line, runs of white space made one space; `what`
+    is its name in messages.
 
     Raises:
         BadRow: it is empty, too long, not text, not UTF-8, or holds control characters.
     """
     limits = limits or Limits()
     if isinstance(raw, bytes):
-        raw = _decoded(raw, name)
+        raw = _decoded(raw, name, what)
     if not isinstance(raw, str):
-        raise BadRow(name, "the caption is not text", f"it is {type(raw).__name__}")
+        raise BadRow(name, f"the {what} is not text", f"it is {type(raw).__name__}")
     bad = next((char for char in raw if "\ud800" <= char <= "\udfff"), None)
     if bad is not None:
-        raise BadRow(name, "the caption is not UTF-8", f"it holds U+{ord(bad):04X}")
+        raise BadRow(name, f"the {what} is not UTF-8", f"it holds U+{ord(bad):04X}")
     text = one_line(raw)
     if not text:
-        raise BadRow(name, "the caption is empty")
+        raise BadRow(name, f"the {what} is empty")
     if len(text) > limits.max_caption:
         raise BadRow(
             name,
-            "the caption is longer than allowed",
+            f"the {what} is longer than allowed",
             f"{len(text)} > {limits.max_caption} characters",
         )
     control = next((char for char in text if unicodedata.category(char) == "Cc"), None)
     if control is not None:
-        raise BadRow(name, "the caption holds control characters", f"U+{ord(control):04X}")
+        raise BadRow(name, f"the {what} holds control characters", f"U+{ord(control):04X}")
     return text
 
 
-def _decoded(raw: bytes, name: str) -> str:
+def _decoded(raw: bytes, name: str, what: str) -> str:
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise BadRow(name, "the caption is not UTF-8", "it looks like UTF-16")
+        raise BadRow(name, f"the {what} is not UTF-8", "it looks like UTF-16")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         detail = f"byte {raw[error.start]:#04x} at {error.start}"
-        raise BadRow(name, "the caption is not UTF-8", detail) from error
+        raise BadRow(name, f"the {what} is not UTF-8", detail) from error
+
+
+def clean_questions(raw: Any, name: str, limits: Limits | None = None) -> tuple[Question, ...]:
+    """The questions in `raw`, a list of objects with `question` and `answer`; None is no question.
+
+    Raises `BadRow` where it is something else, or a text in it is no clean line (`clean_caption`).
+    """
+    if raw is None:
+        return ()
+    if not isinstance(raw, list):
+        raise BadRow(name, "its questions are not a list", f"they are {type(raw).__name__}")
+    if len(raw) > MOST_QUESTIONS:
+        detail = f"{len(raw)} > {MOST_QUESTIONS}"
+        raise BadRow(name, "there are more questions than allowed", detail)
+    found = []
+    for number, one in enumerate(raw, start=1):
+        if not isinstance(one, dict) or not {"question", "answer"} <= one.keys():
+            reason = "a question is not an object with question and answer"
+            raise BadRow(name, reason, f"question {number}: {str(one)[:200]}")
+        question, answer = (
+            clean_caption(one[part], name, limits, part) for part in ("question", "answer")
+        )
+        found.append(Question(question, answer))
+    return tuple(found)
+
+
+def questions_of(
+    record: Record, path: Path, name: str, limits: Limits | None = None
+) -> tuple[Question, ...]:
+    """The field `questions` of a row of the listing `path`; a CSV file has none."""
+    raw = None if path.suffix.lower() == ".csv" else record.get("questions")
+    return clean_questions(raw, name, limits)
 
 
 def field_of(record: Record, wanted: str | None, known: tuple[str, ...], name: str) -> Any:

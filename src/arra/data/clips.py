@@ -218,7 +218,7 @@ def _listed(
     listing = read_listing(
         path, limits, name_column, caption_column, split, lambda name: _facts(root, name, limits)
     )
-    videos = [Video(name, caption, *place) for name, caption, place in listing.rows]
+    videos = [Video(name, caption, *place) for name, caption, place, _ in listing.rows]
     unlisted = [
         BadRow(name, "the video has no caption", f"no row of {path.name} names it")
         for name in names

@@ -25,9 +25,10 @@ from arra.data.captions import (
     csv_records,
     field_of,
     jsonl_records,
+    questions_of,
 )
 from arra.data.decode import SUFFIXES, decode
-from arra.data.rows import BadRow, Limits, PictureSource, Row
+from arra.data.rows import BadRow, Limits, PictureSource, Question, Row, listed_questions
 from arra.errors import InputError
 
 
@@ -39,6 +40,7 @@ class Entry:
     caption: str
     size: int
     modified: int
+    questions: tuple[Question, ...] = ()
 
 
 class FolderSource(PictureSource):
@@ -49,6 +51,7 @@ class FolderSource(PictureSource):
     ):
         self.kind, self.root, self.limits = kind, root, limits
         self.entries, self.problems = entries, tuple(problems)
+        self.asks = any(entry.questions for entry in entries)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -58,13 +61,15 @@ class FolderSource(PictureSource):
         stat_inside(self.root, entry.name)
         data = read_bytes(self.root / entry.name, entry.name, self.limits.max_bytes)
         image, notes = decode(data, entry.name, self.limits)
-        return Row(entry.name, image, entry.caption, notes)
+        return Row(entry.name, image, entry.caption, notes, entry.questions)
 
     def identity(self) -> dict[str, Any]:
         digest = hashlib.sha256()
         for entry in self.entries:
             line = [entry.name, entry.caption, entry.size, entry.modified]
             digest.update(json.dumps(line).encode("ascii"))
+        if asked := listed_questions(entry.questions for entry in self.entries):
+            digest.update(json.dumps(asked).encode("ascii"))
         return {
             "kind": self.kind,
             "path": str(self.root),
@@ -247,8 +252,8 @@ def listed_source(
         path, limits, image_field, caption_field, split, lambda name: stat_inside(root, name)
     )
     entries = [
-        Entry(name, caption, status.st_size, status.st_mtime_ns)
-        for name, caption, status in listing.rows
+        Entry(name, caption, status.st_size, status.st_mtime_ns, questions)
+        for name, caption, status, questions in listing.rows
     ]
     names, unwalked = walk(root)
     problems = [*listing.problems, *unwalked, *listing.unlisted(names)]
@@ -264,8 +269,8 @@ class Listing(Generic[Place]):
     """What a listing says of the pictures of one split."""
 
     path: Path
-    rows: list[tuple[str, str, Place]]
-    """Name, caption and place of every row that can be used."""
+    rows: list[tuple[str, str, Place, tuple[Question, ...]]]
+    """Name, caption, place and questions of every row that can be used."""
     problems: list[BadRow]
     """Rows that cannot."""
     mentioned: set[str]
@@ -297,6 +302,7 @@ def read_listing(
         mentioned.update(_names([record], image_field))
         try:
             name, caption, place = _listed(where, record, image_field, caption_field, limits, find)
+            questions = questions_of(record, path, where, limits)
             if name in lines:
                 detail = f"first in {lines[name]}"
                 raise BadRow(where, "the same picture is listed twice", detail)
@@ -304,7 +310,7 @@ def read_listing(
             problems.append(bad)
         else:
             lines[name] = where
-            rows.append((name, caption, place))
+            rows.append((name, caption, place, questions))
     return Listing(path, rows, problems, mentioned)
 
 

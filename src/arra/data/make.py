@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from arra.codecs.base import Codec
 from arra.data.blocks import BlockSource, RowLike, Source
 from arra.data.decode import pixels_of
 from arra.data.report import BadEntry, Remarks
-from arra.data.shards import RowBlock, ShardForm, write_shard
+from arra.data.rows import Question
+from arra.data.shards import AskedRow, RowBlock, ShardForm, write_shard
 from arra.data.store import CODEC, SHARDS, TOKENIZER, Settings, ShardEntry, codec_identity
 from arra.data.tokenizer import CaptionEncoder, one_line
 from arra.encoders.base import Encoder, Features
@@ -35,6 +36,33 @@ from arra.settings import feature_name
 WORK = ".work"
 """Folder inside the store that holds what is only needed until the store is finished."""
 ENCODERS = "encoders"
+
+
+class Good(NamedTuple):
+    """A row that can be used."""
+
+    index: int
+    key: str
+    row: RowLike | np.ndarray
+    """The row, or its pixels."""
+    caption: str
+    questions: tuple[Question, ...]
+
+    def is_text(self) -> bool:
+        """Whether all of its texts are valid Unicode."""
+        asked = (text for one in self.questions for text in (one.question, one.answer))
+        return all(map(_is_text, (self.key, self.caption, *asked)))
+
+
+class Fitted(NamedTuple):
+    """Rows to be encoded together."""
+
+    last: int
+    """Index of the last of them."""
+    keys: list[str]
+    pictures: np.ndarray
+    captions: list[str]
+    questions: list[tuple[Question, ...]]
 
 
 @dataclass(frozen=True)
@@ -219,46 +247,43 @@ class Maker:
             return 1, threads
         return 2, threads // 2  # two, not more: each holds the activations of a batch
 
-    def _batches(
-        self, start: int, stop: int, remarks: Remarks
-    ) -> Iterator[tuple[int, list[str], np.ndarray, list[str]]]:
-        """Of as many good rows as are encoded at once: the index of the last, and what they are."""
+    def _batches(self, start: int, stop: int, remarks: Remarks) -> Iterator[Fitted]:
+        """As many good rows as are encoded at once."""
         rows = ahead(self._good_rows(start, stop, remarks), 4)  # few, for pictures may be large
-        fitted = ((i, key, self._fitted(row), caption) for i, key, row, caption in rows)
+        fitted = ((good, self._fitted(good.row)) for good in rows)
         try:
             while batch := list(islice(fitted, self.job.settings.batch)):
-                indices, keys, pictures, captions = zip(*batch, strict=True)
-                yield indices[-1], list(keys), np.stack(pictures), list(captions)
+                goods, pictures = zip(*batch, strict=True)
+                keys, captions = [good.key for good in goods], [good.caption for good in goods]
+                asked = [good.questions for good in goods]
+                yield Fitted(goods[-1].index, keys, np.stack(pictures), captions, asked)
         finally:
             rows.close()
 
-    def _good_rows(
-        self, start: int, stop: int, remarks: Remarks
-    ) -> Iterator[tuple[int, str, RowLike | np.ndarray, str]]:
-        """Index, key, the row or its pixels, and caption of each row that can be used."""
+    def _good_rows(self, start: int, stop: int, remarks: Remarks) -> Iterator[Good]:
+        """Each row that can be used."""
         size, step = int(self.job.settings.picture["size"]), self.job.settings.batch
         source = self.job.source
         fast = isinstance(source, BlockSource) and source.side == size
         for first in range(start, stop, step):
             last = min(first + step, stop)
             read = self._read_block(first, last) if fast else self._read_rows(first, last, remarks)
-            for index, key, row, caption in read:
-                if _is_text(key) and _is_text(caption):
-                    yield index, key, row, caption
+            for good in read:
+                if good.is_text():
+                    yield good
                 else:
-                    reason = "its caption or key is not valid Unicode"
-                    remarks.bad.append(BadEntry(index, ascii(key), reason))
+                    reason = "its caption, key or a question is not valid Unicode"
+                    remarks.bad.append(BadEntry(good.index, ascii(good.key), reason))
 
-    def _read_block(self, start: int, stop: int) -> Iterator[tuple[int, str, np.ndarray, str]]:
+    def _read_block(self, start: int, stop: int) -> Iterator[Good]:
         assert isinstance(self.job.source, BlockSource)
         block = self.job.source.block(start, stop)
-        rows = zip(block.keys, block.pictures, block.captions, strict=True)
-        for offset, (key, picture, caption) in enumerate(rows):
-            yield start + offset, key, picture, caption
+        asked = block.questions or [()] * len(block.keys)
+        rows = zip(block.keys, block.pictures, block.captions, asked, strict=True)
+        for offset, row in enumerate(rows):
+            yield Good(start + offset, *row)
 
-    def _read_rows(
-        self, start: int, stop: int, remarks: Remarks
-    ) -> Iterator[tuple[int, str, RowLike, str]]:
+    def _read_rows(self, start: int, stop: int, remarks: Remarks) -> Iterator[Good]:
         for index in range(start, stop):
             try:
                 row = self.job.source.read(index)
@@ -269,7 +294,7 @@ class Maker:
                 remarks.refuse(index, error)
                 continue
             remarks.note(index, row.key, getattr(row, "notes", ()))
-            yield index, row.key, row, row.caption
+            yield Good(index, row.key, row, row.caption, getattr(row, "questions", ()))
 
     def _fitted(self, row: RowLike | np.ndarray) -> np.ndarray:
         """(S, S, 3 T) uint8 of a row; arrays are of the right size."""
@@ -279,12 +304,11 @@ class Maker:
         filter_ = resampling(picture["resample"], "resample")
         return pixels_of(row, picture["size"], picture["fit"], filter_)
 
-    def _encoded(self, batch: tuple[int, list[str], np.ndarray, list[str]]) -> tuple[int, RowBlock]:
-        last, keys, pictures, captions = batch
-        return last, self._encode(keys, pictures, captions)
+    def _encoded(self, batch: Fitted) -> tuple[int, RowBlock]:
+        return batch.last, self._encode(batch)
 
-    def _encode(self, keys: list[str], pictures: np.ndarray, captions: list[str]) -> RowBlock:
-        form = self.job.form
+    def _encode(self, batch: Fitted) -> RowBlock:
+        form, keys, pictures = self.job.form, batch.keys, batch.pictures
         with torch.inference_mode():
             pixels = to_unit(pictures, self.codec.channels).to(self.codec.device)
             codes = self.codec.encode(pixels).cpu().numpy()
@@ -305,8 +329,15 @@ class Maker:
         images = [Image.fromarray(picture) for picture in looked_at]
         found = features_of(self.encoders, images, self.job.settings.aggregations)
         values = {name: self._feature(name, found[name], keys) for name in form.feature_shapes}
-        text_ids = self.captions([one_line(caption) for caption in captions])
-        return RowBlock(keys, captions, text_ids, codes, values)
+        text_ids = self.captions([one_line(caption) for caption in batch.captions])
+        asked = [self._asked(row) for row in batch.questions] if form.asks else ()
+        return RowBlock(keys, batch.captions, text_ids, codes, values, asked)
+
+    def _asked(self, row: tuple[Question, ...]) -> AskedRow:
+        """The questions of a row, their answers, and the ids of both."""
+        texts = [one.question for one in row], [one.answer for one in row]
+        ids = [self.captions([one_line(text) for text in column]) for column in texts]
+        return AskedRow(*texts, *ids)
 
     def _feature(self, name: str, tensor: Tensor, keys: list[str]) -> np.ndarray:
         shape = (len(keys), *self.job.form.feature_shapes[name])

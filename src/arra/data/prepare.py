@@ -123,7 +123,11 @@ def prepare(
         feature_dtype=feature_dtype,
         tokenizer={"fingerprint": tokenizer_fingerprint(tokenizer), "vocabulary": len(tokenizer)},
         picture={"size": size, "fit": fit, "resample": resample.lower()},
-        source={"identity": to_plain(source.identity()), "rows": len(source)},
+        source={
+            "identity": to_plain(source.identity()),
+            "rows": len(source),
+            **({"questions": True} if getattr(source, "asks", False) else {}),
+        },
         shard_rows=shard_rows,
         batch=batch,
     )
@@ -234,7 +238,8 @@ def _probe(codec: Codec, encoders: Mapping[str, Encoder], settings: Settings) ->
         raise InputError(f"the codec gave codes {tuple(codes.shape)} for a single picture")
     found = features_of(encoders, [Image.fromarray(stills(black)[0])], settings.aggregations)
     shapes = {name: tuple(feature.shape[1:]) for name, feature in found.items()}
-    return ShardForm(tuple(codes.shape[1:]), codec.vocabulary, shapes, settings.feature_dtype)
+    asks = bool(settings.source.get("questions"))
+    return ShardForm(tuple(codes.shape[1:]), codec.vocabulary, shapes, settings.feature_dtype, asks)
 
 
 def _parts_there(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,6 +97,20 @@ class Clips:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A question about a picture and its answer, each clean as captions are."""
+
+    question: str
+    answer: str
+
+
+def listed_questions(rows: Iterable[Sequence[Question]]) -> list[list[list[str]]]:
+    """The questions of rows as JSON can hold them; nothing where not one row has any."""
+    found = [[[one.question, one.answer] for one in row] for row in rows]
+    return found if any(found) else []
+
+
+@dataclass(frozen=True)
 class Row:
     """One captioned picture."""
 
@@ -108,6 +122,8 @@ class Row:
     """Not empty, on one line, without control characters."""
     notes: tuple[str, ...] = ()
     """What was decided for this row, such as that only the first frame is used."""
+    questions: tuple[Question, ...] = ()
+    """What is asked about the picture, maybe nothing."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +138,7 @@ class ClipRow(Row):
         cls, key: str, frames: Sequence[Image.Image], caption: str, notes: tuple[str, ...] = ()
     ) -> ClipRow:
         """With the middle frame (the later of two) as its image."""
-        return cls(key, frames[len(frames) // 2], caption, notes, tuple(frames))
+        return cls(key, frames[len(frames) // 2], caption, notes, frames=tuple(frames))
 
 
 def printable(name: str) -> str:
@@ -162,6 +178,8 @@ class PictureSource(ABC):
     """Height and width of every picture, where the source knows them to be squares of one size."""
     frames: int = 1
     """Frames of every row: more than one where rows are clips."""
+    asks: bool = False
+    """Whether rows have questions."""
 
     @abstractmethod
     def __len__(self) -> int:

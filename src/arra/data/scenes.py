@@ -175,14 +175,14 @@ def is_held_out(coloured: list[int], ground: int) -> bool:
     return bool(together[np.ix_(coloured, coloured)].any())
 
 
-def _holds(kind: str, a: tuple[int, int], b: tuple[int, int], config: SceneConfig) -> bool:
+def holds(kind: str, a: tuple[int, int], b: tuple[int, int], config: SceneConfig) -> bool:
     """Whether a digit at corner `a` (row, column) stands `kind` a digit at corner `b`."""
     (ra, ca), (rb, cb) = a, b
     if kind == "left of":
         return ca + config.digit <= cb and abs(ra - rb) <= config.aside
     if kind == "above":
         return ra + config.digit <= rb and abs(ca - cb) <= config.aside
-    return _holds(OPPOSITE[kind], b, a, config)
+    return holds(OPPOSITE[kind], b, a, config)
 
 
 def _apart(a: tuple[int, int], b: tuple[int, int], digit: int) -> bool:
@@ -205,7 +205,7 @@ def _placements(config: SceneConfig, kinds: tuple[tuple[int, str, int], ...]) ->
     fits = [
         placed
         for placed in found
-        if all(_holds(k, placed[i], placed[j], config) for i, k, j in kinds)
+        if all(holds(k, placed[i], placed[j], config) for i, k, j in kinds)
     ]
     return np.asarray(fits, dtype=np.int64)
 

@@ -1,8 +1,10 @@
 """One shard of a prepared store: an Arrow IPC file whose columns are read as views of the disk.
 
 Columns: `key`, `caption` (strings), `text_ids` (list of int32), `codes` (fixed-size list, a
-grid in raster order) and one fixed-size list for every feature. Nothing is compressed: a row is
-found by arithmetic and read without a copy, and the operating system keeps what is used often.
+grid in raster order), one fixed-size list for every feature and, where rows have questions,
+`questions`, `answers` (lists of strings), `question_ids` and `answer_ids` (lists of lists). Nothing
+is compressed: a row is found by arithmetic and read without a copy, and the operating system keeps
+what is used often.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +24,12 @@ from arra.files import atomic_file
 FEATURE_KINDS = ("cls", "mean", "patches")
 """What is kept of an encoder; of one with a name as NAME/cls and so on."""
 FEATURE_DTYPES = ("float16", "float32")
+_QUESTIONS = [
+    ("questions", pa.list_(pa.string())),
+    ("answers", pa.list_(pa.string())),
+    ("question_ids", pa.list_(pa.list_(pa.int32()))),
+    ("answer_ids", pa.list_(pa.list_(pa.int32()))),
+]
 # Rows are buffered up to this size before they are written, and lie together on the disk.
 _RECORD_BYTES = 64 << 20
 
@@ -37,6 +46,8 @@ class ShardForm:
     """Feature -> (D,), or (N, D) for patches."""
     feature_dtype: str = "float16"
     """float16 or float32."""
+    asks: bool = False
+    """Whether rows have questions."""
 
     @property
     def codes_dtype(self) -> np.dtype:
@@ -65,7 +76,19 @@ class ShardForm:
         ]
         for kind, shape in self.feature_shapes.items():
             columns.append((kind, pa.list_(value, math.prod(shape))))
+        if self.asks:
+            columns += _QUESTIONS
         return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
+
+
+@dataclass(frozen=True)
+class AskedRow:
+    """The k questions about a picture, and their answers: texts and their ids."""
+
+    questions: Sequence[str] = ()
+    answers: Sequence[str] = ()
+    question_ids: Sequence[Sequence[int]] = ()
+    answer_ids: Sequence[Sequence[int]] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +102,8 @@ class RowBlock:
     """(n, *codes_shape) integer, or finite numbers."""
     features: dict[str, np.ndarray]
     """Kind -> (n, ...) floating, finite."""
+    questions: Sequence[AskedRow] = ()
+    """Of n rows, where the shard has such columns."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -105,6 +130,10 @@ def _record(form: ShardForm, blocks: Sequence[RowBlock]) -> pa.RecordBatch:
     for kind in form.feature_shapes:
         parts = [block.features[kind] for block in blocks]
         columns.append(fixed(kind, parts, np.dtype(form.feature_dtype)))
+    if form.asks:
+        asked = [row for block in blocks for row in block.questions]
+        for name, kind_ in _QUESTIONS:
+            columns.append(pa.array([list(getattr(row, name)) for row in asked], kind_))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -149,9 +178,9 @@ class Record:
     def __len__(self) -> int:
         return self.batch.num_rows
 
-    def strings(self, column: str, rows: np.ndarray) -> list[str]:
-        """Entries of the column `key` or `caption`."""
-        return self.batch.column(column).take(pa.array(rows)).to_pylist()
+    def entries(self, column: str, rows: np.ndarray) -> list[Any]:
+        """Strings of the column `key` or `caption`, lists of one about questions."""
+        return list(self.batch.column(column).take(pa.array(rows)).to_pylist())
 
 
 def _view(column: pa.FixedSizeListArray) -> np.ndarray:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arra.data.rows import Question
 from arra.data.shards import FEATURE_DTYPES, FEATURE_KINDS, Record, ShardForm, open_shard
 from arra.data.tokenizer import load_text_tokenizer, tokenizer_fingerprint
 from arra.errors import InputError, ProvenanceError
@@ -60,7 +61,7 @@ class Settings:
     picture: dict[str, Any]
     """size in pixels, how it was fitted, and with which resampling."""
     source: dict[str, Any]
-    """identity of the source, and how many rows it has."""
+    """identity of the source, how many rows it has, and `questions` where it asks some."""
     shard_rows: int
     """Rows of the source for each shard, bad ones included."""
     batch: int
@@ -105,6 +106,7 @@ class Provenance:
             int(self.settings.codec["vocabulary"]),
             self.feature_shapes,
             self.settings.feature_dtype,
+            bool(self.settings.source.get("questions")),
         )
 
     @classmethod
@@ -189,6 +191,10 @@ def codec_identity(codec: Codec) -> dict[str, Any]:
     }
 
 
+Asked = tuple[list[int], list[int]]
+"""Ids of a question, and of its answer."""
+
+
 @dataclass(frozen=True)
 class StoredRows:
     """Some rows of a store."""
@@ -199,6 +205,8 @@ class StoredRows:
     """(B, *codes_shape) int64, or float32 where codes are vectors."""
     features: dict[str, Tensor]
     """Feature -> (B, D) float32, or (B, N, D) for patches."""
+    questions: list[list[Asked]] = field(default_factory=list)
+    """B lists of questions with their answers; empty where the store has none."""
 
 
 class PreparedStore:
@@ -211,7 +219,7 @@ class PreparedStore:
         self.folder, self.provenance = folder, provenance
         form = provenance.form()
         self.codes_shape = form.codes_shape
-        self.vocabulary = form.vocabulary
+        self.vocabulary, self.asks = form.vocabulary, form.asks
         self._shapes = form.feature_shapes
         self._records: list[Record] = []
         for entry in provenance.shards:
@@ -282,6 +290,7 @@ class PreparedStore:
             for name in read
         }
         text_ids: list[list[int]] = [[]] * count
+        questions: list[list[Asked]] = [[]] * count if self.asks else []
         for places, record, local in self._groups(indices):
             codes[places] = record.codes[local]
             for name, values in found.items():
@@ -289,8 +298,13 @@ class PreparedStore:
             starts, stops = record.offsets[local].tolist(), record.offsets[local + 1].tolist()
             for place, start, stop in zip(places.tolist(), starts, stops, strict=True):
                 text_ids[place] = record.text_ids[start:stop].tolist()
+            if self.asks:
+                asked = _pairs(record, local, "question_ids", "answer_ids")
+                for place, pairs in zip(places.tolist(), asked, strict=True):
+                    questions[place] = pairs
         shaped = {k: torch.from_numpy(v).view(count, *self._shapes[k]) for k, v in found.items()}
-        return StoredRows(text_ids, torch.from_numpy(codes).view(count, *self.codes_shape), shaped)
+        shape = (count, *self.codes_shape)
+        return StoredRows(text_ids, torch.from_numpy(codes).view(shape), shaped, questions)
 
     def text_lengths(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """(n,) int64: how many text ids each of these rows has."""
@@ -300,12 +314,31 @@ class PreparedStore:
         return lengths
 
     def longest_text(self) -> int:
-        """How many text ids the row with the most of them has."""
-        return max((int(np.diff(record.offsets).max()) for record in self._records), default=0)
+        """How many text ids the row with the most of them has: its caption, or a question and its
+        answer."""
+        longest = max((int(np.diff(record.offsets).max()) for record in self._records), default=0)
+        if not self.asks:
+            return longest
+        asked = (
+            len(question) + len(answer)
+            for record in self._records
+            for row in _pairs(record, np.arange(len(record)), "question_ids", "answer_ids")
+            for question, answer in row
+        )
+        return max(longest, max(asked, default=0))
 
     def captions(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """Captions in the order of `indices`."""
         return self._strings("caption", indices)
+
+    def questions(self, indices: Sequence[int] | np.ndarray) -> list[tuple[Question, ...]]:
+        """What is asked about each row, in the order of `indices`; nothing in a store without."""
+        found: list[tuple[Question, ...]] = [()] * len(indices)
+        for places, record, local in self._groups(indices) if self.asks else ():
+            asked = _pairs(record, local, "questions", "answers")
+            for place, pairs in zip(places.tolist(), asked, strict=True):
+                found[place] = tuple(Question(*pair) for pair in pairs)
+        return found
 
     def keys(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """Names of the rows in their source, in the order of `indices`."""
@@ -314,7 +347,7 @@ class PreparedStore:
     def _strings(self, column: str, indices: Sequence[int] | np.ndarray) -> list[str]:
         found = [""] * len(indices)
         for places, record, local in self._groups(indices):
-            for place, text in zip(places, record.strings(column, local), strict=True):
+            for place, text in zip(places, record.entries(column, local), strict=True):
                 found[place] = text
         return found
 
@@ -366,6 +399,12 @@ class PreparedStore:
             raise ProvenanceError(
                 f"{self.folder}: changed since it was made: {', '.join(changed)}; prepare it again"
             )
+
+
+def _pairs(record: Record, rows: np.ndarray, *columns: str) -> list[list[Any]]:
+    """Of each row the questions with their answers, as two columns have them."""
+    questions, answers = (record.entries(column, rows) for column in columns)
+    return [list(zip(*pair, strict=True)) for pair in zip(questions, answers, strict=True)]
 
 
 def _differ(part: str, mine: Any, yours: Any) -> list[str]:

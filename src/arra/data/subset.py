@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from arra.data.rows import Question
 from arra.data.store import PreparedStore, StoredRows
 from arra.errors import InputError
 
@@ -22,6 +23,7 @@ class Subset:
         if self.indices.size and not 0 <= self.indices.min() <= self.indices.max() < len(store):
             raise InputError(f"{store.folder}: rows outside 0 to {len(store) - 1}")
         self.codes_shape, self.vocabulary = store.codes_shape, store.vocabulary
+        self.asks = store.asks
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -45,6 +47,10 @@ class Subset:
     def captions(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """Captions in the order of `indices`."""
         return self.store.captions(self._of(indices))
+
+    def questions(self, indices: Sequence[int] | np.ndarray) -> list[tuple[Question, ...]]:
+        """As `PreparedStore.questions`."""
+        return self.store.questions(self._of(indices))
 
     def keys(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """Names in the source, in the order of `indices`."""

@@ -249,12 +249,7 @@ class StoreBatches(ABC):
         stored = self.store.rows(indices, () if shuffled else self.features)
         rng = np.random.default_rng([self.config.seed, 2, number])
         dropped = self._dropped(number, rng, len(indices))
-        samples = [
-            sample_of([] if drop else text, code)
-            for text, code, drop in zip(
-                stored.text_ids, self._listed(stored.codes), dropped, strict=True
-            )
-        ]
+        samples = self._samples(number, stored, dropped, sample_of)
         features = stored.features
         if shuffled:
             others = self._other[np.asarray(indices)].tolist()
@@ -262,6 +257,20 @@ class StoreBatches(ABC):
         samples += self._others(rng)  # behind the pictures: features stay numbered as they are
         batch = self._collated(samples, features, self.config)
         return self._finished(batch, stored.codes, (self.config.seed, 5, number))
+
+    def _samples(
+        self,
+        number: int,
+        stored: Rows,
+        dropped: np.ndarray,
+        sample_of: Callable[[Sequence[int], Sequence[int]], Sample],
+    ) -> list[Sample]:
+        """The rows of batch `number` as sequences, those `dropped` (B,) without caption."""
+        codes = self._listed(stored.codes)
+        return [
+            sample_of([] if drop else text, code)
+            for text, code, drop in zip(stored.text_ids, codes, dropped, strict=True)
+        ]
 
     def _dropped(self, number: int, rng: np.random.Generator, count: int) -> np.ndarray:
         """(count,) bool: the rows of batch `number` that lose their caption."""

@@ -2,6 +2,7 @@
 
     [start] caption <boi> x_1 ... x_n <eoi>, end        drawing
     [start] <boi> x_1 ... x_n <eoi> caption, end        reading
+    [start] <boi> x_1 ... x_n <eoi> question answer, end        answering
 
 The output at each position predicts the next token; `end` is no input. B pictures of n vectors.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -23,6 +24,7 @@ from arra.generators.base import Batch
 from arra.generators.batches import (
     IGNORE,
     RasterBatches,
+    Rows,
     Sample,
     Store,
     StoreBatches,
@@ -50,12 +52,22 @@ def drawing(
 
 
 def reading(
-    text: Sequence[int], codes: Sequence[int], vocabulary: ImageVocabulary, end: int
+    text: Sequence[int],
+    codes: Sequence[int],
+    vocabulary: ImageVocabulary,
+    end: int,
+    question: Sequence[int] = (),
 ) -> Sample:
-    """Picture, then caption, both predicted; of an empty caption (a dropped one) nothing is."""
-    tokens = [*vocabulary.prompt(()), *vocabulary.picture(codes), vocabulary.end, *text]
+    """Picture, then caption, both predicted; of an empty caption (a dropped one) nothing is.
+
+    With a `question`, which is not predicted, `text` is the answer to it.
+    """
+    before = [*vocabulary.prompt(()), *vocabulary.picture(codes)]
+    tokens = [*before, vocabulary.end, *question, *text]
     sample = _sample(tokens, vocabulary, end, silent=len(vocabulary.prompt(())) - 1)
-    return sample if text else replace(sample, target=[*sample.target[:-1], IGNORE])
+    target, given = sample.target, len(before) + len(question)
+    target[len(before) : given] = [IGNORE] * len(question)
+    return sample if text else replace(sample, target=[*target[:-1], IGNORE])
 
 
 def _sample(tokens: list[int], vocabulary: ImageVocabulary, end: int, silent: int) -> Sample:
@@ -82,24 +94,47 @@ def of_cells(sample: Sample, read: bool) -> Sample:
     return replace(sample, target=target, place=sample.read, read=none)
 
 
+def _asked(stored: Rows) -> Sequence[Sequence[tuple[Sequence[int], Sequence[int]]]]:
+    """Ids of questions and answers of each row; only prepared stores have some."""
+    return getattr(stored, "questions", ())
+
+
 class _BothOrders(StoreBatches):
-    """Of every batch the share `reading` of the rows, the last ones, is read."""
+    """Of every batch the share `reading` of the rows, the last ones, is read; of each of these that
+    has questions one is answered, with the probability `asking`, and not the caption said."""
 
     reading: float
+    asking: float = 0.0
 
     @abstractmethod
-    def _reading(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
+    def _reading(
+        self, text: Sequence[int], codes: Sequence[int], question: Sequence[int] = ()
+    ) -> Sample:
         """A row of the store with its picture first."""
 
-    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+    def _samples(
+        self,
+        number: int,
+        stored: Rows,
+        dropped: np.ndarray,
+        sample_of: Callable[[Sequence[int], Sequence[int]], Sample],
+    ) -> list[Sample]:
         drawn = self.config.size - math.floor(self.reading * self.config.size)
-        number = count()
-
-        def sample(text: Sequence[int], codes: Sequence[int]) -> Sample:
-            make = self._sample if next(number) < drawn else self._reading
-            return make(text, codes)
-
-        return self._batch(step * parts + part, sample)
+        rng = np.random.default_rng([self.config.seed, 10, number])
+        questions = _asked(stored) if self.asking else ()
+        rows = zip(stored.text_ids, self._listed(stored.codes), dropped, strict=True)
+        samples = []
+        for row, (text, codes, drop) in enumerate(rows):
+            asked = questions[row] if questions else ()
+            chance, which = rng.random(2)
+            if row < drawn:
+                samples.append(sample_of(() if drop else text, codes))
+            elif asked and chance < self.asking and not drop:
+                question, answer = asked[int(which * len(asked))]
+                samples.append(self._reading(answer, codes, question))
+            else:
+                samples.append(self._reading(() if drop else text, codes))
+        return samples
 
     def _indices(self, number: int) -> list[int]:
         """In an order of chance: rows come by the length of their captions; the last are read."""
@@ -126,8 +161,10 @@ class CodesBothOrders(_BothOrders, RasterBatches):
     def _sample(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
         return drawing(text, codes, self.vocabulary, self.end, self.config.supervise_text)
 
-    def _reading(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
-        return reading(text, codes, self.vocabulary, self.end)
+    def _reading(
+        self, text: Sequence[int], codes: Sequence[int], question: Sequence[int] = ()
+    ) -> Sample:
+        return reading(text, codes, self.vocabulary, self.end, question)
 
 
 class LanguageVectorBatches(_BothOrders, VectorBatches):
@@ -150,6 +187,7 @@ class LanguageVectorBatches(_BothOrders, VectorBatches):
         super().__init__(store, config, features, vocabulary.prompt, cells)
         self.vocabulary, self.options, self.end, self.replay = vocabulary, options, end, replay
         self.pad, self.reading = vocabulary.pad, options.reading
+        self.asking = options.asking
         if config.replay and not replay:
             raise InputError(
                 f"BatchConfig.replay: {config.replay}, but there is no text to replay; name files "
@@ -168,8 +206,10 @@ class LanguageVectorBatches(_BothOrders, VectorBatches):
         made = drawing(text, self._blank, self.vocabulary, self.end, self.config.supervise_text)
         return of_vectors(made)
 
-    def _reading(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
-        return of_vectors(reading(text, self._blank, self.vocabulary, self.end))
+    def _reading(
+        self, text: Sequence[int], codes: Sequence[int], question: Sequence[int] = ()
+    ) -> Sample:
+        return of_vectors(reading(text, self._blank, self.vocabulary, self.end, question))
 
     def _others(self, rng: np.random.Generator) -> list[Sample]:
         replayed = self.config.replayed
@@ -193,8 +233,11 @@ class MaskedLanguageBatches(LanguageVectorBatches):
         made = drawing(text, self._blank, self.vocabulary, self.end, self.config.supervise_text)
         return of_cells(made, read=False)
 
-    def _reading(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
-        return of_cells(reading(text, self._blank, self.vocabulary, self.end), read=True)
+    def _reading(
+        self, text: Sequence[int], codes: Sequence[int], question: Sequence[int] = ()
+    ) -> Sample:
+        made = reading(text, self._blank, self.vocabulary, self.end, question)
+        return of_cells(made, read=True)
 
     def least(self, step: int) -> float:
         """The least share of cells that is hidden in this step."""

@@ -89,7 +89,7 @@ class LanguageVectorGenerator(VectorGenerator):
     Config = LanguageVectorConfig
     config: LanguageVectorConfig
     laws = ("cross_entropy", "vectors")
-    reads: ClassVar[tuple[str, ...]] = (*SOLVED, *HEAD, "reading")
+    reads: ClassVar[tuple[str, ...]] = (*SOLVED, *HEAD, "reading", "asking")
     Batches: ClassVar[type[LanguageVectorBatches]] = LanguageVectorBatches
 
     def __init__(

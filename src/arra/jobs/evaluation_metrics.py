@@ -16,6 +16,7 @@ from arra.adapters.lora import adapters_off
 from arra.files import to_plain
 from arra.jobs.evaluation_distances import distances, published_statistics
 from arra.jobs.evaluation_parts import teachers
+from arra.jobs.evaluation_reading import answers, asked, captions, reads
 from arra.jobs.evidence import Drawn, Evidence
 from arra.jobs.plain_text import pieces, speaks
 from arra.jobs.validation import plain_batches
@@ -351,6 +352,8 @@ METRICS = (
     Metric("bits per image token", (_held_out_rows,), _bits),
     Metric("whole files", (_files,), _whole_files),
     Metric("prompt accuracy", (_scenes,), _prompt_reading),
+    Metric("captions", (reads,), captions),
+    Metric("answers", (reads, asked), answers),
     Metric("Fréchet distance", (_someone_looks, _enough_real), distances),
     Metric("Fréchet distance to given statistics", (_statistics,), published_statistics),
     Metric("Inception score", (_classes,), _class_score),

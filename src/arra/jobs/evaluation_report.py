@@ -111,6 +111,12 @@ _MEANINGS = (
         "pictures is an error too.",
     ),
     (
+        "exact captions",
+        "Captions and answers: the likeliest word after the likeliest word, of held-out pictures; "
+        "with another picture is what can be said without looking. A true caption names every "
+        "digit, and all it says is so.",
+    ),
+    (
         "image-text cosine",
         "Image-text cosine: raw, not times 100 or 2.5 and not clipped; the rows with wrong pairs "
         "and with real pictures are its scale.",

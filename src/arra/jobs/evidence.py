@@ -24,6 +24,7 @@ from arra.jobs.evaluation_parts import (
     scene_config,
     seen_by,
 )
+from arra.jobs.evaluation_reading import Shown, find_shown
 from arra.jobs.generation import Generated, Generation, generate
 from arra.jobs.options import SourceOptions
 from arra.jobs.parts import load_encoder
@@ -209,6 +210,12 @@ class Evidence:
         }
         pictures = stills(self.model.paint(rows.rows(count).codes))
         return PictureSet(pictures, rows.captions(count), f"{split} rows, through the codec", facts)
+
+    @cached_property
+    def shown(self) -> Shown:
+        """Held-out pictures that the checkpoint is to read."""
+        assert self.model is not None
+        return find_shown(self.model, self.ground, self.config, self.job.count, self.job.seed)
 
     @property
     def sides(self) -> int:

@@ -29,6 +29,8 @@ class SourceOptions:
     """Column or field of the caption; recognised unless given."""
     scene_seed: int = 0
     """Seed of digit scenes."""
+    scene_questions: int = 0
+    """Questions about each digit scene that are kept with it, at most; each has one answer."""
     limits: Limits = field(default_factory=Limits)
     """What is accepted."""
     classes: Classes = field(default_factory=Classes)

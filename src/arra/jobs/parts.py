@@ -270,10 +270,11 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 def train_own_tokenizer(
     parts: PartsFolder, kind: TokenizerKind, vocabulary: int, pictures: Callable[[], Sample]
 ) -> PreTrainedTokenizerBase:
-    """A tokenizer trained on the sample's captions, or the one trained earlier from the same."""
+    """A tokenizer trained on the sample's captions and questions, or one trained earlier from
+    the same."""
 
     def train(folder: Path) -> dict[str, Any]:
-        tokenizer = train_text_tokenizer(pictures().captions, vocabulary, kind)
+        tokenizer = train_text_tokenizer(pictures().texts, vocabulary, kind)
         tokenizer.save_pretrained(str(folder))
         return {"kind": kind, "vocabulary": len(tokenizer)}
 

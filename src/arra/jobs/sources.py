@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import cast, get_args
 
 import numpy as np
@@ -15,7 +15,7 @@ from arra.data.decode import pixels_of
 from arra.data.pictures import open_pictures
 from arra.data.prepare import Fit
 from arra.data.report import RowReport
-from arra.data.rows import BadRow
+from arra.data.rows import BadRow, Question
 from arra.data.scenes import DigitScenes, SceneConfig, Split
 from arra.errors import InputError
 from arra.jobs.options import SourceOptions
@@ -57,7 +57,7 @@ def open_source(
         if split not in get_args(Split):
             raise InputError(f"split: {split!r}, expected one of {', '.join(get_args(Split))}")
         endless = DigitScenes(scenes, cast(Split, split), seed=options.scene_seed)
-        return ScenePictures(endless, int(match[1]))
+        return ScenePictures(endless, int(match[1]), options.scene_questions)
     return open_pictures(
         source,
         limits=options.limits,
@@ -76,10 +76,19 @@ class Sample:
     """(N, S, S, 3) uint8; (N, S, S, 3 T) where they are clips of T frames."""
     captions: list[str]
     """N captions."""
+    questions: list[tuple[Question, ...]] = field(default_factory=list)
+    """Those of N rows, or nothing where nobody asks."""
+
+    @property
+    def texts(self) -> list[str]:
+        """Captions, questions and answers."""
+        asked = (one for row in self.questions for one in row)
+        return [*self.captions, *(text for one in asked for text in (one.question, one.answer))]
 
     def head(self, most: int) -> Sample:
         """The first `most` of them."""
-        return replace(self, pictures=self.pictures[:most], captions=self.captions[:most])
+        here = slice(most)
+        return Sample(self.pictures[here], self.captions[here], self.questions[here])
 
 
 def sample_pictures(
@@ -107,6 +116,7 @@ def sample_pictures(
     report.check(total)
     pictures = np.empty((most, size, size, channels), dtype=np.uint8)
     captions: list[str] = []
+    questions: list[tuple[Question, ...]] = []
     filter_ = Image.Resampling[resample.upper()]
     with track(label, most) as task:
         for row in rows.tolist():
@@ -119,9 +129,10 @@ def sample_pictures(
                 continue
             pictures[len(captions)] = pixels_of(found, size, how, filter_)
             captions.append(found.caption)
+            questions.append(getattr(found, "questions", ()))
     if not captions:
         raise InputError(f"not one of {most} rows can be used: {report.summary()}")
-    return Sample(pictures[: len(captions)], captions)
+    return Sample(pictures[: len(captions)], captions, questions)
 
 
 def _from_blocks(source: BlockSource, rows: np.ndarray, label: str) -> Sample:
@@ -129,6 +140,7 @@ def _from_blocks(source: BlockSource, rows: np.ndarray, label: str) -> Sample:
     channels = 3 * getattr(source, "frames", 1)
     pictures = np.empty((len(rows), source.side, source.side, channels), dtype=np.uint8)
     captions: list[str] = []
+    questions: list[tuple[Question, ...]] = []
     with track(label, len(rows)) as task:
         for first in range(0, int(rows[-1]) + 1, 1024):
             here = rows[(rows >= first) & (rows < first + 1024)]
@@ -138,5 +150,7 @@ def _from_blocks(source: BlockSource, rows: np.ndarray, label: str) -> Sample:
             start = len(captions)
             pictures[start : start + len(here)] = block.pictures[here - first]
             captions += [block.captions[row] for row in (here - first).tolist()]
+            if block.questions:
+                questions += [block.questions[row] for row in (here - first).tolist()]
             task.advance(len(here))
-    return Sample(pictures, captions)
+    return Sample(pictures, captions, questions)
