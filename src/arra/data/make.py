@@ -41,7 +41,7 @@ ENCODERS = "encoders"
 class Good(NamedTuple):
     """A row that can be used."""
 
-    index: int
+    number: int
     key: str
     row: RowLike | np.ndarray
     """The row, or its pixels."""
@@ -256,7 +256,7 @@ class Maker:
                 goods, pictures = zip(*batch, strict=True)
                 keys, captions = [good.key for good in goods], [good.caption for good in goods]
                 asked = [good.questions for good in goods]
-                yield Fitted(goods[-1].index, keys, np.stack(pictures), captions, asked)
+                yield Fitted(goods[-1].number, keys, np.stack(pictures), captions, asked)
         finally:
             rows.close()
 
@@ -273,7 +273,7 @@ class Maker:
                     yield good
                 else:
                     reason = "its caption, key or a question is not valid Unicode"
-                    remarks.bad.append(BadEntry(good.index, ascii(good.key), reason))
+                    remarks.bad.append(BadEntry(good.number, ascii(good.key), reason))
 
     def _read_block(self, start: int, stop: int) -> Iterator[Good]:
         assert isinstance(self.job.source, BlockSource)
