@@ -12,7 +12,7 @@ import torch
 import arra.generators
 import arra.objectives.laws  # noqa: F401
 from arra.errors import InputError
-from arra.generators.masked_vectors import drawn_after
+from arra.generators.rounds import drawn_after
 from arra.registry import generators, objectives
 from arra.samplers.noise import PictureNoise
 from arra.samplers.vectors import VectorSampler

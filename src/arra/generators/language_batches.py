@@ -31,11 +31,10 @@ from arra.generators.batches import (
     collate,
     text_sample,
 )
+from arra.generators.rounds import hidden_cells
 from arra.generators.vectors import VectorBatches
 from arra.generators.vocabulary import ImageVocabulary
 from arra.settings import BatchConfig, VectorOptions
-
-_SPREAD = 0.25
 
 
 def drawing(
@@ -262,13 +261,9 @@ class MaskedLanguageBatches(LanguageVectorBatches):
         """Some cells of the pictures that are to be drawn become such that are read."""
         assert batch.read is not None  # `collate` tells
         assert batch.latents is not None
-        share = -1.0
-        while not least <= share <= 1.0:
-            share = 1.0 + _SPREAD * rng.standard_normal()
-        rank = rng.random(batch.latents.shape[:2]).argsort(axis=1).argsort(axis=1)
-        kept = torch.from_numpy(rank) >= max(1, math.ceil(self.positions * share))
+        hidden = hidden_cells(rng, len(batch.latents), self.positions, least)
         seen = batch.image.clone()
-        seen[batch.image] = kept[batch.segment[batch.image], batch.place[batch.image]]
+        seen[batch.image] = ~hidden[batch.segment[batch.image], batch.place[batch.image]]
         return replace(
             batch,
             place=batch.place.masked_fill(seen, -1),

@@ -22,7 +22,7 @@ from arra.generators.language_vectors import (
     LanguageVectorGenerator,
     Reading,
 )
-from arra.generators.masked_vectors import Rounds
+from arra.generators.rounds import Rounds
 from arra.generators.vectors import drawn_noise
 from arra.orders.layout import visible
 from arra.randomness import Noise

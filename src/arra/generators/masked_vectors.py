@@ -7,7 +7,6 @@ Cells of one round are independent of each other given those before.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arra.generators.base import Batch, Output
 from arra.generators.batches import Store
+from arra.generators.rounds import Rounds, hidden_cells
 from arra.generators.vectors import (
     HEAD,
     SOLVED,
@@ -36,7 +36,7 @@ from arra.randomness import Noise
 from arra.registry import generators
 from arra.settings import BatchConfig
 
-_LEAST, _SPREAD = 0.7, 0.25
+_LEAST = 0.7
 
 
 class MaskedVectorBatches(VectorBatches):
@@ -45,59 +45,15 @@ class MaskedVectorBatches(VectorBatches):
 
     def _finished(self, batch: Batch, codes: Tensor, key: tuple[int, int, int]) -> Batch:
         batch = super()._finished(batch, codes, key)
-        rng = np.random.default_rng(key)
-        share = 0.0
-        while not _LEAST <= share <= 1.0:
-            share = 1.0 + _SPREAD * rng.standard_normal()
-        shape = (len(batch.tokens), self.positions)
-        rank = rng.random(shape).argsort(axis=1).argsort(axis=1)
+        chosen = hidden_cells(np.random.default_rng(key), len(batch.tokens), self.positions, _LEAST)
         hidden = batch.image.clone()
-        hidden[:, -self.positions :] &= torch.from_numpy(rank < math.ceil(self.positions * share))
+        hidden[:, -self.positions :] &= chosen
         return replace(
             batch,
             place=batch.place.masked_fill(~hidden, -1),
             image=hidden,
             read=batch.place.masked_fill(hidden, -1),
         )
-
-
-@dataclass(kw_only=True)
-class Rounds:
-    """Pictures whose hidden cells are drawn in rounds."""
-
-    order: Tensor
-    """(B, n): the order in which cells are drawn."""
-    latents: Tensor
-    """(B, n, C)."""
-    done: int = 0
-    """How many cells of each picture are drawn."""
-    round: int = 0
-
-    @property
-    def hidden(self) -> Tensor:
-        """(B, n) bool."""
-        hidden = torch.zeros_like(self.order, dtype=torch.bool)
-        return hidden.scatter(1, self.order[:, self.done :], True)
-
-    @staticmethod
-    def begun(
-        noise: Noise, cells: int, channels: int, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Order and vectors of pictures of which nothing is drawn, each in an order of its own."""
-        order = noise(cells).argsort(dim=1).to(device)
-        return order, torch.zeros(*order.shape, channels, device=device)
-
-    def next(self, rounds: int) -> Tensor:
-        """(B, k) the cells of the next of so many rounds."""
-        stop = drawn_after(self.round + 1, rounds, self.order.shape[1], self.done)
-        return self.order[:, self.done : stop]
-
-    def put(self, found: Tensor) -> None:
-        """Take in what the next k cells are, (B k, C): the round is over."""
-        count = len(found) // len(self.order)
-        where = self.order[:, self.done : self.done + count, None].expand(-1, -1, found.shape[-1])
-        self.latents = self.latents.scatter(1, where, found.view_as(where))
-        self.done, self.round = self.done + count, self.round + 1
 
 
 @dataclass(kw_only=True)
@@ -236,15 +192,6 @@ class MaskedVectorGenerator(VectorGenerator):
 
     def drawn(self, cache: MaskedVectorCache) -> Tensor:
         return cache.latents
-
-
-def drawn_after(round: int, rounds: int, cells: int, before: int) -> int:
-    """How many cells are drawn after so many rounds: all but floor(cells cos(pi / 2 round /
-    rounds)), one more than `before` at least and leaving one for every round that follows."""
-    left = math.floor(cells * math.cos(math.pi / 2 * round / rounds) + 1e-9)
-    if round >= rounds:
-        return cells
-    return cells - max(rounds - round, min(left, cells - before - 1))
 
 
 def _kept(keep: Tensor) -> tuple[Tensor, Tensor]:
