@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import arra.generators
 import arra.samplers  # noqa: F401  (registers)
 from arra.errors import InputError
+from arra.generators.backspacing import BackspaceStepper, with_backspace
 from arra.guidance import guide
 from arra.registry import generators, samplers
 from arra.samplers.ancestral import AncestralSampler
@@ -27,6 +28,7 @@ STEPPERS = {
     "ancestral": "raster",
     "scales": "scales",
     "masked": "masked",
+    "backtracking": "raster",
     "vectors": "masked-vectors",
 }
 
@@ -49,6 +51,8 @@ def generator():
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_same_seed_same_picture_in_any_company(name, guidance):
     generator = decided(STEPPERS[name])
+    if name == "backtracking":
+        generator = BackspaceStepper.of_pictures(with_backspace(generator))
     sampler = samplers[name](SamplingConfig(guidance=guidance))
     together = sampler(generator, CAPTIONS, SEEDS)
     assert torch.equal(together, sampler(generator, CAPTIONS, SEEDS))

@@ -23,6 +23,7 @@ from arra.data.store import codec_identity
 from arra.data.tokenizer import tokenizer_fingerprint
 from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_folder, read_json, sha256_of_json
+from arra.generators.backspacing import BackspaceStepper
 from arra.generators.base import Generator
 from arra.generators.fast import decoding
 from arra.generators.language_vectors import LanguageVectorGenerator
@@ -30,7 +31,7 @@ from arra.generators.raster import SIDE_FILE
 from arra.orders.schedules import fitted
 from arra.pixels import to_uint8, to_unit
 from arra.registry import generators, samplers
-from arra.settings import Decoder, Precision, SamplingConfig
+from arra.settings import Decoder, Precision, Sampler, SamplingConfig
 
 CODEC = "codec"
 # Pictures that are painted together: with small ones most of the time is calls, not arithmetic;
@@ -146,6 +147,7 @@ class TextToImage:
         batch: int = 64,
         decoder: Decoder = "auto",
         precision: Precision = "fp32",
+        sampler: Sampler = "auto",
         on_unit: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """Pictures (N, H, W, 3) uint8, one for each caption and seed; clips of T frames are (N, H,
@@ -159,7 +161,8 @@ class TextToImage:
         `decoder` "auto" draws the fastest way that gives the pictures of "plain" (the language
         model's own forward); "fast" insists on a decoder of ours, even where building it takes
         longer than it saves. `precision` bf16 or int8 (weights) is faster for large models, and
-        draws other pictures; see `arra.generators.fast.decoding`.
+        draws other pictures; see `arra.generators.fast.decoding`. `sampler` "backtracking"
+        may take codes back while it draws, and wants a model that has learnt a backspace.
 
         Raises `InputError` for an empty or unreadable caption, other numbers of seeds, or a
         precision in which the model cannot be drawn.
@@ -171,6 +174,7 @@ class TextToImage:
             batch=batch,
             decoder=decoder,
             precision=precision,
+            sampler=sampler,
             on_unit=on_unit,
         )
         return self.paint(codes)
@@ -184,6 +188,7 @@ class TextToImage:
         batch: int = 64,
         decoder: Decoder = "auto",
         precision: Precision = "fp32",
+        sampler: Sampler = "auto",
         on_unit: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
         """The codes (N, ...) that `draw` paints: int64, or float32 where they are vectors."""
@@ -193,7 +198,13 @@ class TextToImage:
             None if caption is None else clean_caption(caption, f"prompt {number}")
             for number, caption in enumerate(captions, start=1)
         ]
-        sampler = samplers[self.generator.sampler](sampling)
+        if sampler == "backtracking":
+            if decoder == "fast" or precision != "fp32":
+                raise InputError("sampler backtracking: draws at fp32, without a fast decoder")
+            eraser = BackspaceStepper.of_pictures(self.generator)
+            codes = samplers[sampler](sampling)(eraser, texts, seeds, batch=batch, on_unit=on_unit)
+            return codes.view(len(codes), *self.generator.codes_shape)
+        draw = samplers[self.generator.sampler](sampling)
         way = decoding(
             self.generator,
             -(-len(texts) // max(batch, 1)) * self.generator.units,
@@ -201,7 +212,7 @@ class TextToImage:
             decoder=decoder,
             precision=precision,
         )
-        codes = sampler(way.stepper, texts, seeds, batch=batch, on_unit=on_unit)
+        codes = draw(way.stepper, texts, seeds, batch=batch, on_unit=on_unit)
         return codes.view(len(codes), *self.generator.codes_shape)
 
     @property

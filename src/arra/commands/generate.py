@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from arra.settings import Decoder, Precision, SamplingConfig
+from arra.settings import Decoder, Precision, Sampler, SamplingConfig
 
 # Frozen, so that one object can be the default of every call.
 _SAMPLINGCONFIG = SamplingConfig()
@@ -26,6 +26,7 @@ def command(
     device: str = "auto",
     decoder: Decoder = "auto",
     precision: Precision = "fp32",
+    sampler: Sampler = "auto",
     schedule: tuple[int, ...] = (),
     grid: tuple[int, int] | None = None,
     steps: int | None = None,
@@ -60,6 +61,8 @@ def command(
             forward (plain); fast insists on our own decoder, and says why where there is none.
         precision: Of the decoder's weights. bf16 and int8 are faster for large models (100 M
             parameters and more), and draw other, slightly worse pictures.
+        sampler: Auto draws as the generator does; backtracking may take codes back meanwhile, for
+            checkpoints that have learnt a backspace.
         schedule: Growing sides of the scales that are drawn, such as 1 2 4 8; the last is the whole
             picture. For generators that take any schedule (flexible-scales).
         grid: Rows and columns of codes of the picture, with --schedule; unless given, training's.
@@ -85,8 +88,8 @@ def command(
             raise InputError(f"--layout {layout}: give the benchmark's own prompts with --prompts")
         if (decoder, precision) != ("auto", "fp32"):
             raise InputError(f"--layout {layout}: is drawn at fp32, without --decoder, --precision")
-        if schedule:
-            raise InputError(f"--layout {layout}: is drawn without --schedule")
+        if schedule or sampler != "auto":
+            raise InputError(f"--layout {layout}: is drawn without --schedule, --sampler")
         if count not in (1, SAMPLES):
             raise InputError(f"count: {count}, the scorers want {SAMPLES} pictures of each prompt")
         model = TextToImage.from_pretrained(checkpoint, choose_device(device))
@@ -105,7 +108,9 @@ def command(
         model = model.scheduled(schedule, grid)
     if (steps, rounds, solver) != (None, None, None):
         model = model.paced(steps, rounds, solver)
-    job = Generation(wanted, out, count, seed, sampling, batch, overwrite, decoder, precision)
+    job = Generation(
+        wanted, out, count, seed, sampling, batch, overwrite, decoder, precision, sampler
+    )
     made = generate(model, job)
     if json:
         print_json(

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 TOKENIZER = "tokenizer"
 """In a saved generator's folder, that of its tokenizer."""
+DATA, NOISE, MODEL = range(3)
+"""Who chose a token (`Batch.source`): the data; noise put into it, which is read but not learnt; or
+the model itself, some steps ago."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,12 @@ class Batch:
     group: Tensor | None = None
     """(B,) int64: which sequence of pictures each belongs to, where pictures of a batch, in their
     order, know of each other; None: they do not."""
+    dies: Tensor | None = None
+    """(R, T) int64: the column from which on a position is no longer seen, because its token was
+    taken back; `FOREVER` for never; None: all stay. `position` then counts the tokens that are
+    left, and may go back."""
+    source: Tensor | None = None
+    """(R, T) int64: who chose the target, `DATA`, `NOISE` or `MODEL`; None: all is data."""
     features: dict[str, Tensor] = field(default_factory=dict)
     """Encoder features: "cls", "mean" (B, D), "patches" (B, N, D); NAME/cls of a named encoder."""
 

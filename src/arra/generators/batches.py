@@ -15,8 +15,9 @@ from torch import Tensor
 
 from arra.codecs.streams import ByteStream
 from arra.errors import InputError
-from arra.generators.base import Batch
+from arra.generators.base import DATA, Batch
 from arra.generators.vocabulary import ImageVocabulary
+from arra.orders.layout import FOREVER
 from arra.randomness import derangement, permuted
 from arra.settings import BatchConfig
 
@@ -62,6 +63,12 @@ class Sample:
     read: list[int]
     image: list[bool] | None = None
     """Which outputs predict image content; None: those that predict a place."""
+    position: list[int] | None = None
+    """Where tokens stand in the text; None: one after the other."""
+    dies: list[int] | None = None
+    """From which token of the sample on each is no longer seen; None: all stay (`Batch.dies`)."""
+    source: list[int] | None = None
+    """Who chose the targets; None: the data (`Batch.source`)."""
 
 
 def sequence(
@@ -144,6 +151,10 @@ def collate(
     place = np.full(shape, -1, dtype=np.int64)
     read = np.full(shape, -1, dtype=np.int64)
     image = np.zeros(shape, dtype=bool)
+    told = any(sample.source is not None for sample in samples)
+    erased = any(sample.dies is not None for sample in samples)
+    source = np.full(shape, DATA, dtype=np.int64)
+    dies = np.full(shape, FOREVER, dtype=np.int64)
     for number, row in enumerate(rows):
         used = sum(len(samples[i].tokens) for i in row)
         start = length - used if layout == "left" else 0
@@ -154,7 +165,13 @@ def collate(
             place[number, here], read[number, here] = sample.place, sample.read
             image[number, here] = place[number, here] >= 0 if sample.image is None else sample.image
             segment[number, here] = i
-            position[number, here] = np.arange(len(sample.tokens))
+            usual = np.arange(len(sample.tokens))
+            position[number, here] = usual if sample.position is None else sample.position
+            if sample.source is not None:
+                source[number, here] = sample.source
+            if sample.dies is not None:
+                moments = np.asarray(sample.dies)
+                dies[number, here] = np.where(moments == FOREVER, FOREVER, moments + start)
             start = here.stop
     return Batch(
         tokens=torch.from_numpy(tokens),
@@ -164,6 +181,8 @@ def collate(
         image=torch.from_numpy(image),
         place=torch.from_numpy(place),
         read=torch.from_numpy(read),
+        dies=torch.from_numpy(dies) if erased else None,
+        source=torch.from_numpy(source) if told else None,
         features=dict(features),
     )
 

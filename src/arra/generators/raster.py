@@ -30,6 +30,7 @@ from arra.codecs.streams import ByteStream
 from arra.errors import InputError
 from arra.files import read_json, to_plain, write_json
 from arra.generators.adapted import Adapted, load_base, read_adapter, write_adapter
+from arra.generators.attention import attention
 from arra.generators.base import Batch, CodeGenerator, Output
 from arra.generators.batches import RasterBatches, Store
 from arra.generators.native import own_vocabulary
@@ -52,7 +53,6 @@ from arra.networks.rows import extend_vocabulary, paint_rows
 from arra.networks.tables import token_tables
 from arra.networks.unpadded import Places
 from arra.networks.unpadded_decoder import UnpaddedDecoder
-from arra.orders.layout import visible
 from arra.progress import without_library_bars
 from arra.randomness import seeded
 from arra.registry import generators
@@ -78,6 +78,8 @@ class RasterConfig:
     stream: ByteStream | None = None
     """What the codes mean where they are the bytes of a file (JPEG-LM, arXiv 2408.08459): pictures
     then have as many codes as they take, and the code that ends them is <eoi>."""
+    backspace: int | None = None
+    """Id of the token that takes the last one back, if the model has learnt one (`backspacing`)."""
 
 
 @generators.register("raster")
@@ -227,6 +229,10 @@ class RasterGenerator(CodeGenerator):
         """
         if config.kind == "none":
             return
+        if self.config.backspace is not None:
+            raise InputError(
+                "adapter: a model that has a backspace is trained in full (merge first)"
+            )
         adapted = Adapted(config, base, rows, seed)
         self.config = replace(self.config, adapted=adapted)
         self._put_adapter()
@@ -260,8 +266,9 @@ class RasterGenerator(CodeGenerator):
 
     def _settings(self) -> dict[str, Any]:
         settings = {**super()._settings(), "language_model": model_settings(self.lm)}
-        if settings["stream"] is None:  # as those that were made before there were streams
-            del settings["stream"]
+        for name in ("stream", "backspace"):
+            if settings[name] is None:  # as those that were made before there were any
+                del settings[name]
         if settings["adapted"] is not None:
             del settings["adapted"]["base"]  # a place, not what lies there
         return settings
@@ -330,7 +337,8 @@ class RasterGenerator(CodeGenerator):
         self, batch: Batch, layers: Sequence[int] = (), soft: Tensor | None = None
     ) -> Output:
         """Logits and states; with `soft` (see `embed`) codes are read as mixtures."""
-        if self.training and soft is None and (decoder := UnpaddedDecoder.of(self.lm)):
+        plain = self.training and soft is None and batch.dies is None
+        if plain and (decoder := UnpaddedDecoder.of(self.lm)):
             return self._unpadded(decoder, batch, layers)
         with hidden_states(self.lm, layers) as states:
             final = self.lm.get_decoder()(**self._inputs(batch, soft)).last_hidden_state
@@ -481,20 +489,3 @@ class RasterGenerator(CodeGenerator):
         # Only picture codes are legal inside a picture: the others are never looked at.
         vocabulary = self.config.vocabulary
         return self.tables.code_logits(final[:, -1], vocabulary.offset, vocabulary.codes)
-
-
-def attention(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
-    """Attention mask and positions for a Hugging Face model.
-
-    Rows of one sample each that start at the first column need neither: padding on the right is
-    never seen by what stands before it. Otherwise (packed rows, padding on the left) the rule of
-    the layout is written out: (R, 1, T, T) bool, and the positions (R, T).
-    """
-    segment = batch.segment
-    real = segment >= 0
-    alone = (segment == segment[:, :1]) | ~real
-    if bool((alone.all(dim=1) & real[:, 0]).all()):
-        return None, None
-    # in a raster every position looks at the moment of its place in its own sample
-    sees = visible(segment, batch.position)
-    return sees[:, None], batch.position

@@ -28,7 +28,7 @@ from arra.jobs.validation import write_grid
 from arra.labels import label_of, read_png, write_png
 from arra.progress import Task, track
 from arra.samplers.noise import NOISE
-from arra.settings import Decoder, Precision, SamplingConfig
+from arra.settings import Decoder, Precision, Sampler, SamplingConfig
 from arra.text_to_image import TextToImage
 
 SETTINGS, MANIFEST, GRID = "generation.json", "manifest.jsonl", "grid.png"
@@ -68,6 +68,7 @@ class Generation:
     overwrite: bool = False
     decoder: Decoder = "auto"
     precision: Precision = "fp32"
+    sampler: Sampler = "auto"
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ def generate(model: TextToImage, job: Generation) -> Generated:
     }
     if job.precision != "fp32":  # at fp32 all decoders draw the same
         settings["precision"] = job.precision
+    if job.sampler != "auto":
+        settings["sampler"] = job.sampler
     settings |= model.chosen
     job.out.mkdir(parents=True, exist_ok=True)
     _claim(job, settings)
@@ -146,6 +149,7 @@ def generate(model: TextToImage, job: Generation) -> Generated:
                 batch=job.batch,
                 decoder=job.decoder,
                 precision=job.precision,
+                sampler=job.sampler,
                 on_unit=partial(_advance, task, len(todo)),
             )
             drawn = model.paint(codes)

@@ -69,6 +69,19 @@ class KVCache:
         self.past.batch_repeat_interleave(copies)
         self.visible = self.visible.repeat_interleave(copies, dim=0)
 
+    def take_back(self, counts: Tensor) -> None:
+        """Forget the last `counts` (B,) int64 of each row's own positions, as if they had never
+        been. Stored positions at the end that no row has any more are dropped; where others have
+        some the row just does not see them."""
+        left = self.next_position - counts
+        if bool((left < 0).any()) or bool((counts < 0).any()):
+            raise InputError(
+                f"KVCache.take_back: {counts.tolist()} of {self.next_position.tolist()}"
+            )
+        self.visible = self.visible & (self.visible.cumsum(dim=1) <= left[:, None])
+        seen = self.visible.any(dim=0).nonzero()
+        self.truncate(int(seen.max()) + 1 if len(seen) else 0)
+
     def truncate(self, stored: int) -> None:
         """Forget all but the first `stored` positions (as counted by `self.stored`)."""
         if not 0 <= stored <= self.stored:

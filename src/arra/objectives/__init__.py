@@ -1,3 +1,4 @@
 """Losses over the named outputs of a generator."""
 
 from arra.objectives import alignment as alignment  # registers
+from arra.objectives import imitation as imitation

@@ -40,6 +40,8 @@ class NextToken(_PerToken):
         super().__init__(weight)
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
+        if batch.source is not None:
+            raise InputError("NextToken: not all of this batch is data; use Cloning")
         normaliser, chosen = output.scores
         return (normaliser - chosen).sum() / max(output.targets.numel(), 1)
 
