@@ -28,6 +28,7 @@ STEPPERS = {
     "scales": "scales",
     "masked": "masked",
     "vectors": "masked-vectors",
+    "speculative": "raster",
 }
 
 

@@ -53,6 +53,7 @@ from arra.networks.tables import token_tables
 from arra.networks.unpadded import Places
 from arra.networks.unpadded_decoder import UnpaddedDecoder
 from arra.orders.layout import visible
+from arra.orders.trees import Trees
 from arra.progress import without_library_bars
 from arra.randomness import seeded
 from arra.registry import generators
@@ -469,18 +470,39 @@ class RasterGenerator(CodeGenerator):
                 tokens = F.pad(tokens, (0, 1), value=vocabulary.row_end)
         return self._advance(tokens, torch.ones_like(tokens, dtype=torch.bool), cache)
 
+    def undraftable(self, longest: int) -> str:
+        if self.config.vocabulary.row_end is not None:
+            return "its rows of codes end with a token, which is not drawn"
+        window = getattr(self.lm.config.get_text_config(), "sliding_window", None)
+        if window is not None and window < longest + self.units:
+            return f"its attention may forget what lies more than {window} positions back"
+        return ""
+
+    def step_tree(self, codes: Tensor, trees: Trees, cache: KVCache) -> Tensor:
+        """Logits (B, T, codes) of the unit after every node of a draft tree in each row, of `codes`
+        (B, T); `cache.keep` then says which nodes were drawn."""
+        vocabulary = self.config.vocabulary
+        tokens = torch.where(trees.real, codes + vocabulary.offset, vocabulary.pad)
+        visible, position = cache.branch(trees)
+        final = self._read(tokens, visible, position, cache)
+        logits = self.tables.code_logits(final.flatten(0, 1), vocabulary.offset, vocabulary.codes)
+        return logits.unflatten(0, tuple(codes.shape))
+
     def _advance(self, tokens: Tensor, real: Tensor, cache: KVCache) -> Tensor:
-        visible, position = cache.extend(real)
-        final = self.lm.get_decoder()(
+        final = self._read(tokens, *cache.extend(real), cache)
+        # Only picture codes are legal inside a picture: the others are never looked at.
+        vocabulary = self.config.vocabulary
+        return self.tables.code_logits(final[:, -1], vocabulary.offset, vocabulary.codes)
+
+    def _read(self, tokens: Tensor, visible: Tensor, position: Tensor, cache: KVCache) -> Tensor:
+        """(B, T, D) final states of new tokens (B, T); their keys and values join the cache."""
+        return self.lm.get_decoder()(
             **self.tables.inputs(tokens),
             attention_mask=visible,
             position_ids=position,
             past_key_values=cache.past,
             use_cache=True,
         ).last_hidden_state
-        # Only picture codes are legal inside a picture: the others are never looked at.
-        vocabulary = self.config.vocabulary
-        return self.tables.code_logits(final[:, -1], vocabulary.offset, vocabulary.codes)
 
 
 def attention(batch: Batch) -> tuple[Tensor | None, Tensor | None]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 
 from arra.errors import InputError
+from arra.orders.trees import Trees
 
 
 @dataclass
@@ -58,6 +59,32 @@ class KVCache:
         self.visible = torch.cat((self.visible, real), dim=1)
         position = (start[:, None] + real.cumsum(dim=1) - 1).clamp(min=0)
         return self.visible.to(torch.int64), position
+
+    def branch(self, trees: Trees) -> tuple[Tensor, Tensor]:
+        """Make room for a tree of new positions in each row, all behind what the row has.
+
+        Returns which of the L + T positions each new one sees, (B, 1, T, L + T) bool, and the
+        positions (B, T). Afterwards `keep` says which of them stay: until then siblings stand side
+        by side as if they followed one another.
+        """
+        before = self.visible[:, None].expand(-1, trees.real.shape[1], -1)
+        position = self.next_position[:, None] + trees.depth
+        self.visible = torch.cat((self.visible, trees.real), dim=1)
+        return torch.cat((before, trees.sees), dim=2)[:, None], position
+
+    def keep(self, kept: Tensor) -> None:
+        """Keep the `kept` (B, L) bool of the stored positions, each row's in their order, and
+        forget the others; rows that keep fewer are padded on the left."""
+        lengths = kept.sum(dim=1)
+        longest = int(lengths.max())
+        # stable: padding first, then what is kept, in its order
+        order = kept.to(torch.int8).argsort(dim=1, stable=True)[:, kept.shape[1] - longest :]
+        for layer in self.past.layers:
+            index = order[:, None, :, None]
+            layer.keys = layer.keys.take_along_dim(index, dim=2)
+            layer.values = layer.values.take_along_dim(index, dim=2)
+        self.visible = torch.arange(longest, device=kept.device) >= (longest - lengths)[:, None]
+        self.prompt = 0  # rows no longer have theirs at the same places
 
     def gather(self, rows: Tensor) -> None:
         """Keep the given rows (n,) int64, in this order; rows may repeat."""
