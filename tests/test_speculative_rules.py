@@ -87,7 +87,9 @@ def table(order, size, seed):
 
 
 @pytest.mark.parametrize("rule", LOSSLESS, ids=["match", "strict"])
-@pytest.mark.parametrize(("size", "siblings", "depth"), [(3, 1, 3), (3, 2, 2), (2, 2, 3), (4, 2, 1)])
+@pytest.mark.parametrize(
+    ("size", "siblings", "depth"), [(3, 1, 3), (3, 2, 2), (2, 2, 3), (4, 2, 1)]
+)
 def test_trees_keep_the_law_of_sequences(rule, size, siblings, depth):
     """Walk a tree with so many siblings at each node, drawn from a draft law of each history; what
     comes out, completed from the target's law, is distributed as the target's sequences."""

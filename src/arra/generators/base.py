@@ -232,8 +232,8 @@ class Generator(Part):
         return self._captions[1]([one_line(caption)])[0]
 
     def undraftable(self, longest: int) -> str:
-        """Why codes after prompts of up to `longest` tokens cannot be drafted and verified
-        (speculative decoding); empty where `step_tree` does it."""
+        """Why codes cannot be drafted and verified (speculative decoding) where prompt and draft
+        have up to `longest` positions; empty where `step_tree` does it."""
         if self.dimensions:
             return "its codes are vectors, of which no table of probabilities can be compared"
         if not self.causal:

@@ -473,7 +473,11 @@ class RasterGenerator(CodeGenerator):
     def undraftable(self, longest: int) -> str:
         if self.config.vocabulary.row_end is not None:
             return "its rows of codes end with a token, which is not drawn"
-        window = getattr(self.lm.config.get_text_config(), "sliding_window", None)
+        text = self.lm.config.get_text_config()
+        kinds = set(getattr(text, "layer_types", None) or ())
+        if kinds - {"full_attention", "sliding_attention"}:
+            return "its blocks keep a state that cannot be taken back"
+        window = getattr(text, "sliding_window", None)
         if window is not None and window < longest + self.units:
             return f"its attention may forget what lies more than {window} positions back"
         return ""
@@ -483,8 +487,12 @@ class RasterGenerator(CodeGenerator):
         (B, T); `cache.keep` then says which nodes were drawn."""
         vocabulary = self.config.vocabulary
         tokens = torch.where(trees.real, codes + vocabulary.offset, vocabulary.pad)
-        visible, position = cache.branch(trees)
-        final = self._read(tokens, visible, position, cache)
+        sees, position = cache.branch(trees)
+        if self.lm.config.get_text_config()._attn_implementation == "eager":
+            # what eager attention is given is added to its logits
+            least = torch.finfo(self.lm.dtype).min
+            sees = torch.where(sees, 0.0, least).to(self.lm.dtype)
+        final = self._read(tokens, sees, position, cache)
         logits = self.tables.code_logits(final.flatten(0, 1), vocabulary.offset, vocabulary.codes)
         return logits.unflatten(0, tuple(codes.shape))
 

@@ -83,6 +83,8 @@ class KVCache:
             index = order[:, None, :, None]
             layer.keys = layer.keys.take_along_dim(index, dim=2)
             layer.values = layer.values.take_along_dim(index, dim=2)
+            if hasattr(layer, "cumulative_length"):  # layers with a window count by themselves
+                layer.cumulative_length = longest
         self.visible = torch.arange(longest, device=kept.device) >= (longest - lengths)[:, None]
         self.prompt = 0  # rows no longer have theirs at the same places
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from arra.errors import InputError
-from arra.orders.builders import tree
+from arra.orders.builders import euler_tour
 from arra.orders.layout import PADDING, visible
 
 
@@ -33,19 +33,18 @@ class Trees:
         longest = max(map(len, parents), default=0)
         if longest == 0:
             raise InputError("Trees: no row has a node, expected at least one")
-        layouts = [tree(row).padded(longest) for row in parents]
-        segment, now, dies = (
-            torch.stack([getattr(layout, name) for layout in layouts])
-            for name in ("segment", "now", "dies")
-        )
-        depth = torch.zeros(len(parents), longest, dtype=torch.int64)
-        for number, row in enumerate(parents):
-            found: list[int] = []
+        columns: list[list[list[int]]] = []
+        for row in parents:
+            depth: list[int] = []
+            enter, leave = euler_tour(row)
             for parent in row:
-                found.append(0 if parent < 0 else found[parent] + 1)
-            depth[number, : len(found)] = torch.tensor(found, dtype=torch.int64)
+                depth.append(0 if parent < 0 else depth[parent] + 1)
+            blank = [0] * (longest - len(row))
+            padding = [PADDING] * len(blank)
+            columns.append([[0] * len(row) + padding, depth + blank, enter + blank, leave + blank])
+        segment, depths, now, dies = torch.tensor(columns).unbind(dim=1)
         sees = visible(segment, now, dies)
-        return cls(depth.to(device), (segment != PADDING).to(device), sees.to(device))
+        return cls(depths.to(device), (segment != PADDING).to(device), sees.to(device))
 
     def twice(self) -> Self:
         """The same trees again in as many further rows: those of pairs without caption."""

@@ -94,6 +94,8 @@ class SpeculativeSampler:
         all of them have.
         """
         check_request(captions, seeds, batch)
+        if prefix is not None and prefix.shape[1] > stepper.units:
+            raise InputError(f"prefix: {prefix.shape[1]} units, expected at most {stepper.units}")
         drawn = []
         for start in range(0, len(captions), batch):
             here = slice(start, start + batch)

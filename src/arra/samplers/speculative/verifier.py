@@ -53,7 +53,8 @@ class Verifier:
         codes, self._real = codes.to(device), trees.real
         if self.config.guided:
             logits = self.stepper.step_tree(torch.cat((codes, codes)), trees.twice(), self.cache)
-            logits = self._guided(logits, pictures, trees)
+            read = torch.tensor([len(one.codes) - len(one.pending) for one in pictures])
+            logits = self._guided(logits, read[:, None] + trees.depth.cpu() + 1)
         else:
             logits = self.stepper.step_tree(codes, trees, self.cache)
         # only what somebody will look at is filtered and normalised
@@ -63,10 +64,16 @@ class Verifier:
         ]
         return list(law(torch.cat(wanted), self.config).split([len(part) for part in wanted]))
 
-    def _guided(self, logits: Tensor, pictures: Sequence[Picture], trees: Trees) -> Tensor:
-        """(B, T, V) of pairs (2 B, T, V), at each node with the scale of the unit after it."""
-        read = torch.tensor([len(picture.codes) - len(picture.pending) for picture in pictures])
-        unit = read[:, None] + trees.depth.cpu() + 1
+    def step(self, codes: Sequence[int], units: Sequence[int]) -> Tensor:
+        """(B, V): the laws of these units, in their rows, after one more code in each."""
+        new = torch.tensor(list(codes), device=self.cache.visible.device)
+        if not self.config.guided:
+            return law(self.stepper.step(new, self.cache), self.config)
+        logits = self.stepper.step(torch.cat((new, new)), self.cache)
+        return law(self._guided(logits, torch.tensor(list(units))), self.config)
+
+    def _guided(self, logits: Tensor, unit: Tensor) -> Tensor:
+        """(B, ..., V) of pairs (2 B, ..., V), each with the scale of the unit (B, ...)."""
         scale = self._scales[unit.clamp(max=len(self._scales) - 1)][..., None].to(logits.device)
         conditional, unconditional = logits.float().chunk(2)
         return torch.where(scale == 1.0, conditional, guide(conditional, unconditional, scale))
