@@ -216,7 +216,7 @@ def test_scores_are_sums_of_chances():
     st.integers(0, 5),
 )
 def test_the_tree_of_sequences(found, most, depth):
-    """Parents come first, siblings differ, the budget holds; without one all beginnings are there."""
+    """Parents come first, siblings differ, the budget holds; large ones leave nothing out."""
     budget = Budget(most, depth)
     draft = trie(found, budget)
     draft.check(budget)

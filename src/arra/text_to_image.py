@@ -182,23 +182,35 @@ class TextToImage:
         decoder: Decoder = "auto",
         precision: Precision = "fp32",
         on_unit: Callable[[int], None] | None = None,
+        sampler: Any = None,
     ) -> torch.Tensor:
-        """The codes (N, ...) that `draw` paints: int64, or float32 where they are vectors."""
+        """The codes (N, ...) that `draw` paints: int64, or float32 where they are vectors.
+
+        `sampler`, a `SpeculativeSampler` with settings of its own, takes the place of the
+        generator's; it reads trees, which only the plain forward does.
+        """
         if isinstance(captions, str):
             raise InputError("captions: a single string, expected several: [caption]")
         texts = [
             None if caption is None else clean_caption(caption, f"prompt {number}")
             for number, caption in enumerate(captions, start=1)
         ]
-        sampler = samplers[self.generator.sampler](sampling)
-        way = decoding(
-            self.generator,
-            -(-len(texts) // max(batch, 1)) * self.generator.units,
-            prompt=max((len(self.generator.prompt_ids(text)) for text in set(texts)), default=0),
-            decoder=decoder,
-            precision=precision,
-        )
-        codes = sampler(way.stepper, texts, seeds, batch=batch, on_unit=on_unit)
+        longest = max((len(self.generator.prompt_ids(text)) for text in set(texts)), default=0)
+        stepper: Any = self.generator
+        if sampler is None:
+            sampler = samplers[self.generator.sampler](sampling)
+            steps = -(-len(texts) // max(batch, 1)) * self.generator.units
+            stepper = decoding(
+                self.generator, steps, prompt=longest, decoder=decoder, precision=precision
+            ).stepper
+        elif decoder == "fast" or precision != "fp32":
+            raise InputError(
+                f"decoder {decoder}, precision {precision}: a draft is judged by the model's own "
+                "forward at fp32"
+            )
+        elif reason := self.generator.undraftable(longest + sampler.budget.nodes):
+            raise InputError(f"speculative decoding: {reason}")
+        codes = sampler(stepper, texts, seeds, batch=batch, on_unit=on_unit)
         return codes.view(len(codes), *self.generator.codes_shape)
 
     def paint(self, codes: torch.Tensor) -> np.ndarray:

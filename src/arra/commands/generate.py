@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from arra.settings import Decoder, Precision, SamplingConfig
+from arra.settings import Decoder, DraftOptions, Precision, SamplingConfig
 
 # Frozen, so that one object can be the default of every call.
 _SAMPLINGCONFIG = SamplingConfig()
+_DRAFTOPTIONS = DraftOptions()
 
 
 def command(
@@ -33,6 +34,7 @@ def command(
     overwrite: bool = False,
     json: bool = False,
     sampling: Annotated[SamplingConfig, arg(name="")] = _SAMPLINGCONFIG,
+    drafts: Annotated[DraftOptions, arg(name="")] = _DRAFTOPTIONS,
 ) -> None:
     """Draw pictures for prompts with a trained checkpoint, one PNG for each prompt and seed.
 
@@ -67,6 +69,7 @@ def command(
         overwrite: Replace pictures in DIR that were drawn with other settings.
         json: Print a JSON list of the pictures for programs.
         sampling: How pictures are drawn.
+        drafts: Whether codes are guessed first.
     """
     from arra.errors import InputError
     from arra.jobs.console import choose_device, print_json
@@ -82,8 +85,8 @@ def command(
             raise InputError(f"--layout {layout}: give the benchmark's own prompts with --prompts")
         if (decoder, precision) != ("auto", "fp32"):
             raise InputError(f"--layout {layout}: is drawn at fp32, without --decoder, --precision")
-        if schedule:
-            raise InputError(f"--layout {layout}: is drawn without --schedule")
+        if schedule or drafts.sampler != "own":
+            raise InputError(f"--layout {layout}: is drawn without --schedule, --sampler")
         if count not in (1, SAMPLES):
             raise InputError(f"count: {count}, the scorers want {SAMPLES} pictures of each prompt")
         model = TextToImage.from_pretrained(checkpoint, choose_device(device))
@@ -102,7 +105,14 @@ def command(
         model = model.scheduled(schedule, grid)
     if steps is not None or rounds is not None:
         model = model.paced(steps, rounds)
-    job = Generation(wanted, out, count, seed, sampling, batch, overwrite, decoder, precision)
+    sampler = None
+    if drafts.sampler == "speculative":
+        from arra.jobs.drafting import speculative_sampler
+
+        sampler = speculative_sampler(model, checkpoint, drafts, sampling)
+    job = Generation(
+        wanted, out, count, seed, sampling, batch, overwrite, decoder, precision, sampler
+    )
     made = generate(model, job)
     if json:
         print_json(
@@ -115,3 +125,5 @@ def command(
         kept = len(made.files) - made.drawn
         there = f" ({kept} were there)" if kept else ""
         print(f"{made.drawn} pictures drawn{there}: {out}; side by side: {out / GRID}")
+        if sampler is not None and sampler.statistics.passes:
+            print(f"{sampler.statistics.units_per_pass:.2f} codes a pass of the model")

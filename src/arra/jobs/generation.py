@@ -24,10 +24,12 @@ from arra.data.captions import clean_caption
 from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_file, read_json, sha256_of_file, sha256_of_json, to_plain, write_json
 from arra.jobs.console import resumable
+from arra.jobs.drafting import small_model
 from arra.jobs.validation import write_grid
 from arra.labels import label_of, read_png, write_png
 from arra.progress import Task, track
 from arra.samplers.noise import NOISE
+from arra.samplers.speculative.sampler import SpeculativeSampler
 from arra.settings import Decoder, Precision, SamplingConfig
 from arra.text_to_image import TextToImage
 
@@ -68,6 +70,8 @@ class Generation:
     overwrite: bool = False
     decoder: Decoder = "auto"
     precision: Precision = "fp32"
+    sampler: SpeculativeSampler | None = None
+    """Draws in the place of the generator's own; made with `sampling`."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ def generate(model: TextToImage, job: Generation) -> Generated:
     }
     if job.precision != "fp32":  # at fp32 all decoders draw the same
         settings["precision"] = job.precision
+    if job.sampler is not None and (small := small_model(job.sampler)):
+        settings["drafter"] = small  # the others leave the pictures as they are
     settings |= model.chosen
     job.out.mkdir(parents=True, exist_ok=True)
     _claim(job, settings)
@@ -146,6 +152,7 @@ def generate(model: TextToImage, job: Generation) -> Generated:
                 batch=job.batch,
                 decoder=job.decoder,
                 precision=job.precision,
+                sampler=job.sampler,
                 on_unit=partial(_advance, task, len(todo)),
             )
             drawn = model.paint(codes)
