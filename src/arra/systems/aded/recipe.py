@@ -27,29 +27,29 @@ with a table that is kept from document to document."""
 class Recipe:
     """Documents in one language, each with habits of its own."""
 
-    codes: int = 32
+    codes: int = 24
     """Letters."""
     chances: tuple[float, ...] = (0.4, 0.3, 0.2, 0.1)
     """Of the successors that a pair of letters has in the language."""
     faithful: float = 0.95
     """How often a document does after a pair what it always does after it."""
-    length: int = 192
+    length: int = 160
     """Letters of a document."""
-    given: int = 64
+    given: int = 48
     """Of these given when one is completed."""
     documents: int = 6000
     """To train on, and to count tri-grams in."""
-    completed: int = 48
+    completed: int = 32
     """Held-out documents that are completed."""
     size: LlamaSize = field(
         default_factory=lambda: LlamaSize(
-            width=96, depth=3, heads=4, feed_forward=256, positions=224, rope_theta=1000.0
+            width=96, depth=3, heads=4, feed_forward=256, positions=192, rope_theta=1000.0
         )
     )
     batch: BatchConfig = field(
         default_factory=lambda: BatchConfig(size=16, drop_caption=0.0, multiple=1)
     )
-    train: TrainConfig = field(default_factory=lambda: training(1000, 3e-3))
+    train: TrainConfig = field(default_factory=lambda: training(700, 3e-3))
     search: SearchConfig = field(default_factory=lambda: SearchConfig(iterations=50, kept=8))
     budget: Budget = field(default_factory=lambda: Budget(nodes=16, depth=16))
 
