@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from arra.errors import InputError
+from arra.guidance import guide_pairs
 from arra.orders.trees import Trees
 from arra.registry import samplers
 from arra.samplers.ancestral import Stepper, check_request, prompts_of
-from arra.samplers.logits import SamplingConfig, guide_pairs, law
+from arra.samplers.logits import SamplingConfig, law
 from arra.samplers.speculative.drafts import Budget, Draft, Drafter, Picture
 from arra.samplers.speculative.ngrams import NgramDrafter
 from arra.samplers.speculative.rules import Rule, rule_for

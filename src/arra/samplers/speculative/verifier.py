@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arra.guidance import guide
 from arra.orders.trees import Trees
-from arra.samplers.logits import SamplingConfig, guide, law
+from arra.samplers.logits import SamplingConfig, law
 from arra.samplers.speculative.drafts import Draft, Picture
 
 
