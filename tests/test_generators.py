@@ -19,8 +19,8 @@ import arra.generators  # noqa: F401  (registers)
 from arra.data.tokenizer import train_text_tokenizer
 from arra.errors import InputError
 from arra.generators.base import CodeGenerator
-from arra.generators.batches import BatchConfig, RasterBatches, collate, sequence
-from arra.generators.raster import RasterGenerator, attention
+from arra.generators.batches import BatchConfig, RasterBatches, attention, collate, sequence
+from arra.generators.raster import RasterGenerator
 from arra.generators.vocabulary import add_image_tokens
 from arra.randomness import permuted
 from arra.registry import generators

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, get_args
 
 from arra.errors import InputError
@@ -418,29 +417,6 @@ class AlignmentConfig:
         return tuple(
             feature_name(self.encoder, kind) for kind in kinds.get(self.target, ("patches",))
         )
-
-
-@dataclass(frozen=True)
-class DraftOptions:
-    """Whether codes are guessed first, and by whom."""
-
-    sampler: Literal["own", "speculative"] = "own"
-    """The generator's own sampler; or speculative: several codes a pass of the model, where a cheap
-    drafter guesses them. Nothing of what is drawn is worse: see docs/speculative.md."""
-    drafter: Literal["ngram", "model"] = "ngram"
-    """Guesses by tri-grams, of a store and of the picture itself, which draws the same pictures; or
-    by a smaller model, which draws others by the same law."""
-    draft_from: Path | None = None
-    """Of ngram a prepared store, whose tri-grams are then kept beside the checkpoint; of model the
-    smaller checkpoint."""
-    draft_nodes: int = 16
-    """Guesses that a pass judges at most."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.draft_nodes <= 1024:
-            raise InputError(f"draft_nodes: {self.draft_nodes}, expected 0 to 1024")
-        if self.sampler == "own" and (self.drafter != "ngram" or self.draft_from is not None):
-            raise InputError("drafter, draft_from: only with --sampler speculative")
 
 
 @dataclass(frozen=True)

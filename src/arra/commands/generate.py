@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from arra.settings import Decoder, DraftOptions, Precision, SamplingConfig
+from arra.jobs.draft_options import DraftOptions
+from arra.settings import Decoder, Precision, SamplingConfig
 
 # Frozen, so that one object can be the default of every call.
 _SAMPLINGCONFIG = SamplingConfig()

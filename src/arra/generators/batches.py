@@ -17,6 +17,7 @@ from arra.codecs.streams import ByteStream
 from arra.errors import InputError
 from arra.generators.base import Batch
 from arra.generators.vocabulary import ImageVocabulary
+from arra.orders.layout import visible
 from arra.randomness import derangement, permuted
 from arra.settings import BatchConfig
 
@@ -368,3 +369,20 @@ class RasterBatches(StoreBatches):
         replayed = self.config.replayed
         chosen = rng.integers(len(self.replay), size=replayed) if replayed else ()
         return [text_sample(self.replay[i], self.vocabulary) for i in chosen]
+
+
+def attention(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+    """Attention mask and positions for a Hugging Face model.
+
+    Rows of one sample each that start at the first column need neither: padding on the right is
+    never seen by what stands before it. Otherwise (packed rows, padding on the left) the rule of
+    the layout is written out: (R, 1, T, T) bool, and the positions (R, T).
+    """
+    segment = batch.segment
+    real = segment >= 0
+    alone = (segment == segment[:, :1]) | ~real
+    if bool((alone.all(dim=1) & real[:, 0]).all()):
+        return None, None
+    # in a raster every position looks at the moment of its place in its own sample
+    sees = visible(segment, batch.position)
+    return sees[:, None], batch.position

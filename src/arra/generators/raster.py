@@ -31,7 +31,7 @@ from arra.errors import InputError
 from arra.files import read_json, to_plain, write_json
 from arra.generators.adapted import Adapted, load_base, read_adapter, write_adapter
 from arra.generators.base import Batch, CodeGenerator, Output
-from arra.generators.batches import RasterBatches, Store
+from arra.generators.batches import RasterBatches, Store, attention
 from arra.generators.native import own_vocabulary
 from arra.generators.vocabulary import ImageVocabulary, add_image_tokens, as_chat, ending
 from arra.networks.cache import KVCache
@@ -45,14 +45,15 @@ from arra.networks.language_model import (
     hidden_states,
     llama_config,
     load_causal_lm,
+    mask_for,
     model_settings,
+    unbranching,
 )
 from arra.networks.part import config_from_plain
 from arra.networks.rows import extend_vocabulary, paint_rows
 from arra.networks.tables import token_tables
 from arra.networks.unpadded import Places
 from arra.networks.unpadded_decoder import UnpaddedDecoder
-from arra.orders.layout import visible
 from arra.orders.trees import Trees
 from arra.progress import without_library_bars
 from arra.randomness import seeded
@@ -455,10 +456,9 @@ class RasterGenerator(CodeGenerator):
         for row, prompt in enumerate(prompts):
             tokens[row, longest - len(prompt) :] = torch.tensor(list(prompt))
             real[row, longest - len(prompt) :] = True
-        device = self.device
-        cache = KVCache.empty(len(prompts), self.lm.config.get_text_config(), device)
+        cache = KVCache.empty(len(prompts), self.lm.config.get_text_config(), self.device)
         cache.prompt = longest
-        return self._advance(tokens.to(device), real.to(device), cache), cache
+        return self._advance(tokens.to(self.device), real.to(self.device), cache), cache
 
     def step(self, codes: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, codes) of the next unit after `codes` (B,) were drawn; extends the cache."""
@@ -473,58 +473,28 @@ class RasterGenerator(CodeGenerator):
     def undraftable(self, longest: int) -> str:
         if self.config.vocabulary.row_end is not None:
             return "its rows of codes end with a token, which is not drawn"
-        text = self.lm.config.get_text_config()
-        kinds = set(getattr(text, "layer_types", None) or ())
-        if kinds - {"full_attention", "sliding_attention"}:
-            return "its blocks keep a state that cannot be taken back"
-        window = getattr(text, "sliding_window", None)
-        if window is not None and window < longest + self.units:
-            return f"its attention may forget what lies more than {window} positions back"
-        return ""
+        return unbranching(self.lm, longest + self.units)
 
     def step_tree(self, codes: Tensor, trees: Trees, cache: KVCache) -> Tensor:
         """Logits (B, T, codes) of the unit after every node of a draft tree in each row, of `codes`
         (B, T); `cache.keep` then says which nodes were drawn."""
-        vocabulary = self.config.vocabulary
-        tokens = torch.where(trees.real, codes + vocabulary.offset, vocabulary.pad)
-        sees, position = cache.branch(trees)
-        if self.lm.config.get_text_config()._attn_implementation == "eager":
-            # what eager attention is given is added to its logits
-            least = torch.finfo(self.lm.dtype).min
-            sees = torch.where(sees, 0.0, least).to(self.lm.dtype)
-        final = self._read(tokens, sees, position, cache)
-        logits = self.tables.code_logits(final.flatten(0, 1), vocabulary.offset, vocabulary.codes)
-        return logits.unflatten(0, tuple(codes.shape))
+        final = self._read(codes + self.config.vocabulary.offset, *cache.branch(trees), cache)
+        return self._code_logits(final.flatten(0, 1)).unflatten(0, tuple(codes.shape))
 
     def _advance(self, tokens: Tensor, real: Tensor, cache: KVCache) -> Tensor:
-        final = self._read(tokens, *cache.extend(real), cache)
-        # Only picture codes are legal inside a picture: the others are never looked at.
+        return self._code_logits(self._read(tokens, *cache.extend(real), cache)[:, -1])
+
+    def _code_logits(self, final: Tensor) -> Tensor:
+        """(M, codes): only codes are legal inside a picture, the others are never looked at."""
         vocabulary = self.config.vocabulary
-        return self.tables.code_logits(final[:, -1], vocabulary.offset, vocabulary.codes)
+        return self.tables.code_logits(final, vocabulary.offset, vocabulary.codes)
 
     def _read(self, tokens: Tensor, visible: Tensor, position: Tensor, cache: KVCache) -> Tensor:
         """(B, T, D) final states of new tokens (B, T); their keys and values join the cache."""
         return self.lm.get_decoder()(
             **self.tables.inputs(tokens),
-            attention_mask=visible,
+            attention_mask=mask_for(self.lm, visible),
             position_ids=position,
             past_key_values=cache.past,
             use_cache=True,
         ).last_hidden_state
-
-
-def attention(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
-    """Attention mask and positions for a Hugging Face model.
-
-    Rows of one sample each that start at the first column need neither: padding on the right is
-    never seen by what stands before it. Otherwise (packed rows, padding on the left) the rule of
-    the layout is written out: (R, 1, T, T) bool, and the positions (R, T).
-    """
-    segment = batch.segment
-    real = segment >= 0
-    alone = (segment == segment[:, :1]) | ~real
-    if bool((alone.all(dim=1) & real[:, 0]).all()):
-        return None, None
-    # in a raster every position looks at the moment of its place in its own sample
-    sees = visible(segment, batch.position)
-    return sees[:, None], batch.position

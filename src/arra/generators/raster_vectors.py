@@ -16,13 +16,14 @@ from torch import Tensor
 
 from arra.errors import InputError
 from arra.generators.base import Batch
+from arra.generators.batches import attention
 from arra.generators.interleaving import Mixed, interleave
 from arra.generators.language_vectors import (
     LanguageVectorConfig,
     LanguageVectorGenerator,
     Reading,
 )
-from arra.generators.raster import RasterGenerator, attention
+from arra.generators.raster import RasterGenerator
 from arra.generators.vectors import drawn_noise
 from arra.networks.soft_codes import SoftLookup
 from arra.randomness import Noise, seeded

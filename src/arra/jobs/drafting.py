@@ -10,13 +10,14 @@ import numpy as np
 from arra.data.store import PreparedStore
 from arra.errors import InputError, ProvenanceError
 from arra.files import sha256_of_json
+from arra.jobs.draft_options import DraftOptions
 from arra.progress import track
 from arra.samplers.speculative.drafts import Budget
 from arra.samplers.speculative.models import ModelDrafter
 from arra.samplers.speculative.ngrams import NgramDrafter
 from arra.samplers.speculative.sampler import SpeculativeSampler
 from arra.samplers.speculative.trigrams import FILE, Trigrams
-from arra.settings import DraftOptions, SamplingConfig
+from arra.settings import SamplingConfig
 from arra.text_to_image import TextToImage, checkpoint_folder
 
 _ROWS = 4096  # pictures whose codes are read at once
