@@ -9,7 +9,7 @@ import pytest
 
 from arra.samplers.speculative.trigrams import Trigrams
 from arra.systems.aded.arms import compare
-from arra.systems.aded.claim import ALL, DRAFTED, judged
+from arra.systems.aded.claim import ALL, DRAFTED, judged, measures, scale
 from arra.systems.aded.documents import documents, language
 from arra.systems.aded.recipe import ADAPTED, CHAIN, SEARCH, Recipe, tiny
 
@@ -50,6 +50,11 @@ def test_tri_grams_know_the_language():
 def test_an_arm_is_trained_once_and_drafts_change_nothing(tmp_path):
     first = compare(tiny(), ALL, 0, tmp_path, True)
     assert compare(tiny(), ALL, 0, tmp_path, True) == first
+    both = [first, compare(tiny(), ALL, 1, tmp_path, True)]
+    names = [found.name for found in measures(both)]
+    assert len(names) == len(set(names)) == 14
+    assert "2 paired seeds" in scale(tiny(), both)
+    assert judged(both)[0] in ("pass", "inconclusive")
     assert 0.0 <= first["foretold"] <= 1.0
     for arm in DRAFTED:
         assert first[arm]["identical"] == 1.0

@@ -100,7 +100,8 @@ class SpeculativeSampler:
         drawn = []
         for start in range(0, len(captions), batch):
             here = slice(start, start + batch)
-            given = [[]] * len(captions[here]) if prefix is None else _given(prefix[here])
+            none: list[list[int]] = [[] for _ in captions[here]]
+            given = none if prefix is None else _given(prefix[here])
             drawn.append(self._batch(stepper, captions[here], seeds[here], given, on_unit))
         return torch.cat(drawn) if drawn else torch.empty(0, stepper.units, dtype=torch.int64)
 
@@ -178,7 +179,9 @@ class SpeculativeSampler:
 
         `laws` (n + 1, V): row i + 1 is the target's law after node i, row 0 before the draft.
         """
-        node, path, new = -1, [], []
+        path: list[int] = []
+        new: list[int] = []
+        node = -1
         while True:
             children = draft.children(node)
             q = None if draft.laws is None else draft.laws[node + 1]

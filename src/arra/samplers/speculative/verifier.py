@@ -41,7 +41,8 @@ class Verifier:
         """Of each picture (n + 1, V): the laws of the unit before its draft and after each node."""
         device = self.cache.visible.device
         self._waiting = [len(picture.pending) for picture in pictures]
-        tokens, parents = [], []
+        tokens: list[list[int]] = []
+        parents: list[list[int]] = []
         for picture, draft in zip(pictures, drafts, strict=True):
             # what the target has not read yet is a chain, from the end of which the draft grows
             last = len(picture.pending) - 1

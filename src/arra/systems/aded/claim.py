@@ -24,7 +24,7 @@ from arra.systems.aded.recipe import (
     Recipe,
 )
 from arra.systems.base import ClaimRun
-from arra.systems.results import ClaimResult, Measure, Verdict
+from arra.systems.results import Better, ClaimResult, Measure, Verdict
 from arra.systems.seeds import (
     Reading,
     Result,
@@ -61,8 +61,8 @@ def claim(run: ClaimRun) -> ClaimResult:
     return ClaimResult(
         verdict=verdict,
         statement=statement,
-        measures=tuple(_measures(results)),
-        scale=_scale(recipe, results),
+        measures=tuple(measures(results)),
+        scale=scale(recipe, results),
         settings=to_plain({"recipe": recipe}),
     )
 
@@ -102,7 +102,8 @@ def _other(results: list[Result], arm: str, other: str) -> list[Result]:
     return [{**result, arm: result[other]} for result in results]
 
 
-def _measures(results: list[Result]) -> list[Measure]:
+def measures(results: list[Result]) -> list[Measure]:
+    """The lines of the table."""
     found = [
         beside(
             "letters a pass (fixed tree; fixed chain)",
@@ -114,12 +115,13 @@ def _measures(results: list[Result]) -> list[Measure]:
     ]
     for arm in (ADAPTED_CHAIN, RELEASED, RENORMALISED, KEPT):
         found.append(measure((f"letters a pass, {arm}", "higher", letters(arm)), results))
-    for name, better, key in (
+    rows: tuple[tuple[str, Better, str], ...] = (
         ("documents as without drafts", "higher", "identical"),
         ("guesses a pass", "neither", "nodes"),
         ("share of guesses that were right", "neither", "accepted"),
         ("seconds for all documents", "lower", "seconds"),
-    ):
+    )
+    for name, better, key in rows:
         columns = [(results, at(arm, key)) for arm in (ADAPTED, CHAIN, SEARCH)]
         found.append(beside(name, better, *columns))
     found.append(
@@ -137,7 +139,8 @@ def _measures(results: list[Result]) -> list[Measure]:
     return found
 
 
-def _scale(recipe: Recipe, results: list[Result]) -> str:
+def scale(recipe: Recipe, results: list[Result]) -> str:
+    """How large the experiment was."""
     return (
         f"{recipe.completed} documents of {recipe.length} letters ({recipe.given} given) of "
         f"{recipe.codes}, {len(recipe.chances)} successors a pair, {recipe.size.depth} blocks of "
