@@ -513,12 +513,36 @@ def test_a_folder_takes_more_pictures_but_no_other_settings(work, tmp_path, caps
         (("a", "--temperature", "-1"), "SamplingConfig.temperature"),
         (("--prompts", "nowhere.txt"), "cannot be read"),
         (("a", "--seed", "-1"), "expected 0 or more"),
+        (("a", "--drafter", "model"), "only with --sampler speculative"),
+        (("a", "--sampler", "speculative", "--drafter", "model"), "with --draft-from"),
+        (("a", "--sampler", "speculative", "--decoder", "fast"), "the model's own forward"),
     ],
 )
 def test_wrong_generations_are_explained(work, tmp_path, capsys, arguments, message):
     assert run("generate", work.run, *arguments, "--out", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("out/*.png"))
+
+
+def test_drafts_draw_the_same_pictures(work, tmp_path, capsys):
+    """Tri-grams of the store, kept beside the checkpoint; and a model, here the same one."""
+    model = shutil.copytree(work.run / "model", tmp_path / "model")
+    wanted = ("a red square", "--count", 2, "--out")
+    assert run("generate", model, *wanted, tmp_path / "plain") == 0
+    plain = {path.name: path.read_bytes() for path in (tmp_path / "plain").glob("*.png")}
+    draft = ("--sampler", "speculative", "--draft-nodes", 6)
+    for folder, more in (("none", ()), ("store", ("--draft-from", work.store)), ("kept", ())):
+        capsys.readouterr()
+        assert run("generate", model, *wanted, tmp_path / folder, *draft, *more) == 0
+        assert "codes a pass of the model" in capsys.readouterr().out
+        found = {path.name: path.read_bytes() for path in (tmp_path / folder).glob("*.png")}
+        assert found == plain
+        assert (model / "trigrams.safetensors").is_file() == (folder != "none")
+    small = ("--drafter", "model", "--draft-from", model)
+    assert run("generate", model, *wanted, tmp_path / "small", *draft, *small) == 0
+    assert " 1.00 codes" not in capsys.readouterr().out
+    assert run("generate", model, *wanted, tmp_path / "plain", *draft, *small) == 3
+    assert "drawn otherwise" in capsys.readouterr().err
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(work, tmp_path, capsys):

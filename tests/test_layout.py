@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from arra.errors import InputError
 from arra.orders import builders
 from arra.orders.layout import FOREVER, PADDING, Layout, packed
+from arra.orders.trees import Trees
 
 
 def naive(length, sees):
@@ -74,6 +75,24 @@ def test_tree(data, nodes):
         return q == k
 
     assert torch.equal(builders.tree(parents).sees(), naive(nodes, is_ancestor))
+
+
+@given(st.data(), st.lists(st.integers(0, 6), min_size=1, max_size=4).filter(any))
+def test_trees_of_several_rows(data, sizes):
+    """Each row is its own tree; padding sees itself alone, and nobody sees it."""
+    parents = [[data.draw(st.integers(-1, i - 1)) for i in range(size)] for size in sizes]
+    trees = Trees.of(parents)
+    for row, own in enumerate(parents):
+        size, extra = len(own), max(sizes) - len(own)
+        expected = torch.eye(max(sizes), dtype=torch.bool)
+        if own:
+            expected[:size, :size] = builders.tree(own).sees()
+        assert torch.equal(trees.sees[row], expected)
+        assert trees.real[row].tolist() == [True] * size + [False] * extra
+        above = [int(sees.sum()) - 1 for sees in trees.sees[row]]
+        assert trees.depth[row].tolist() == above
+    twice = trees.twice()
+    assert torch.equal(twice.sees[len(sizes) :], trees.sees)
 
 
 @given(st.lists(st.integers(1, 6) | st.none(), min_size=1, max_size=8))

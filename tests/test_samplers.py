@@ -30,6 +30,7 @@ STEPPERS = {
     "masked": "masked",
     "backtracking": "raster",
     "vectors": "masked-vectors",
+    "speculative": "raster",
 }
 
 

@@ -31,8 +31,9 @@ Similarity = Literal["cosine", "mse"]
 Schedule = Literal["constant", "stop", "anneal"]
 Precision = Literal["fp32", "bf16", "int8"]
 Decoder = Literal["auto", "plain", "fast"]
-Sampler = Literal["auto", "backtracking"]
-"""How codes are drawn: as the generator does, or in another way that it has learnt."""
+Sampler = Literal["auto", "speculative", "backtracking"]
+"""How codes are drawn: as the generator does; by guesses that one pass judges; or with a backspace
+that the model has learnt."""
 Mixer = Literal["attention", "intra+scan", "intra", "scan"]
 Entity = Literal["token", "cell", "subsample", "scale", "image"]
 GuidanceSchedule = Literal["constant", "linear", "cosine", "steps", "sine", "log", "square", "root"]

@@ -31,6 +31,7 @@ from arra.generators.raster import SIDE_FILE
 from arra.orders.schedules import fitted
 from arra.pixels import to_uint8, to_unit
 from arra.registry import generators, samplers
+from arra.samplers.speculative.sampler import SpeculativeSampler
 from arra.settings import Decoder, Precision, Sampler, SamplingConfig
 
 CODEC = "codec"
@@ -189,9 +190,14 @@ class TextToImage:
         decoder: Decoder = "auto",
         precision: Precision = "fp32",
         sampler: Sampler = "auto",
+        speculation: SpeculativeSampler | None = None,
         on_unit: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
-        """The codes (N, ...) that `draw` paints: int64, or float32 where they are vectors."""
+        """The codes (N, ...) that `draw` paints: int64, or float32 where they are vectors.
+
+        `sampler` "speculative" draws several codes a pass, with `speculation`, whose settings are
+        its own, or with what it knows of the picture itself; only the plain forward reads trees.
+        """
         if isinstance(captions, str):
             raise InputError("captions: a single string, expected several: [caption]")
         texts = [
@@ -204,15 +210,24 @@ class TextToImage:
             eraser = BackspaceStepper.of_pictures(self.generator)
             codes = samplers[sampler](sampling)(eraser, texts, seeds, batch=batch, on_unit=on_unit)
             return codes.view(len(codes), *self.generator.codes_shape)
-        draw = samplers[self.generator.sampler](sampling)
-        way = decoding(
-            self.generator,
-            -(-len(texts) // max(batch, 1)) * self.generator.units,
-            prompt=max((len(self.generator.prompt_ids(text)) for text in set(texts)), default=0),
-            decoder=decoder,
-            precision=precision,
-        )
-        codes = draw(way.stepper, texts, seeds, batch=batch, on_unit=on_unit)
+        longest = max((len(self.generator.prompt_ids(text)) for text in set(texts)), default=0)
+        stepper: Any = self.generator
+        if sampler == "auto":
+            draw: Any = samplers[self.generator.sampler](sampling)
+            steps = -(-len(texts) // max(batch, 1)) * self.generator.units
+            stepper = decoding(
+                self.generator, steps, prompt=longest, decoder=decoder, precision=precision
+            ).stepper
+        else:
+            draw = speculation or SpeculativeSampler(sampling)
+            if decoder == "fast" or precision != "fp32":
+                raise InputError(
+                    f"decoder {decoder}, precision {precision}: a draft is judged by the model's "
+                    "own forward at fp32"
+                )
+            if reason := self.generator.undraftable(longest + draw.budget.nodes):
+                raise InputError(f"speculative decoding: {reason}")
+        codes = draw(stepper, texts, seeds, batch=batch, on_unit=on_unit)
         return codes.view(len(codes), *self.generator.codes_shape)
 
     @property

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from arra.jobs.draft_options import DraftOptions
 from arra.settings import Decoder, Precision, Sampler, SamplingConfig
 
 # Frozen, so that one object can be the default of every call.
 _SAMPLINGCONFIG = SamplingConfig()
+_DRAFTOPTIONS = DraftOptions()
 
 
 def command(
@@ -35,6 +37,7 @@ def command(
     overwrite: bool = False,
     json: bool = False,
     sampling: Annotated[SamplingConfig, arg(name="")] = _SAMPLINGCONFIG,
+    drafts: Annotated[DraftOptions, arg(name="")] = _DRAFTOPTIONS,
 ) -> None:
     """Draw pictures for prompts with a trained checkpoint, one PNG for each prompt and seed.
 
@@ -61,8 +64,10 @@ def command(
             forward (plain); fast insists on our own decoder, and says why where there is none.
         precision: Of the decoder's weights. bf16 and int8 are faster for large models (100 M
             parameters and more), and draw other, slightly worse pictures.
-        sampler: Auto draws as the generator does; backtracking may take codes back meanwhile, for
-            checkpoints that have learnt a backspace.
+        sampler: Auto draws as the generator does; speculative draws several codes a pass, where
+            a cheap drafter guesses them, and nothing is worse for it (docs/speculative.md);
+            backtracking may take codes back meanwhile, for checkpoints that have learnt a
+            backspace.
         schedule: Growing sides of the scales that are drawn, such as 1 2 4 8; the last is the whole
             picture. For generators that take any schedule (flexible-scales).
         grid: Rows and columns of codes of the picture, with --schedule; unless given, training's.
@@ -73,6 +78,7 @@ def command(
         overwrite: Replace pictures in DIR that were drawn with other settings.
         json: Print a JSON list of the pictures for programs.
         sampling: How pictures are drawn.
+        drafts: With --sampler speculative: who guesses.
     """
     from arra.errors import InputError
     from arra.jobs.console import choose_device, print_json
@@ -108,9 +114,15 @@ def command(
         model = model.scheduled(schedule, grid)
     if (steps, rounds, solver) != (None, None, None):
         model = model.paced(steps, rounds, solver)
-    job = Generation(
-        wanted, out, count, seed, sampling, batch, overwrite, decoder, precision, sampler
-    )
+    speculation = None
+    if sampler == "speculative":
+        from arra.jobs.drafting import speculative_sampler
+
+        speculation = speculative_sampler(model, checkpoint, drafts, sampling)
+    elif drafts != DraftOptions():
+        raise InputError("drafter, draft_from, draft_nodes: only with --sampler speculative")
+    how = (decoder, precision, sampler, speculation)
+    job = Generation(wanted, out, count, seed, sampling, batch, overwrite, *how)
     made = generate(model, job)
     if json:
         print_json(
@@ -123,3 +135,5 @@ def command(
         kept = len(made.files) - made.drawn
         there = f" ({kept} were there)" if kept else ""
         print(f"{made.drawn} pictures drawn{there}: {out}; side by side: {out / GRID}")
+        if speculation is not None and speculation.statistics.passes:
+            print(f"{speculation.statistics.units_per_pass:.2f} codes a pass of the model")

@@ -242,6 +242,15 @@ class Generator(Part):
             self._captions = self.tokenizer, CaptionEncoder.of(self.tokenizer)
         return self._captions[1]([one_line(caption)])[0]
 
+    def undraftable(self, longest: int) -> str:
+        """Why codes cannot be drafted and verified (speculative decoding) where prompt and draft
+        have up to `longest` positions; empty where `step_tree` does it."""
+        if self.dimensions:
+            return "its codes are vectors, of which no table of probabilities can be compared"
+        if not self.causal:
+            return "it draws hidden cells in rounds, not one code after the other"
+        return "a unit of it is not a single code that the next one reads"
+
     @abstractmethod
     def prompt_ids(self, caption: str | None) -> list[int]:
         """Token ids that are read before the first unit; None is guidance's empty prompt."""

@@ -378,6 +378,11 @@ class GridGenerator(CodeGenerator):
         """(..., m, V) float32."""
         return self.head(self.norm(x)).float().unflatten(-1, (self.config.split, -1))
 
+    def undraftable(self, longest: int) -> str:
+        if self.causal and self.config.split == 1:
+            return "its pass does not read trees"
+        return super().undraftable(longest)
+
     # ---- sampling ------------------------------------------------------------------------------
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, GridCache]:

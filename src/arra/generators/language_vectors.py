@@ -31,7 +31,7 @@ from arra.generators.vectors import HEAD, SOLVED, VectorConfig, VectorGenerator,
 from arra.generators.vocabulary import ImageVocabulary, add_image_tokens
 from arra.heads.base import Head
 from arra.heads.diffusion import DiffusionHead
-from arra.networks.cache import KVCache
+from arra.networks.cache import KVCache, left_padded
 from arra.networks.language_model import (
     causal_lm_of,
     decoder_blocks,
@@ -310,14 +310,8 @@ class LanguageVectorGenerator(VectorGenerator):
     def prefill(self, rows: Sequence[Mixed]) -> tuple[Reading, Tensor]:
         """Read rows of text and whole pictures, of any lengths: where they stand, and the state
         (R, D) of the last position of each."""
-        longest = max(len(row.tokens) for row in rows)
-        tokens = torch.full((len(rows), longest), self.vocabulary.pad)
-        real = torch.zeros(tokens.shape, dtype=torch.bool)
-        place = torch.full_like(tokens, -1)
-        for number, row in enumerate(rows):
-            first = longest - len(row.tokens)
-            tokens[number, first:], real[number, first:] = torch.tensor(row.tokens), True
-            place[number, first:] = torch.tensor(row.places(self.vocabulary))
+        tokens, real = left_padded([row.tokens for row in rows], self.vocabulary.pad)
+        place, _ = left_padded([row.places(self.vocabulary) for row in rows], -1)
         tokens, real, place = (x.to(self.device) for x in (tokens, real, place))
         x, cell = self.lm.get_input_embeddings()(tokens), place >= 0
         if bool(cell.any()):

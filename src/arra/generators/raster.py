@@ -35,7 +35,7 @@ from arra.generators.base import Batch, CodeGenerator, Output
 from arra.generators.batches import RasterBatches, Store
 from arra.generators.native import own_vocabulary
 from arra.generators.vocabulary import ImageVocabulary, add_image_tokens, as_chat, ending
-from arra.networks.cache import KVCache
+from arra.networks.cache import KVCache, left_padded
 from arra.networks.language_model import (
     causal_lm_of,
     checkpointed_activations,
@@ -46,13 +46,16 @@ from arra.networks.language_model import (
     hidden_states,
     llama_config,
     load_causal_lm,
+    mask_for,
     model_settings,
+    unbranching,
 )
 from arra.networks.part import config_from_plain
 from arra.networks.rows import extend_vocabulary, paint_rows
 from arra.networks.tables import token_tables
 from arra.networks.unpadded import Places
 from arra.networks.unpadded_decoder import UnpaddedDecoder
+from arra.orders.trees import Trees
 from arra.progress import without_library_bars
 from arra.randomness import seeded
 from arra.registry import generators
@@ -411,8 +414,8 @@ class RasterGenerator(CodeGenerator):
     @property
     def positions(self) -> int:
         """Longest sequence that the language model is made for."""
-        text = self.lm.config.get_text_config()
-        return int(getattr(text, "max_position_embeddings", None) or 2**30)
+        most = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+        return int(most or 2**30)
 
     def text_logits(self, ids: Tensor) -> Tensor:
         """(B, T, V) logits of plain text (B, T); padding stands on the right."""
@@ -443,29 +446,19 @@ class RasterGenerator(CodeGenerator):
 
     @property
     def codes_shape(self) -> tuple[int, ...]:
-        stream = self.config.stream
-        return self.grids[0] if stream is None else (stream.longest,)
+        return self.grids[0] if (s := self.config.stream) is None else (s.longest,)
 
     def prompt_ids(self, caption: str | None) -> list[int]:
-        """Token ids up to and with begin-of-image; None is the empty prompt of guidance.
-
-        Captions become ids exactly as preparation made them for training.
-        """
+        """Token ids up to and with begin-of-image; None is the empty prompt of guidance."""
         ids = [] if caption is None else self.caption_ids(caption)
         return self.config.vocabulary.prompt(ids)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, KVCache]:
         """Read prompts of any lengths: logits (B, codes) of the first unit, and the cache."""
-        longest = max(len(p) for p in prompts)
-        tokens = torch.full((len(prompts), longest), self.config.vocabulary.pad)
-        real = torch.zeros(len(prompts), longest, dtype=torch.bool)
-        for row, prompt in enumerate(prompts):
-            tokens[row, longest - len(prompt) :] = torch.tensor(list(prompt))
-            real[row, longest - len(prompt) :] = True
-        device = self.device
-        cache = KVCache.empty(len(prompts), self.lm.config.get_text_config(), device)
-        cache.prompt = longest
-        return self._advance(tokens.to(device), real.to(device), cache), cache
+        tokens, real = left_padded(prompts, self.config.vocabulary.pad)
+        cache = KVCache.empty(len(prompts), self.lm.config.get_text_config(), self.device)
+        cache.prompt = tokens.shape[1]
+        return self._advance(tokens.to(self.device), real.to(self.device), cache), cache
 
     def step(self, codes: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, codes) of the next unit after `codes` (B,) were drawn; extends the cache."""
@@ -477,15 +470,31 @@ class RasterGenerator(CodeGenerator):
                 tokens = F.pad(tokens, (0, 1), value=vocabulary.row_end)
         return self._advance(tokens, torch.ones_like(tokens, dtype=torch.bool), cache)
 
+    def undraftable(self, longest: int) -> str:
+        if self.config.vocabulary.row_end is not None:
+            return "its rows of codes end with a token, which is not drawn"
+        return unbranching(self.lm, longest + self.units)
+
+    def step_tree(self, codes: Tensor, trees: Trees, cache: KVCache) -> Tensor:
+        """Logits (B, T, codes) of the unit after every node of a draft tree in each row, of `codes`
+        (B, T); `cache.keep` then says which nodes were drawn."""
+        final = self._read(codes + self.config.vocabulary.offset, *cache.branch(trees), cache)
+        return self._code_logits(final.flatten(0, 1)).unflatten(0, tuple(codes.shape))
+
     def _advance(self, tokens: Tensor, real: Tensor, cache: KVCache) -> Tensor:
-        visible, position = cache.extend(real)
-        final = self.lm.get_decoder()(
+        return self._code_logits(self._read(tokens, *cache.extend(real), cache)[:, -1])
+
+    def _code_logits(self, final: Tensor) -> Tensor:
+        """(M, codes): only codes are legal inside a picture, the others are never looked at."""
+        vocabulary = self.config.vocabulary
+        return self.tables.code_logits(final, vocabulary.offset, vocabulary.codes)
+
+    def _read(self, tokens: Tensor, visible: Tensor, position: Tensor, cache: KVCache) -> Tensor:
+        """(B, T, D) final states of new tokens (B, T); their keys and values join the cache."""
+        return self.lm.get_decoder()(
             **self.tables.inputs(tokens),
-            attention_mask=visible,
+            attention_mask=mask_for(self.lm, visible),
             position_ids=position,
             past_key_values=cache.past,
             use_cache=True,
         ).last_hidden_state
-        # Only picture codes are legal inside a picture: the others are never looked at.
-        vocabulary = self.config.vocabulary
-        return self.tables.code_logits(final[:, -1], vocabulary.offset, vocabulary.codes)

@@ -24,10 +24,12 @@ from arra.data.captions import clean_caption
 from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_file, read_json, sha256_of_file, sha256_of_json, to_plain, write_json
 from arra.jobs.console import resumable
+from arra.jobs.drafting import small_model
 from arra.jobs.validation import write_grid
 from arra.labels import label_of, read_png, write_png
 from arra.progress import Task, track
 from arra.samplers.noise import NOISE
+from arra.samplers.speculative.sampler import SpeculativeSampler
 from arra.settings import Decoder, Precision, Sampler, SamplingConfig
 from arra.text_to_image import TextToImage
 
@@ -69,6 +71,8 @@ class Generation:
     decoder: Decoder = "auto"
     precision: Precision = "fp32"
     sampler: Sampler = "auto"
+    speculation: SpeculativeSampler | None = None
+    """Draws where `sampler` is speculative; made with `sampling`."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,10 @@ def generate(model: TextToImage, job: Generation) -> Generated:
     }
     if job.precision != "fp32":  # at fp32 all decoders draw the same
         settings["precision"] = job.precision
-    if job.sampler != "auto":
+    if job.sampler == "backtracking":
         settings["sampler"] = job.sampler
+    if job.speculation is not None and (small := small_model(job.speculation)):
+        settings["drafter"] = small  # the others leave the pictures as they are
     settings |= model.chosen
     job.out.mkdir(parents=True, exist_ok=True)
     _claim(job, settings)
@@ -150,6 +156,7 @@ def generate(model: TextToImage, job: Generation) -> Generated:
                 decoder=job.decoder,
                 precision=job.precision,
                 sampler=job.sampler,
+                speculation=job.speculation,
                 on_unit=partial(_advance, task, len(todo)),
             )
             drawn = model.paint(codes)

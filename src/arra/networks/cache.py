@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 
 from arra.errors import InputError
+from arra.orders.trees import Trees
 
 
 @dataclass
@@ -59,6 +61,34 @@ class KVCache:
         position = (start[:, None] + real.cumsum(dim=1) - 1).clamp(min=0)
         return self.visible.to(torch.int64), position
 
+    def branch(self, trees: Trees) -> tuple[Tensor, Tensor]:
+        """Make room for a tree of new positions in each row, all behind what the row has.
+
+        Returns which of the L + T positions each new one sees, (B, 1, T, L + T) bool, and the
+        positions (B, T). Afterwards `keep` says which of them stay: until then siblings stand side
+        by side as if they followed one another.
+        """
+        before = self.visible[:, None].expand(-1, trees.real.shape[1], -1)
+        position = self.next_position[:, None] + trees.depth
+        self.visible = torch.cat((self.visible, trees.real), dim=1)
+        return torch.cat((before, trees.sees), dim=2)[:, None], position
+
+    def keep(self, kept: Tensor) -> None:
+        """Keep the `kept` (B, L) bool of the stored positions, each row's in their order, and
+        forget the others; rows that keep fewer are padded on the left."""
+        lengths = kept.sum(dim=1)
+        longest = int(lengths.max())
+        # stable: padding first, then what is kept, in its order
+        order = kept.to(torch.int8).argsort(dim=1, stable=True)[:, kept.shape[1] - longest :]
+        for layer in self.past.layers:
+            index = order[:, None, :, None]
+            layer.keys = layer.keys.take_along_dim(index, dim=2)
+            layer.values = layer.values.take_along_dim(index, dim=2)
+            if hasattr(layer, "cumulative_length"):  # layers with a window count by themselves
+                layer.cumulative_length = longest
+        self.visible = torch.arange(longest, device=kept.device) >= (longest - lengths)[:, None]
+        self.prompt = 0  # rows no longer have theirs at the same places
+
     def gather(self, rows: Tensor) -> None:
         """Keep the given rows (n,) int64, in this order; rows may repeat."""
         self.past.batch_select_indices(rows)
@@ -91,3 +121,14 @@ class KVCache:
         # transformers takes 0 for "keep everything" in some versions: drop by a negative count
         self.past.crop(stored - self.stored)
         self.visible = self.visible[:, :stored]
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """(R, T) int64 of rows of ids of any lengths, and (R, T) bool which are no padding."""
+    longest = max(map(len, rows))
+    tokens = torch.full((len(rows), longest), pad)
+    real = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        tokens[number, longest - len(row) :] = torch.tensor(list(row))
+        real[number, longest - len(row) :] = True
+    return tokens, real

@@ -245,3 +245,23 @@ def head_logits(lm: PreTrainedModel, hidden: Tensor) -> Tensor:
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
         logits = cap * torch.tanh(logits / cap)
     return logits
+
+
+def unbranching(lm: PreTrainedModel, longest: int) -> str:
+    """Why the cache of sequences of up to `longest` positions cannot hold trees, of which one path
+    is kept; empty where it can."""
+    text = lm.config.get_text_config()
+    if set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
+        return "its blocks keep a state that cannot be taken back"
+    window = getattr(text, "sliding_window", None)
+    if window is not None and window < longest:
+        return f"its attention may forget what lies more than {window} positions back"
+    return ""
+
+
+def mask_for(lm: PreTrainedModel, sees: Tensor) -> Tensor:
+    """(R, L), or (R, 1, T, L) bool as the model takes it: eager attention adds the latter to its
+    logits."""
+    if sees.ndim == 2 or lm.config.get_text_config()._attn_implementation != "eager":
+        return sees
+    return torch.where(sees, 0.0, torch.finfo(lm.dtype).min).to(lm.dtype)

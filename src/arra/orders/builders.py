@@ -76,6 +76,12 @@ def tree(parents: Sequence[int]) -> Layout:
 
     An Euler tour gives each node the moment at which it is entered and the one at which it is left.
     """
+    enter, leave = euler_tour(parents)
+    return same_moments(torch.tensor(enter), torch.tensor(leave))
+
+
+def euler_tour(parents: Sequence[int]) -> tuple[list[int], list[int]]:
+    """`now` and `dies` of the nodes of a draft tree, as `tree` has them."""
     children: list[list[int]] = [[] for _ in parents]
     roots: list[int] = []
     for node, parent in enumerate(parents):
@@ -94,7 +100,7 @@ def tree(parents: Sequence[int]) -> Layout:
         moment += 1
         stack.append((node, True))
         stack.extend((child, False) for child in reversed(children[node]))
-    return same_moments(torch.tensor(enter), torch.tensor(leave))
+    return enter, leave
 
 
 def erasing(erased_at: Tensor) -> Layout:

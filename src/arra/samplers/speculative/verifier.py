@@ -1,0 +1,94 @@
+"""One pass of the target over the drafts of all pictures, each with its own accepted length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arra.guidance import guide
+from arra.orders.trees import Trees
+from arra.samplers.logits import SamplingConfig, law
+from arra.samplers.speculative.drafts import Draft, Picture
+
+
+class Verifier:
+    """The target's laws at every node of the drafts, and its cache, cut to what was accepted.
+
+    With guidance row i of the cache has its pair without caption in row B + i; both read the same
+    trees and are cut alike.
+    """
+
+    def __init__(self, stepper: Any, config: SamplingConfig, cache: Any):
+        """`cache` has read the prompts."""
+        self.stepper, self.config, self.cache = stepper, config, cache
+        units = stepper.units
+        scales = [config.scale(min(unit, units - 1), units) for unit in range(units + 1)]
+        self._scales = torch.tensor(scales)
+        self._real: Tensor | None = None
+        self._waiting: list[int] = []
+
+    def gather(self, rows: Sequence[int]) -> None:
+        """Keep these pictures."""
+        chosen = list(rows)
+        if self.config.guided:
+            chosen += [row + self.cache.rows // 2 for row in rows]
+        self.cache.gather(torch.tensor(chosen, device=self.cache.visible.device))
+
+    def laws(self, pictures: Sequence[Picture], drafts: Sequence[Draft]) -> list[Tensor]:
+        """Of each picture (n + 1, V): the laws of the unit before its draft and after each node."""
+        device = self.cache.visible.device
+        self._waiting = [len(picture.pending) for picture in pictures]
+        tokens: list[list[int]] = []
+        parents: list[list[int]] = []
+        for picture, draft in zip(pictures, drafts, strict=True):
+            # what the target has not read yet is a chain, from the end of which the draft grows
+            last = len(picture.pending) - 1
+            tokens.append([*picture.pending, *draft.tokens])
+            parents.append([*range(-1, last), *(last + 1 + p for p in draft.parents)])
+        trees = Trees.of(parents, device)
+        codes = torch.zeros(trees.real.shape, dtype=torch.int64)
+        for row, own in enumerate(tokens):
+            codes[row, : len(own)] = torch.tensor(own)
+        codes, self._real = codes.to(device), trees.real
+        if self.config.guided:
+            logits = self.stepper.step_tree(torch.cat((codes, codes)), trees.twice(), self.cache)
+            read = torch.tensor([len(one.codes) - len(one.pending) for one in pictures])
+            logits = self._guided(logits, read[:, None] + trees.depth.cpu() + 1)
+        else:
+            logits = self.stepper.step_tree(codes, trees, self.cache)
+        # only what somebody will look at is filtered and normalised
+        wanted = [
+            logits[row, waiting - 1 : len(own)]
+            for row, (own, waiting) in enumerate(zip(tokens, self._waiting, strict=True))
+        ]
+        return list(law(torch.cat(wanted), self.config).split([len(part) for part in wanted]))
+
+    def step(self, codes: Sequence[int], units: Sequence[int]) -> Tensor:
+        """(B, V): the laws of these units, in their rows, after one more code in each."""
+        new = torch.tensor(list(codes), device=self.cache.visible.device)
+        if not self.config.guided:
+            return law(self.stepper.step(new, self.cache), self.config)
+        logits = self.stepper.step(torch.cat((new, new)), self.cache)
+        return law(self._guided(logits, torch.tensor(list(units))), self.config)
+
+    def _guided(self, logits: Tensor, unit: Tensor) -> Tensor:
+        """(B, ..., V) of pairs (2 B, ..., V), each with the scale of the unit (B, ...)."""
+        scale = self._scales[unit.clamp(max=len(self._scales) - 1)][..., None].to(logits.device)
+        conditional, unconditional = logits.float().chunk(2)
+        return torch.where(scale == 1.0, conditional, guide(conditional, unconditional, scale))
+
+    def keep(self, paths: Sequence[Sequence[int]]) -> None:
+        """Of each picture's draft keep these nodes, which lie on one path, and forget the rest."""
+        assert self._real is not None
+        kept = torch.zeros(self._real.shape, dtype=torch.bool)
+        for row, (path, waiting) in enumerate(zip(paths, self._waiting, strict=True)):
+            kept[row, :waiting] = True
+            kept[row, [waiting + node for node in path]] = True
+        kept = kept.to(self._real.device)
+        if self.config.guided:
+            kept = torch.cat((kept, kept))
+        old = self.cache.visible[:, : self.cache.visible.shape[1] - kept.shape[1]]
+        self.cache.keep(torch.cat((old, kept), dim=1))
