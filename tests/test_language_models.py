@@ -384,3 +384,24 @@ def test_arra_json_of_earlier_models_is_still_read(tmp_path):
     del side["adapted"]
     (tmp_path / "arra.json").write_text(json.dumps(side))
     assert RasterGenerator.from_pretrained(tmp_path).fingerprint() == generator.fingerprint()
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("layout", ["left", "packed"])
+def test_padding_and_packing_change_nothing_for_any_architecture(architecture, layout):
+    """Some compute attention themselves, where a mask is added to the logits and not applied."""
+    from test_generators import by_sample, some_batch
+
+    tokenizer = word_tokenizer()
+    lm = auto_class(config := ARCHITECTURES[architecture]()).from_config(config)
+    generator = RasterGenerator.from_language_model(lm, tokenizer, 16, (4, 4)).eval()
+    with torch.no_grad():  # weights that are nearly zero would hide what is looked at
+        for parameter in generator.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4.0)
+    captions = ("a red bar", "a green square left of a blue bar", "the cat")
+    right = some_batch(generator, captions)
+    other = some_batch(generator, captions, layout=layout)
+    pairs = zip(by_sample(generator(right), right), by_sample(generator(other), other), strict=True)
+    for x, y in pairs:
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)

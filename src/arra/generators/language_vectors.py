@@ -39,6 +39,7 @@ from arra.networks.language_model import (
     hidden_states,
     llama_config,
     load_causal_lm,
+    mask_for,
     model_settings,
 )
 from arra.networks.part import config_from_plain
@@ -249,7 +250,10 @@ class LanguageVectorGenerator(VectorGenerator):
     def _decode(self, x: Tensor, mask: Tensor | None, position: Tensor | None) -> Tensor:
         """(R, T, D) final states of embeddings (R, T, D)."""
         out = self.lm.get_decoder()(
-            inputs_embeds=x, attention_mask=mask, position_ids=position, use_cache=False
+            inputs_embeds=x,
+            attention_mask=mask_for(self.lm, mask),
+            position_ids=position,
+            use_cache=False,
         )
         return out.last_hidden_state
 
@@ -298,7 +302,7 @@ class LanguageVectorGenerator(VectorGenerator):
         position = (reading.next[:, None] + now).clamp(min=0)
         final = self.lm.get_decoder()(
             inputs_embeds=x,
-            attention_mask=mask,
+            attention_mask=mask_for(self.lm, mask),
             position_ids=position,
             past_key_values=reading.cache.past,
             use_cache=True,

@@ -393,11 +393,10 @@ class RasterGenerator(CodeGenerator):
 
     def _inputs(self, batch: Batch, soft: Tensor | None) -> dict[str, Any]:
         mask, position = attention(batch)
+        seen = {"attention_mask": mask_for(self.lm, mask), "position_ids": position}
         if soft is None:
-            tokens = self.tables.inputs(batch.tokens)
-        else:
-            tokens = {"inputs_embeds": self.embed(batch, soft)}
-        return {**tokens, "attention_mask": mask, "position_ids": position, "use_cache": False}
+            return {**self.tables.inputs(batch.tokens), **seen, "use_cache": False}
+        return {"inputs_embeds": self.embed(batch, soft), **seen, "use_cache": False}
 
     def length(self, text: int) -> int:
         """Positions of a sequence with a caption of `text` ids."""

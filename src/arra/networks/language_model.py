@@ -259,9 +259,13 @@ def unbranching(lm: PreTrainedModel, longest: int) -> str:
     return ""
 
 
-def mask_for(lm: PreTrainedModel, sees: Tensor) -> Tensor:
+def mask_for(lm: PreTrainedModel, sees: Tensor | None) -> Tensor | None:
     """(R, L), or (R, 1, T, L) bool as the model takes it: eager attention adds the latter to its
-    logits."""
-    if sees.ndim == 2 or lm.config.get_text_config()._attn_implementation != "eager":
+    logits. None stays None."""
+    if (
+        sees is None
+        or sees.ndim == 2
+        or lm.config.get_text_config()._attn_implementation != "eager"
+    ):
         return sees
     return torch.where(sees, 0.0, torch.finfo(lm.dtype).min).to(lm.dtype)
