@@ -252,9 +252,11 @@ class Student(Generator):
     def prompt(self, text: Sequence[int]) -> list[int]:
         """What stands before a picture whose caption has these ids; of none it is the null."""
 
-    def paced(self, *, steps: int | None = None, rounds: int | None = None) -> Self:
-        if rounds is not None:
-            raise InputError("rounds: a student draws in steps (--steps)")
+    def paced(
+        self, *, steps: int | None = None, rounds: int | None = None, solver: str | None = None
+    ) -> Self:
+        if rounds is not None or solver is not None:
+            raise InputError("rounds, solver: a student draws in steps alone (--steps)")
         if steps is None or not 1 <= steps <= len(self.config.starts):
             raise InputError(
                 f"steps: {steps}, expected 1 to {len(self.config.starts)}, as this student learnt"
