@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from arra.errors import InputError
+from arra.guidance import guide_pairs
 from arra.registry import samplers
 from arra.samplers.ancestral import Stepper, check_request, prompts_of
-from arra.samplers.logits import SamplingConfig, guide_pairs, law
+from arra.samplers.logits import SamplingConfig, law
 from arra.samplers.noise import PictureNoise
 from arra.samplers.vectors import VectorSampler, VectorStepper
 
