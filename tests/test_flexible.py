@@ -281,10 +281,10 @@ def test_the_table_of_places():
 def test_nothing_tells_the_step(generator):
     """A scale has the same embedding in whichever schedule, and there is no embedding of levels;
     only where a picture begins is told."""
-    second = generator.scheduled(((1, 1), (3, 3)))._where()[1:]
-    third = generator.scheduled(((1, 1), (2, 2), (3, 3)))._where()[5:]
+    second = generator.scheduled(((1, 1), (3, 3))).where()[1:]
+    third = generator.scheduled(((1, 1), (2, 2), (3, 3))).where()[5:]
     assert torch.equal(second, third)
-    alone = generator.scheduled(((3, 3),))._where()
+    alone = generator.scheduled(((3, 3),)).where()
     torch.testing.assert_close(alone - generator.start, third)
     names = {name for name, _ in generator.named_parameters()}
     assert "table" in names

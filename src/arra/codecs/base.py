@@ -129,6 +129,13 @@ class Codec(Part):
         looks = torch.cat(rows)
         return (looks - looks.mean(dim=0)) / looks.std().clamp(min=1e-6)
 
+    def code_vectors(self) -> Tensor:
+        """(vocabulary, d) float32: the vector of each code, as the decoder reads it; no gradient.
+
+        Raises `InputError` where codes have none of their own.
+        """
+        raise InputError(f"a {self.registered_name} codec: its codes have no vectors")
+
     @abstractmethod
     def forward(self, pictures: Tensor) -> CodecOutput:
         """Reconstruction with straight-through gradient, codes and losses, for training."""

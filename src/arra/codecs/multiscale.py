@@ -91,6 +91,9 @@ class MultiScaleCodec(AutoencodedCodec):
     def lookup(self, codes: Tensor) -> Tensor:
         return self.scales.last(codes, self.pyramid)
 
+    def code_vectors(self) -> Tensor:
+        return self.scales.codebook.detach().float().clone()
+
     def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The losses compare the latents with the sum after every scale, not scale by scale."""
         if self.training:

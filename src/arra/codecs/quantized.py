@@ -84,6 +84,11 @@ class QuantizedCodec(AutoencodedCodec):
         Latents (B, D, h, w) in raster order; the code of a latent is the nearest one.
         """
 
+    @torch.no_grad()
+    def code_vectors(self) -> Tensor:
+        every = torch.arange(self.vocabulary, device=self.device)
+        return self.lookup(every[:, None, None]).flatten(1).float().clone()
+
     def soft_assignment(self, latents: Tensor, temperature: float) -> Tensor:
         """(B, n, K) float32, with gradient: softmax(-distances / temperature) over the codes.
 

@@ -144,14 +144,14 @@ def prepare(
         )
         with disk_errors(folder), locked(folder):
             claim(job, overwrite)
-            if not _parts_there(folder):
-                _save_parts(folder, codec, tokenizer)
+            if not parts_there(folder):
+                save_parts(folder, codec, tokenizer)
             if workers or engine == "ray":
                 for name, one in encoders.items():
                     one.save_pretrained(job.encoder_path(name))
             maker = Maker(job, codec, encoders, CaptionEncoder.of(tokenizer))
             results = _make_all(job, maker, workers, engine, bad_share, quiet)
-            _finish(job, results)
+            finish(job, results)
     return PreparedStore.open(folder)
 
 
@@ -242,13 +242,13 @@ def _probe(codec: Codec, encoders: Mapping[str, Encoder], settings: Settings) ->
     return ShardForm(tuple(codes.shape[1:]), codec.vocabulary, shapes, settings.feature_dtype, asks)
 
 
-def _parts_there(folder: Path) -> bool:
+def parts_there(folder: Path) -> bool:
     """Whether the store was finished with these settings, so that its parts need no new copy."""
     parts = (MANIFEST, f"{CODEC}/config.json", f"{TOKENIZER}/tokenizer.json")
     return all((folder / part).is_file() for part in parts)
 
 
-def _save_parts(folder: Path, codec: Codec, tokenizer: PreTrainedTokenizerBase) -> None:
+def save_parts(folder: Path, codec: Codec, tokenizer: PreTrainedTokenizerBase) -> None:
     """Training finds tokenizer and codec in the store."""
     with atomic_folder(folder / TOKENIZER) as temporary:
         tokenizer.save_pretrained(str(temporary))
@@ -306,7 +306,7 @@ def _check_bad(source: Source, results: Iterable[ShardResult], share: float) -> 
     remarks.check(total, share)
 
 
-def _finish(job: Job, results: list[ShardResult]) -> None:
+def finish(job: Job, results: list[ShardResult]) -> None:
     """Report, then provenance: with it the store exists. Then what was only for the work goes."""
     remarks = _remarks(job.source, results)
     rows = sum(result.entry.rows for result in results)

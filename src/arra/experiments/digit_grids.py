@@ -35,10 +35,8 @@ from arra.training.loop import train
 class LabelStepper:
     """A generator whose conditions are the ten classes, asked for by their words."""
 
-    def __init__(self, generator: GridGenerator):
+    def __init__(self, generator: Any):
         self.generator = generator
-        self.units = generator.units
-        self.prefill, self.step = generator.prefill, generator.step
 
     def prompt_ids(self, caption: str | None) -> list[int]:
         """The class of a word; None is the null condition."""

@@ -104,7 +104,8 @@ class Output:
     """layer -> (R, T, D): output of block `layer` (1 is the first), before the final norm."""
     losses: Tensor | None = None
     """(P,) of a law of vectors: the loss of each position with `Batch.image`, in row-major order.
-    Such positions have no target; what logits there are belong to others (text, say)."""
+    Such positions have no target, except where a student predicts a code and its vector; what
+    logits there are otherwise belong to others (text, say)."""
 
     @cached_property
     def scores(self) -> tuple[Tensor, Tensor]:
@@ -148,6 +149,9 @@ class Generator(Part):
     dimensions: int = 0
     """C, the numbers of a code where codes are vectors; 0: they are indices."""
 
+    taught: ClassVar[bool] = False
+    """Whether it is a student, made of another generator (`generators.students`): it learns from
+    what its teacher makes of noise, and neither from pictures nor to say how likely they are."""
     causal: ClassVar[bool] = True
     """Whether what is said at a position depends on nothing that comes after it."""
     width: int

@@ -227,6 +227,8 @@ class StoreBatches(ABC):
 
     pad: int = 0
     """The token at unused positions."""
+    needed: tuple[str, ...] = ()
+    """Features without which there is no input."""
 
     def __init__(
         self,
@@ -235,7 +237,8 @@ class StoreBatches(ABC):
         features: Sequence[str] | None = None,
     ):
         """`features`: which of the store's a batch holds (patches are large); None: all."""
-        self.store, self.config, self.features = store, config or BatchConfig(), features
+        self.store, self.config = store, config or BatchConfig()
+        self.features = None if features is None else (*features, *self.needed)
         if len(store) < self.config.size:
             raise InputError(
                 f"BatchConfig.size: {self.config.size}, but the store has {len(store)} rows"
@@ -298,14 +301,15 @@ class StoreBatches(ABC):
     def in_order(self, size: int = 64, most: int | None = None) -> Iterator[Batch]:
         """The first `most` rows (None: all), each once, as they are: for held-out likelihoods.
 
-        With their captions, without features, padded on the right.
+        With their captions, with no features but those needed, padded on the right.
         """
         count = len(self.store) if most is None else min(most, len(self.store))
         for start in range(0, count, size):
-            found = self.store.rows(range(start, min(start + size, count)), ())
+            found = self.store.rows(range(start, min(start + size, count)), self.needed)
             codes = self._listed(found.codes)
             samples = [self._sample(*row) for row in zip(found.text_ids, codes, strict=True)]
-            batch = self._collated(samples, {}, BatchConfig())
+            features = {name: found.features[name] for name in self.needed}
+            batch = self._collated(samples, features, BatchConfig())
             yield self._told(self._finished(batch, found.codes, (0, 6, start)), start)
 
     def _listed(self, codes: Tensor) -> Sequence[Sequence[int]]:

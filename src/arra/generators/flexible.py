@@ -144,10 +144,10 @@ class FlexibleGenerator(ScaleGenerator):
     def _meaning(self) -> CodePyramid:
         return DirectPyramid(self.config.direct)
 
-    def _where(self) -> Tensor:
+    def where(self) -> Tensor:
         """(L, D): the table averaged to the sizes of the scales; the first one begins a picture."""
         if not self.config.table:
-            return super()._where()
+            return super().where()
         first, *others = (resized(self.table, size).flatten(1).T for size in self.pyramid.sizes)
         return torch.cat((first + self.start, *others))
 

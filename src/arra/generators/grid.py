@@ -340,7 +340,7 @@ class GridGenerator(CodeGenerator):
                 hidden[number] = x
         supervised = batch.target >= 0
         targets = divided(batch.target[supervised], self.config.codes, self.config.split)
-        return Output(self._logits(x[supervised]).flatten(0, 1), targets.flatten(), hidden)
+        return Output(self.logits_of(x[supervised]).flatten(0, 1), targets.flatten(), hidden)
 
     def _cells(self, batch: Batch) -> Tensor:
         """(R, T) at which cell a position stands; -1 is none."""
@@ -352,7 +352,7 @@ class GridGenerator(CodeGenerator):
         """(R, T, D) vectors of condition and codes."""
         picture = cell >= 0
         text = (batch.segment >= 0) & ~picture
-        before = self._condition(batch.tokens, batch.position, text, batch.segment)
+        before = self.conditions(batch.tokens, batch.position, text, batch.segment)
         return torch.where(picture[..., None], self._codes(batch.tokens, picture), before)
 
     def _codes(self, tokens: Tensor, picture: Tensor) -> Tensor:
@@ -360,7 +360,7 @@ class GridGenerator(CodeGenerator):
         tokens = tokens.masked_fill(~picture, 0)
         return self.embed(divided(tokens, self.config.codes, self.config.split))
 
-    def _condition(self, ids: Tensor, position: Tensor, text: Tensor, owner: Tensor) -> Tensor:
+    def conditions(self, ids: Tensor, position: Tensor, text: Tensor, owner: Tensor) -> Tensor:
         """(R, T, D); only those at `text` mean anything."""
         ids, position = ids.masked_fill(~text, 0), position.masked_fill(~text, 0)
         if isinstance(self.condition, FeatureCondition):
@@ -374,7 +374,7 @@ class GridGenerator(CodeGenerator):
             return None
         return visible(batch.segment, order.expand_as(batch.segment))[:, None]
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def logits_of(self, x: Tensor) -> Tensor:
         """(..., m, V) float32."""
         return self.head(self.norm(x)).float().unflatten(-1, (self.config.split, -1))
 
@@ -396,7 +396,7 @@ class GridGenerator(CodeGenerator):
         ids, real = ids.to(self.device), real.to(self.device)
         position = (real.cumsum(dim=1) - 1).clamp(min=0)
         rows = torch.arange(len(prompts), device=self.device)
-        x = self._condition(ids, position, real, rows[:, None].expand_as(ids))
+        x = self.conditions(ids, position, real, rows[:, None].expand_as(ids))
         cache = GridCache([Memory() for _ in self.blocks], real[:, :0], longest)
         return self._advance(x, self.rotary[:1].expand(longest, -1, -1), real, cache), cache
 
@@ -419,4 +419,4 @@ class GridGenerator(CodeGenerator):
             mask = (seen | (itself & ~real[..., None]))[:, None]
         for block, memory in zip(self.blocks, cache.memories, strict=True):
             x = block(x, rotary[None], mask, memory)
-        return self._logits(x[:, -1])
+        return self.logits_of(x[:, -1])

@@ -157,7 +157,7 @@ class MaskedGenerator(GridGenerator):
         rotary, mask = self.rotary[here + 1], self._mask(batch)
         for block in self.blocks:
             x = block(x, rotary, mask)
-        return self._logits(x[:, longest:])
+        return self.logits_of(x[:, longest:])
 
 
 def _numbered(segment: Tensor) -> Tensor:

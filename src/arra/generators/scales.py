@@ -148,7 +148,7 @@ class ScaleGenerator(CodeGenerator):
     level: Tensor
 
     def _add_places(self, width: int) -> None:
-        """Parameters of `_where`."""
+        """Parameters of `where`."""
         self.places = nn.Parameter(torch.empty(self.pyramid.length, width))
         self.levels = nn.Parameter(torch.empty(len(self.pyramid.sizes), width))
 
@@ -231,11 +231,11 @@ class ScaleGenerator(CodeGenerator):
         if not self.config.prefix:  # captions count through their mean alone
             segment = segment.masked_fill(text, -1)
         words = self.text(batch.tokens.masked_fill(~text, 0))
-        condition = self._condition(words, text, sample, batch.samples)
+        condition = self.conditions(words, text, sample, batch.samples)
         place = batch.place.clamp(min=0)
         x = self._pictures(self._codes(batch, picture), condition)[sample, place]
         if self.config.prefix:
-            x = torch.where(picture[..., None], x, words + self._text_places(batch.position, text))
+            x = torch.where(picture[..., None], x, words + self.text_where(batch.position, text))
         moment = torch.where(picture, self.level[place] + 1, 0)
         alone = bool(((segment == segment.amax(dim=1, keepdim=True)) | (segment < 0)).all())
         sight = self._sight(segment, moment, alone, batch.samples)
@@ -246,7 +246,7 @@ class ScaleGenerator(CodeGenerator):
             if number in layers:
                 hidden[number] = x
         supervised = batch.target >= 0
-        logits = self._logits(x, condition)[supervised]
+        logits = self.logits_of(x, condition)[supervised]
         return Output(logits, batch.target[supervised], hidden)
 
     def _codes(self, batch: Batch, picture: Tensor) -> Tensor:
@@ -257,14 +257,14 @@ class ScaleGenerator(CodeGenerator):
             (batch.segment[picture], batch.place[picture]), batch.tokens[picture]
         )
 
-    def _condition(self, words: Tensor, text: Tensor, sample: Tensor, samples: int) -> Tensor:
+    def conditions(self, words: Tensor, text: Tensor, sample: Tensor, samples: int) -> Tensor:
         """(B, D): the mean of each sample's words, the null vector for those that have none."""
         flat = words.new_zeros(samples, self.width)
         mean = flat.index_add(0, sample[text], words[text])
         count = torch.bincount(sample[text], minlength=samples)[:, None]
         return torch.where(count > 0, mean / count.clamp(min=1), self.null)
 
-    def _text_places(self, position: Tensor, text: Tensor) -> Tensor:
+    def text_where(self, position: Tensor, text: Tensor) -> Tensor:
         """(R, T, D) for the position of each token in its caption."""
         last = int(position.masked_fill(~text, 0).max())
         if last >= len(self.text_places):
@@ -278,9 +278,9 @@ class ScaleGenerator(CodeGenerator):
         """(B, L, D) inputs of all positions under teacher forcing."""
         read = self.scales.inputs(codes, self.pyramid)
         first = condition[:, None].expand(-1, self.pyramid.counts[0], -1)
-        return torch.cat((first, self.read_in(read)), dim=1) + self._where()
+        return torch.cat((first, self.read_in(read)), dim=1) + self.where()
 
-    def _where(self) -> Tensor:
+    def where(self) -> Tensor:
         """(L, D): the embedding of every position's place and scale."""
         return self.places + self.levels[self.level]
 
@@ -301,7 +301,7 @@ class ScaleGenerator(CodeGenerator):
         """Whether attention sees a scale only from within (captions are seen by all)."""
         return "intra" in self.config.size.mixer
 
-    def _logits(self, x: Tensor, condition: Tensor) -> Tensor:
+    def logits_of(self, x: Tensor, condition: Tensor) -> Tensor:
         """(R, T, V) float32."""
         with torch.autocast(x.device.type, enabled=False):
             return self.head(self.norm(x.float(), condition.float()))
@@ -336,7 +336,7 @@ class ScaleGenerator(CodeGenerator):
         tokens, text = tokens.to(device), text.to(device)
         words = self.text(tokens)
         rows = torch.arange(len(prompts), device=device)
-        condition = self._condition(words, text, rows[:, None].expand_as(text), len(prompts))
+        condition = self.conditions(words, text, rows[:, None].expand_as(text), len(prompts))
         state = self.scales.begin(len(prompts), self.pyramid, device)
         cache = ScaleCache(
             [], text[:, :0], condition, [state], longest if self.config.prefix else 0
@@ -345,7 +345,7 @@ class ScaleGenerator(CodeGenerator):
         cache.memories = [Memory(keep=keep) for _ in self.blocks]
         if cache.prefix > 0:
             position = (text.cumsum(dim=1) - 1).clamp(min=0)
-            self._advance(words + self._text_places(position, text), text, cache)
+            self._advance(words + self.text_where(position, text), text, cache)
         first = condition[:, None].expand(-1, self.pyramid.counts[0], -1)
         return self._scale(first, 0, cache), cache
 
@@ -357,9 +357,9 @@ class ScaleGenerator(CodeGenerator):
         return self._scale(self.read_in(read), level + 1, cache)
 
     def _scale(self, inputs: Tensor, level: int, cache: ScaleCache) -> Tensor:
-        x = inputs + self._where()[self.pyramid.slices[level]]
+        x = inputs + self.where()[self.pyramid.slices[level]]
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        return self._logits(self._advance(x, real, cache), cache.condition)
+        return self.logits_of(self._advance(x, real, cache), cache.condition)
 
     def _advance(self, x: Tensor, real: Tensor, cache: ScaleCache) -> Tensor:
         """States after the last block; new positions see all that are real, and each other."""

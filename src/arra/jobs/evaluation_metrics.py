@@ -60,7 +60,9 @@ class Metric:
 
 
 def _held_out_rows(e: Evidence) -> str | None:
-    return "no store" if e.model is None or e.ground.held_out is None else None
+    if e.model is None or e.ground.held_out is None:
+        return "no store"
+    return "a student says no likelihoods" if e.model.generator.taught else None
 
 
 def _files(e: Evidence) -> str | None:

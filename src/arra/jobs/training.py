@@ -193,23 +193,25 @@ def _validators(
 
 def _claim(job: Training, store: PreparedStore) -> None:
     """Write `run.json`; refuse a folder that holds another run."""
-    path = job.out / RUN
-    settings = json.loads(json.dumps({"store": store_digest(store), **job.decides()}))
-    begun = (job.out / "checkpoints").is_dir() and any((job.out / "checkpoints").iterdir())
+    facts = {
+        "store": str(job.store.absolute()),
+        "held_out": None if job.held_out is None else str(job.held_out.absolute()),
+        "held_out_share": job.held_out_share if job.held_out is None else 0.0,
+    }
+    claim_run(job.out, facts, {"store": store_digest(store), **job.decides()}, job)
+
+
+def claim_run(out: Path, facts: dict[str, Any], decides: dict[str, Any], settings: Any) -> None:
+    """Write `run.json` of a run with these facts of its store; refuse a folder that holds a run
+    that anything else decides."""
+    path = out / RUN
+    plain = json.loads(json.dumps(to_plain(decides)))
+    begun = (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir())
     if begun:
         if not path.is_file():
-            raise InputError(f"{job.out}: holds checkpoints of another program; name a new folder")
-        check_same_run(read_json(path)["decides"], settings, job.out)
+            raise InputError(f"{out}: holds checkpoints of another program; name a new folder")
+        check_same_run(read_json(path)["decides"], plain, out)
     # Not accelerate's own state: made before the loop, it would take each process for the only one.
     if os.environ.get("RANK", "0") == "0":
-        write_json(
-            path,
-            {
-                "kind": "run",
-                "store": str(job.store.absolute()),
-                "held_out": None if job.held_out is None else str(job.held_out.absolute()),
-                "held_out_share": job.held_out_share if job.held_out is None else 0.0,
-                "decides": settings,
-                "settings": to_plain(job),
-            },
-        )
+        record = {"kind": "run", **facts, "decides": plain, "settings": to_plain(settings)}
+        write_json(path, record)
