@@ -94,7 +94,9 @@ def test_help_becomes_a_section_with_its_options():
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
 def test_commands_on_the_pages_have_the_options_that_are_shown(page):
-    found = "".join(block for language, block in blocks(page) if language == "bash")
+    found = "".join(
+        block for language, block in blocks(page.read_text("utf-8")) if language == "bash"
+    )
     for line in found.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["arra"]:
@@ -174,7 +176,7 @@ def server(checkpoint):
 
 def test_the_bridge_page_runs_and_everybody_draws_what_arra_draws(checkpoint, server):
     names: dict = {}
-    for language, block in blocks(DOCS / "serving-llm.md"):
+    for language, block in blocks((DOCS / "serving-llm.md").read_text("utf-8")):
         if language == "bash":
             for command in commands(block):
                 assert cli.run(command) == 0, " ".join(command)

@@ -65,7 +65,7 @@ def _drawn(model: Any, sampler: Any, words: Sequence[str], seeds: Sequence[int])
 
 
 def distilled(recipe: DigitRecipe, folder: Path) -> dict[str, Any]:
-    """Train teacher and student, draw by both; a judge's numbers, and codes in `drawn.npz`."""
+    """Train teacher and student, draw by both; a judge's numbers, and pictures beside it."""
 
     def make(target: Path) -> dict[str, Any]:
         known, held_out = digits()
@@ -83,15 +83,16 @@ def distilled(recipe: DigitRecipe, folder: Path) -> dict[str, Any]:
         codes = _drawn(teacher, flow, words, seeds).view(-1, *GRID)
         pairs = MemoryStore([[WORDS.index(word)] for word in words], codes, {NOISE: noise})
         student = student_of(teacher, vectors, SAMPLING, recipe.options, seed=0)
-        batches = student.batches(pairs, recipe.batch)
-        train(student, own_objectives(student), batches, recipe.student, target / "student")
+        tries = student.batches(pairs, recipe.batch)
+        train(student, own_objectives(student), tries, recipe.student, target / "student")
         words, seeds = in_turn(recipe.drawn), list(range(recipe.drawn))
         found = {"teacher, 16 steps": _drawn(teacher, flow, words, seeds)}
         for steps in (1, 2):
             name = f"student, {steps} step{'s' if steps > 1 else ''}"
             found[name] = _drawn(student.paced(steps=steps), NoiseSampler(), words, seeds)
         pictures = {name: painted(codes, vectors) for name, codes in found.items()}
-        np.savez(target / "drawn.npz", **pictures)
+        for number, drawn in enumerate(pictures.values()):
+            np.save(target / f"drawn-{number}.npy", drawn)
         judge, truth = train_judge(known, held_out, 1), found["teacher, 16 steps"]
         return {
             name: {
@@ -107,6 +108,11 @@ def distilled(recipe: DigitRecipe, folder: Path) -> dict[str, Any]:
 def plot(folder: Path, path: str | Path, recipe: DigitRecipe | None = None) -> dict[str, Any]:
     """Write the sheet as PNG, two of each digit by teacher and student; the judge's numbers."""
     report = distilled(recipe or DigitRecipe(), folder)
-    with np.load(folder / "digits" / "drawn.npz") as drawn:
-        sheet([(name.replace(", ", "\n"), drawn[name][:20]) for name in drawn.files], path)
+    sheet(
+        [
+            (name.replace(", ", "\n"), np.load(folder / "digits" / f"drawn-{number}.npy")[:20])
+            for number, name in enumerate(report)
+        ],
+        path,
+    )
     return report
