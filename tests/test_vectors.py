@@ -120,6 +120,12 @@ def test_states_stand_at_the_positions_of_the_batch(generator):
         generator(batch, layers=(9,))
 
 
+def test_blocks_are_as_many_as_layers(generator):
+    blocks = generator.decoder_blocks()
+    assert len(blocks) == generator.depth
+    assert all(any(True for _ in block.parameters()) for block in blocks)
+
+
 def test_padding_changes_nothing(generator):
     spoilt(generator)
     batch = some_batch(generator)

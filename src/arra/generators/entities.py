@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from arra.generators.base import Batch, Output
@@ -109,6 +109,9 @@ class SequenceOfEntities(VectorGenerator):
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:
         return self.entities.grids
+
+    def decoder_blocks(self) -> Sequence[nn.Module]:
+        return list(self.network.blocks)
 
     # ---- training ------------------------------------------------------------------------------
 
