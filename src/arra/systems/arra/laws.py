@@ -223,10 +223,12 @@ def _floor(runner: SceneRunner, cell: Cell, prompts: int) -> float:
 
 @contextmanager
 def _counted(model: TextToImage) -> Iterator[dict[str, int]]:
-    """Counts passes of the last block, and of the head's own network."""
+    """Counts passes of the network's last block, and of the head's own network."""
     counts = {"network": 0, "head": 0}
     head = getattr(getattr(model.generator, "head", None), "network", None)
-    watched = {"network": model.generator.decoder_blocks()[-1], "head": head}
+    # a layer inside the block: some networks call parts of their blocks and not the whole
+    layers = [m for m in model.generator.decoder_blocks()[-1].modules() if isinstance(m, nn.Linear)]
+    watched = {"network": layers[-1], "head": head}
 
     def counting(name: str) -> Callable[..., None]:
         def count(*_: object) -> None:
