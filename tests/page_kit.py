@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import arra.generators  # noqa: F401 - registers
 from arra import cli
+from arra.registry import generators
 
 # What a reader's machine does in minutes a test must do in seconds.
 SMALLER: dict[str, dict[str, str]] = {
@@ -55,9 +57,17 @@ def smaller(
     for flag, value in changes.get(words[0], {}).items():
         if flag in words:
             words[words.index(flag) + 1] = value
-        elif not (flag.startswith("--llama") and "--lm" in words):
+        elif not (flag.startswith("--llama") and "--lm" in words) and _read(flag, words):
             words += [flag, value]
     return words
+
+
+def _read(flag: str, words: list[str]) -> bool:
+    """Whether the generator of a command makes something of an option."""
+    if not flag.startswith("--vectors.") or "--generator" not in words:
+        return True
+    kind = generators[words[words.index("--generator") + 1]]
+    return flag.removeprefix("--vectors.").replace("-", "_") in getattr(kind, "reads", ())
 
 
 def run_bash(block: str, **how: Any) -> None:

@@ -26,8 +26,17 @@ SMALL = (
     *("--llama.width", "32", "--llama.depth", "2", "--llama.heads", "2"),
     *("--llama.feed-forward", "48", "--scale.width", "32", "--scale.depth", "2"),
     *("--scale.heads", "2", "--scale.feed-forward", "48", "--scale.gate", "1"),
-    *("--vectors.inner", "16", "--vectors.inner-depth", "1", "--vectors.steps", "3"),
 )
+SMALL_VECTORS = {"inner": "16", "inner_depth": "1", "steps": "3"}
+
+
+def small(name: str) -> tuple[str, ...]:
+    """Options that make it small: those of vectors that it reads."""
+    read = getattr(generators[name], "reads", ())
+    options = (
+        (f"--vectors.{n.replace('_', '-')}", v) for n, v in SMALL_VECTORS.items() if n in read
+    )
+    return (*SMALL, *(word for option in options for word in option))
 
 
 def run(*arguments: object) -> int:
@@ -54,7 +63,17 @@ def work(request, tmp_path_factory):
         *("--encoder.dim", "8", "--aggregations", "cls", "mean", "patches"),
     )
     assert prepared == 0
-    common = ("train", store, "--generator", name, *SMALL, "--batch.size", "4", "--samples", "2")
+    common = (
+        "train",
+        store,
+        "--generator",
+        name,
+        *small(name),
+        "--batch.size",
+        "4",
+        "--samples",
+        "2",
+    )
     common += ("--precision", "fp32", "--checkpoint-every", "4", "--held-out-share", "0.2")
     assert run(*common, "--out", root / "run", "--steps", "8", "--validate-every", "4") == 0
     for steps in ("4", "8"):  # stopped and gone on
