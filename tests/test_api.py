@@ -165,7 +165,7 @@ def test_the_examples_of_the_page_run(server, tmp_path, monkeypatch, capsys):
     page = Path(__file__).resolve().parents[1] / "docs" / "serving.md"
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    for language, block in blocks(page):
+    for language, block in blocks(page.read_text("utf-8")):
         if language == "python":
             block = block.replace("http://127.0.0.1:8000", server.url)
             exec(compile(block, str(page), "exec"), names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,7 +205,8 @@ def test_scores_and_their_gradient_are_those_of_the_log_softmax():
     logits = (5 * torch.randn(7, 30, generator=numbers)).requires_grad_()
     targets = torch.randint(30, (7,), generator=numbers)
     output = Output(logits, targets, {})
-    loss = NextToken()(output, None) + 0.1 * ZLoss()(output, None)
+    batch = SimpleNamespace(source=None)  # all that these objectives ask of it
+    loss = NextToken()(output, batch) + 0.1 * ZLoss()(output, batch)
     expected = F.cross_entropy(logits, targets) + 0.1 * logits.logsumexp(-1).square().mean()
     torch.testing.assert_close(loss, expected)
     mine, theirs = (torch.autograd.grad(x, logits)[0] for x in (loss, expected))
