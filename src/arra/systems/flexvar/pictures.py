@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from arra.experiments.digit_codes import Words
 from arra.experiments.digits import WORDS, digits
-from arra.experiments.plotting import canvas, save
+from arra.experiments.plotting import sheet
 from arra.generators.flexible import FlexibleGenerator
 from arra.orders.schedules import Scales, fitted
 from arra.samplers.scales import Given, ScaleSampler
@@ -67,13 +67,4 @@ def plot(generator: FlexibleGenerator, path: str | Path) -> None:
     ]
     small, large = refined(generator)
     rows += [("given\n4 x 4", small), ("refined\n8 x 8", large)]
-    across = len(WORDS)
-    figure, axes = canvas(7.2, 0.72 * len(rows), (len(rows), across))
-    for number, (name, pictures) in enumerate(rows):
-        line = axes[number * across : (number + 1) * across]
-        for place, picture in zip(line, pictures, strict=True):
-            place.imshow(picture, interpolation="nearest")
-            place.set_xticks([])
-            place.set_yticks([])
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
-    save(figure, path)
+    sheet(rows, path)
