@@ -22,9 +22,22 @@ class HistoryCache:
     def gather(self, rows: Tensor) -> None:
         self.codes, self.visible = self.codes[rows], self.visible[rows]
 
+    @property
+    def rows(self) -> int:
+        return len(self.codes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.codes.device
+
     def keep(self, kept: Tensor) -> None:
-        assert not (kept & ~self.visible).any()
-        self.visible = kept
+        here = self.visible[:, -kept.shape[1] :]
+        assert not (kept & ~here).any()
+        here[:] = kept
+
+    def take_back(self, counts: Tensor) -> None:
+        left = self.visible.sum(dim=1) - counts
+        self.visible &= self.visible.cumsum(dim=1) <= left[:, None]
 
 
 class TableStepper:
@@ -67,7 +80,8 @@ class TableStepper:
             )
         cache.codes = torch.cat((cache.codes, codes), dim=1)
         cache.visible = torch.cat((cache.visible, trees.real), dim=1)
-        return torch.stack(found)
+        logits = torch.stack(found)
+        return logits, torch.zeros(*logits.shape[:2], 0)
 
     def _logits(self, histories):
         return torch.stack(

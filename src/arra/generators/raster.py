@@ -457,7 +457,9 @@ class RasterGenerator(CodeGenerator):
         tokens, real = left_padded(prompts, self.config.vocabulary.pad)
         cache = KVCache.empty(len(prompts), self.lm.config.get_text_config(), self.device)
         cache.prompt = tokens.shape[1]
-        return self._advance(tokens.to(self.device), real.to(self.device), cache), cache
+        real = real.to(self.device)
+        cache.state = self._read(tokens.to(self.device), *cache.extend(real), cache)[:, -1]
+        return self._code_logits(cache.state), cache
 
     def step(self, codes: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, codes) of the next unit after `codes` (B,) were drawn; extends the cache."""
@@ -467,21 +469,20 @@ class RasterGenerator(CodeGenerator):
             column = (cache.stored - cache.prompt) % (vocabulary.columns + 1)
             if column == vocabulary.columns - 1:
                 tokens = F.pad(tokens, (0, 1), value=vocabulary.row_end)
-        return self._advance(tokens, torch.ones_like(tokens, dtype=torch.bool), cache)
+        real = torch.ones_like(tokens, dtype=torch.bool)
+        return self._code_logits(self._read(tokens, *cache.extend(real), cache)[:, -1])
 
     def undraftable(self, longest: int) -> str:
         if self.config.vocabulary.row_end is not None:
             return "its rows of codes end with a token, which is not drawn"
         return unbranching(self.lm, longest + self.units)
 
-    def step_tree(self, codes: Tensor, trees: Trees, cache: KVCache) -> Tensor:
+    def step_tree(self, codes: Tensor, trees: Trees, cache: KVCache) -> tuple[Tensor, Tensor]:
         """Logits (B, T, codes) of the unit after every node of a draft tree in each row, of `codes`
-        (B, T); `cache.keep` then says which nodes were drawn."""
+        (B, T), and what the head read for them (B, T, D); `cache.keep` then says which stay."""
         final = self._read(codes + self.config.vocabulary.offset, *cache.branch(trees), cache)
-        return self._code_logits(final.flatten(0, 1)).unflatten(0, tuple(codes.shape))
-
-    def _advance(self, tokens: Tensor, real: Tensor, cache: KVCache) -> Tensor:
-        return self._code_logits(self._read(tokens, *cache.extend(real), cache)[:, -1])
+        logits = self._code_logits(final.flatten(0, 1)).unflatten(0, tuple(codes.shape))
+        return logits, final
 
     def _code_logits(self, final: Tensor) -> Tensor:
         """(M, codes): only codes are legal inside a picture, the others are never looked at."""

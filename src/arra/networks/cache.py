@@ -28,6 +28,8 @@ class KVCache:
     """(B, L) bool: which of the L stored positions belong to the row."""
     prompt: int = 0
     """How many of them are the prompt's, padding included: what follows was drawn."""
+    state: Tensor | None = None
+    """(B, D) what the head read after the prompts, of rows as they were then."""
 
     @classmethod
     def empty(cls, rows: int, config: PretrainedConfig, device: torch.device) -> KVCache:
@@ -39,6 +41,11 @@ class KVCache:
     def rows(self) -> int:
         """B."""
         return self.visible.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.visible.device
 
     @property
     def stored(self) -> int:
@@ -74,8 +81,10 @@ class KVCache:
         return torch.cat((before, trees.sees), dim=2)[:, None], position
 
     def keep(self, kept: Tensor) -> None:
-        """Keep the `kept` (B, L) bool of the stored positions, each row's in their order, and
-        forget the others; rows that keep fewer are padded on the left."""
+        """Of the last T positions, a tree, keep the `kept` (B, T) bool, each row's in their order,
+        and forget the others; rows that keep fewer are padded on the left."""
+        before = self.visible[:, : self.visible.shape[1] - kept.shape[1]]
+        kept = torch.cat((before, kept), dim=1)
         lengths = kept.sum(dim=1)
         longest = int(lengths.max())
         # stable: padding first, then what is kept, in its order

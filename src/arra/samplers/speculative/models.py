@@ -54,7 +54,6 @@ class ModelDrafter:
         laws = [found[-1:] for found in verifier.laws(behind, [NO_DRAFT for _ in behind])]
         verifier.keep([[] for _ in behind])
         self._known = [len(picture.codes) for picture in pictures]
-        stored = verifier.cache.stored
         guesses: list[list[int]] = [[] for _ in pictures]
         for step in range(max(lengths)):
             for picture, own, found in zip(pictures, guesses, laws, strict=True):
@@ -63,7 +62,8 @@ class ModelDrafter:
                 units = [n + step + 1 for n in self._known]
                 after = verifier.step([own[-1] for own in guesses], units)
                 laws = [torch.cat(pair) for pair in zip(laws, after.split(1), strict=True)]
-        verifier.cache.truncate(stored)
+        guessed = torch.full((verifier.cache.rows,), max(lengths) - 1, device=verifier.cache.device)
+        verifier.cache.take_back(guessed)
         return [
             Draft(
                 own[:length],

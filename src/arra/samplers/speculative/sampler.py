@@ -23,9 +23,9 @@ from arra.samplers.speculative.verifier import Verifier
 
 
 class TreeStepper(Stepper, Protocol):
-    """A stepper that reads trees; its cache has `gather`, `keep` and `visible`."""
+    """A stepper that reads trees; its cache has `rows`, `device`, `gather`, `keep`, `take_back`."""
 
-    def step_tree(self, codes: Tensor, trees: Trees, cache: Any) -> Tensor: ...
+    def step_tree(self, codes: Tensor, trees: Trees, cache: Any) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass

@@ -27,7 +27,10 @@ class Verifier:
         units = stepper.units
         scales = [config.scale(min(unit, units - 1), units) for unit in range(units + 1)]
         self._scales = torch.tensor(scales)
-        self._real: Tensor | None = None
+        self.states: Tensor | None = None
+        """(B or 2 B, T, D) what the target's head read at the nodes of the last pass, pending ones
+        first; with guidance rows without caption stand behind the others."""
+        self._width = 0
         self._waiting: list[int] = []
 
     def gather(self, rows: Sequence[int]) -> None:
@@ -35,11 +38,11 @@ class Verifier:
         chosen = list(rows)
         if self.config.guided:
             chosen += [row + self.cache.rows // 2 for row in rows]
-        self.cache.gather(torch.tensor(chosen, device=self.cache.visible.device))
+        self.cache.gather(torch.tensor(chosen, device=self.cache.device))
 
     def laws(self, pictures: Sequence[Picture], drafts: Sequence[Draft]) -> list[Tensor]:
         """Of each picture (n + 1, V): the laws of the unit before its draft and after each node."""
-        device = self.cache.visible.device
+        device = self.cache.device
         self._waiting = [len(picture.pending) for picture in pictures]
         tokens: list[list[int]] = []
         parents: list[list[int]] = []
@@ -52,13 +55,14 @@ class Verifier:
         codes = torch.zeros(trees.real.shape, dtype=torch.int64)
         for row, own in enumerate(tokens):
             codes[row, : len(own)] = torch.tensor(own)
-        codes, self._real = codes.to(device), trees.real
+        codes, self._width = codes.to(device), codes.shape[1]
         if self.config.guided:
-            logits = self.stepper.step_tree(torch.cat((codes, codes)), trees.twice(), self.cache)
+            codes, trees = torch.cat((codes, codes)), trees.twice()
+        logits, self.states = self.stepper.step_tree(codes, trees, self.cache)
+        if self.config.guided:
             read = torch.tensor([len(one.codes) - len(one.pending) for one in pictures])
-            logits = self._guided(logits, read[:, None] + trees.depth.cpu() + 1)
-        else:
-            logits = self.stepper.step_tree(codes, trees, self.cache)
+            depth = trees.depth[: len(pictures)].cpu()
+            logits = self._guided(logits, read[:, None] + depth + 1)
         # only what somebody will look at is filtered and normalised
         wanted = [
             logits[row, waiting - 1 : len(own)]
@@ -68,7 +72,7 @@ class Verifier:
 
     def step(self, codes: Sequence[int], units: Sequence[int]) -> Tensor:
         """(B, V): the laws of these units, in their rows, after one more code in each."""
-        new = torch.tensor(list(codes), device=self.cache.visible.device)
+        new = torch.tensor(list(codes), device=self.cache.device)
         if not self.config.guided:
             return law(self.stepper.step(new, self.cache), self.config)
         logits = self.stepper.step(torch.cat((new, new)), self.cache)
@@ -82,13 +86,10 @@ class Verifier:
 
     def keep(self, paths: Sequence[Sequence[int]]) -> None:
         """Of each picture's draft keep these nodes, which lie on one path, and forget the rest."""
-        assert self._real is not None
-        kept = torch.zeros(self._real.shape, dtype=torch.bool)
+        kept = torch.zeros(len(paths), self._width, dtype=torch.bool)
         for row, (path, waiting) in enumerate(zip(paths, self._waiting, strict=True)):
             kept[row, :waiting] = True
             kept[row, [waiting + node for node in path]] = True
-        kept = kept.to(self._real.device)
         if self.config.guided:
             kept = torch.cat((kept, kept))
-        old = self.cache.visible[:, : self.cache.visible.shape[1] - kept.shape[1]]
-        self.cache.keep(torch.cat((old, kept), dim=1))
+        self.cache.keep(kept.to(self.cache.device))
