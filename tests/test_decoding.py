@@ -17,11 +17,16 @@ from arra.networks.decoding.eager import EagerDecoder
 from arra.networks.decoding.llama import Llama, Unsupported, llama_of, quantised, unsupported
 from arra.networks.decoding.native import NativeDecoder
 from arra.networks.language_model import causal_lm_of
+from arra.orders.trees import Trees
 from arra.samplers.ancestral import AncestralSampler
 from arra.samplers.logits import law
 from arra.samplers.noise import PictureNoise, draw
+from arra.samplers.speculative.drafts import Budget
+from arra.samplers.speculative.models import ModelDrafter
+from arra.samplers.speculative.sampler import SpeculativeSampler
 from arra.settings import AdapterConfig, SamplingConfig
 from lm_kit import ARCHITECTURES, CAPTIONS, PADDED, SHAPE, word_tokenizer
+from speculative_kit import RandomDrafter
 
 TWO_HEADED = {**SHAPE, "vocab_size": PADDED, "num_key_value_heads": 1}
 LLAMA_3 = {
@@ -120,6 +125,67 @@ def test_the_tokens_are_those_of_the_plain_path(generators, name, sampling):
         assert torch.equal(sampler(stepper, TEXTS, SEEDS, prefix=given), after)
 
 
+@pytest.mark.parametrize("name", DECODED)
+@torch.inference_mode()
+def test_trees_are_those_of_the_plain_path(generators, name):
+    """Logits and states at every node, and after rows kept other paths, lost a row and took back
+    what they had read, time and again, beyond the room that there was at first."""
+    generator = generators[name]
+    random = torch.Generator().manual_seed(0)
+    expected, cache = generator.prefill([generator.prompt_ids(text) for text in TEXTS])
+    others = [
+        (s, s.prefill([s.prompt_ids(text) for text in TEXTS])[1]) for s in steppers(generator)
+    ]
+    for _, mine in others:
+        torch.testing.assert_close(mine.state, cache.state, rtol=1e-4, atol=1e-4)
+    caches = [cache, *(mine for _, mine in others)]
+    for turn, longest in enumerate((7, 12, 1, 17)):
+        parents = [
+            [int(torch.randint(-1, max(n, 1), (), generator=random)) if n else -1 for n in range(m)]
+            for m in (longest, *range(1, cache.rows))
+        ]
+        trees = Trees.of(parents)
+        codes = torch.randint(16, trees.real.shape, generator=random)
+        expected, states = generator.step_tree(codes, trees, cache)
+        kept = torch.zeros_like(trees.real)
+        for row, own in enumerate(parents):
+            node = int(torch.randint(len(own), (), generator=random))
+            kept[row, node] = row != 1 or turn != 1  # once a row keeps nothing
+            while (node := own[node]) >= 0:
+                kept[row, node] = kept[row].any()
+        for stepper, mine in others:
+            got, read = stepper.step_tree(codes, trees, mine)
+            torch.testing.assert_close(got[trees.real], expected[trees.real], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(read[trees.real], states[trees.real], rtol=1e-4, atol=1e-4)
+        rows = torch.tensor([0, *range(2, cache.rows)])  # the second one is finished
+        after = codes[rows, 0]
+        found = []
+        for one, mine in zip([generator, *(s for s, _ in others)], caches, strict=True):
+            mine.keep(kept)
+            one.step(codes[:, 0], mine)
+            mine.take_back(torch.ones(mine.rows, dtype=torch.int64))
+            mine.gather(rows)
+            found.append(one.step(after, mine))
+        for got in found[1:]:
+            torch.testing.assert_close(got, found[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_drafts_are_judged_by_any_decoder(generators, name):
+    """Speculative decoding draws the plain tokens with each, and with a model that drafts."""
+    generator, config = generators[name], SamplingConfig(guidance=2.0, temperature=0.8)
+    plain = AncestralSampler(config)(generator, TEXTS, SEEDS)
+    for stepper in steppers(generator):
+        for batch in (1, 5):
+            drafter = RandomDrafter(generator.codes, plain.tolist())
+            sampler = SpeculativeSampler(config, drafter)
+            assert torch.equal(sampler(stepper, TEXTS, SEEDS, batch=batch), plain)
+            assert batch == 1 or sampler.statistics.units_per_pass > 1.2
+        small = SpeculativeSampler(SamplingConfig(temperature=0.0), ModelDrafter(stepper))
+        small(stepper, TEXTS, SEEDS)  # it drafts for itself, and so always knows
+        assert small.statistics.accepted == small.statistics.drafted > 0
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_native_bits_do_not_depend_on_company(generators, name, precision):
@@ -202,7 +268,12 @@ def test_a_compiled_step_gives_the_same_tokens():
     parts = generator_of(LlamaConfig(**{**TWO_HEADED, "num_hidden_layers": 1}))
     stepper = FastStepper(parts, EagerDecoder(llama(parts), "fp32", 64, compile=True))
     sampler = AncestralSampler(SamplingConfig(guidance=2.0))
-    assert torch.equal(sampler(stepper, TEXTS, SEEDS), sampler(parts, TEXTS, SEEDS))
+    plain = sampler(parts, TEXTS, SEEDS)
+    assert torch.equal(sampler(stepper, TEXTS, SEEDS), plain)
+    drafting = SpeculativeSampler(
+        sampler.config, RandomDrafter(parts.codes, plain.tolist()), budget=Budget(3, 3)
+    )
+    assert torch.equal(drafting(stepper, TEXTS, SEEDS), plain)
 
 
 # ---- which one draws ---------------------------------------------------------------------------

@@ -196,7 +196,7 @@ class TextToImage:
         """The codes (N, ...) that `draw` paints: int64, or float32 where they are vectors.
 
         `sampler` "speculative" draws several codes a pass, with `speculation`, whose settings are
-        its own, or with what it knows of the picture itself; only the plain forward reads trees.
+        its own, or with what it knows of the picture itself.
         """
         if isinstance(captions, str):
             raise InputError("captions: a single string, expected several: [caption]")
@@ -211,22 +211,16 @@ class TextToImage:
             codes = samplers[sampler](sampling)(eraser, texts, seeds, batch=batch, on_unit=on_unit)
             return codes.view(len(codes), *self.generator.codes_shape)
         longest = max((len(self.generator.prompt_ids(text)) for text in set(texts)), default=0)
-        stepper: Any = self.generator
         if sampler == "auto":
             draw: Any = samplers[self.generator.sampler](sampling)
-            steps = -(-len(texts) // max(batch, 1)) * self.generator.units
-            stepper = decoding(
-                self.generator, steps, prompt=longest, decoder=decoder, precision=precision
-            ).stepper
         else:
             draw = speculation or SpeculativeSampler(sampling)
-            if decoder == "fast" or precision != "fp32":
-                raise InputError(
-                    f"decoder {decoder}, precision {precision}: a draft is judged by the model's "
-                    "own forward at fp32"
-                )
             if reason := self.generator.undraftable(longest + draw.budget.nodes):
                 raise InputError(f"speculative decoding: {reason}")
+        steps = -(-len(texts) // max(batch, 1)) * self.generator.units
+        stepper = decoding(
+            self.generator, steps, prompt=longest, decoder=decoder, precision=precision
+        ).stepper
         codes = draw(stepper, texts, seeds, batch=batch, on_unit=on_unit)
         return codes.view(len(codes), *self.generator.codes_shape)
 
@@ -274,10 +268,12 @@ def paint(codec: Codec, codes: torch.Tensor) -> np.ndarray:
     """Pictures (N, H, W, 3), or clips (N, H, W, 3 T), uint8 of codes (N, ...).
 
     Always as many at a time, the last ones filled up: convolutions round differently in batches of
-    other sizes, and the same codes should give the same bytes in any company.
+    other sizes, and norms where threads part a picture among them; the same codes should give the
+    same bytes in any company.
     """
     height, width = codec.size_of(codes)
-    together = max(1, min(_TOGETHER, _PIXELS // (height * width)))
+    threads = torch.get_num_threads()
+    together = min(_TOGETHER, _PIXELS // (height * width)) // threads * threads or 1
     pictures = np.empty((len(codes), height, width, codec.channels), dtype=np.uint8)
     for start in range(0, len(codes), together):
         part = codes[start : start + together].to(codec.device)

@@ -118,7 +118,7 @@ def command(
     if sampler == "speculative":
         from arra.jobs.drafting import speculative_sampler
 
-        speculation = speculative_sampler(model, checkpoint, drafts, sampling)
+        speculation = speculative_sampler(model, checkpoint, drafts, sampling, decoder)
     elif drafts != DraftOptions():
         raise InputError("drafter, draft_from, draft_nodes: only with --sampler speculative")
     how = (decoder, precision, sampler, speculation)

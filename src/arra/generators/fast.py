@@ -17,6 +17,7 @@ from arra.networks.decoding import building
 from arra.networks.decoding.eager import EagerDecoder
 from arra.networks.decoding.llama import Unsupported, llama_of, unsupported
 from arra.networks.decoding.native import NativeDecoder
+from arra.orders.trees import Trees
 from arra.settings import Decoder, Precision, SamplingConfig
 
 SAVED_SECONDS = 3e-4
@@ -55,6 +56,10 @@ class FastStepper:
     def step(self, codes: Tensor, cache: Any) -> Tensor:
         """As the generator's."""
         return self.decoder.step(codes + self._offset, cache)
+
+    def step_tree(self, codes: Tensor, trees: Trees, cache: Any) -> tuple[Tensor, Tensor]:
+        """As the generator's."""
+        return self.decoder.step_tree(codes + self._offset, trees, cache)
 
     # ---- many pictures in one cache, each at a step of its own ----------------------------------
 

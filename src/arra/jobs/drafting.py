@@ -10,6 +10,7 @@ import numpy as np
 from arra.data.store import PreparedStore
 from arra.errors import InputError, ProvenanceError
 from arra.files import sha256_of_json
+from arra.generators.fast import FastStepper, decoding
 from arra.jobs.draft_options import DraftOptions
 from arra.progress import track
 from arra.samplers.speculative.drafts import Budget
@@ -17,14 +18,18 @@ from arra.samplers.speculative.models import ModelDrafter
 from arra.samplers.speculative.ngrams import NgramDrafter
 from arra.samplers.speculative.sampler import SpeculativeSampler
 from arra.samplers.speculative.trigrams import FILE, Trigrams
-from arra.settings import SamplingConfig
+from arra.settings import Decoder, SamplingConfig
 from arra.text_to_image import TextToImage, checkpoint_folder
 
 _ROWS = 4096  # pictures whose codes are read at once
 
 
 def speculative_sampler(
-    model: TextToImage, checkpoint: Path, options: DraftOptions, sampling: SamplingConfig
+    model: TextToImage,
+    checkpoint: Path,
+    options: DraftOptions,
+    sampling: SamplingConfig,
+    decoder: Decoder = "auto",
 ) -> SpeculativeSampler:
     """The sampler that these options ask for.
 
@@ -48,7 +53,8 @@ def speculative_sampler(
                 f"{options.draft_from}: draws {small.generator.units} codes, the model "
                 f"{model.generator.units}"
             )
-        return SpeculativeSampler(sampling, ModelDrafter(small.generator), budget=budget)
+        fast = decoding(small.generator, small.generator.units, decoder=decoder).stepper
+        return SpeculativeSampler(sampling, ModelDrafter(fast), budget=budget)
     return SpeculativeSampler(
         sampling, NgramDrafter(_trigrams(model, checkpoint, options.draft_from)), budget=budget
     )
@@ -67,7 +73,9 @@ def small_model(sampler: SpeculativeSampler) -> str:
     """A digest of the weights that have a say in the pictures; empty where none has."""
     if not isinstance(sampler.drafter, ModelDrafter):
         return ""
-    return sha256_of_json({"generator": sampler.drafter.stepper.fingerprint()})
+    stepper = sampler.drafter.stepper
+    generator = stepper.generator if isinstance(stepper, FastStepper) else stepper
+    return sha256_of_json({"generator": generator.fingerprint()})
 
 
 def _trigrams(model: TextToImage, checkpoint: Path, store: Path | None) -> Trigrams:

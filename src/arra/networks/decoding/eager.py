@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arra.networks.decoding.llama import Block, Llama, Weights, quantised
+from arra.orders.trees import Trees
 from arra.settings import Precision
 
 
@@ -26,6 +27,8 @@ class EagerCache:
         """How many positions any row has at most: known without asking the device."""
         self.lengths = [filled] * len(position)
         """The same of each row, where they are slots that are read one by one."""
+        self.state: Tensor | None = None
+        """(rows, D) what the head read after the prompts, of rows as they were then."""
         self.row = torch.arange(len(position), device=position.device)
 
     @classmethod
@@ -35,10 +38,47 @@ class EagerCache:
         keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         return cls(keys, values, torch.zeros(rows, dtype=torch.int64, device=device), 0)
 
-    def gather(self, rows: Tensor) -> EagerCache:
-        """The rows (n,), which may repeat."""
-        keys, values = self.keys[:, rows], self.values[:, rows]
-        return EagerCache(keys, values, self.position[rows], self.filled)
+    # ---- trees: a cache of all rows ------------------------------------------------------------
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.position)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.position.device
+
+    def reserve(self, positions: int) -> None:
+        """Have room for so many positions in each row."""
+        if (missing := positions - self.keys.shape[3]) > 0:
+            missing += 64  # some more, so that it does not grow in every pass
+            self.keys, self.values = (
+                F.pad(x, (0, 0, 0, missing)) for x in (self.keys, self.values)
+            )
+
+    def gather(self, rows: Tensor) -> None:
+        """Keep the given rows (n,) int64, in this order; rows may repeat."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.position = self.position[rows]
+        self.row = torch.arange(len(rows), device=rows.device)
+
+    def keep(self, kept: Tensor) -> None:
+        """Of the tree that was read last keep the `kept` (B, T) bool, each row's in their order,
+        and forget the others."""
+        row, node = kept.nonzero(as_tuple=True)
+        start, rank = self.position[row], kept.cumsum(dim=1)[row, node] - 1
+        for part in (self.keys, self.values):
+            part[:, row, :, start + rank] = part[:, row, :, start + node]
+        self.position = self.position + kept.sum(dim=1)
+        self.filled = int(self.position.max())
+
+    def take_back(self, counts: Tensor) -> None:
+        """Forget the last `counts` (B,) of each row's positions."""
+        self.position = self.position - counts
+
+    # ---- slots, one by one ---------------------------------------------------------------------
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Slot `targets[i]` becomes what slot `sources[i]` is; no source is a target of another."""
@@ -106,9 +146,12 @@ class EagerDecoder:
             self._activation = lambda x: F.gelu(x, approximate="tanh")
         self._compiled = compile
         self._run: Callable[..., Tensor] = self._forward
+        self._run_tree: Callable[..., tuple[Tensor, Tensor]] = self._forward_tree
         if compile:
             mode = "reduce-overhead" if llama.embedding.is_cuda else None
-            self._run = torch.compile(self._forward, mode=mode, fullgraph=True, dynamic=False)
+            options: Any = {"mode": mode, "fullgraph": True, "dynamic": False}
+            self._run = torch.compile(self._forward, **options)
+            self._run_tree = torch.compile(self._forward_tree, **options)
 
     def prefill(self, prompts: Sequence[Sequence[int]], length: int) -> tuple[Tensor, EagerCache]:
         """Logits (B, codes) after the prompts, and a cache with room for `length` positions.
@@ -122,11 +165,13 @@ class EagerDecoder:
         cache = EagerCache.empty(self.llama, len(unique), length, self.dtype)
         last = torch.tensor([len(p) - 1 for p in unique], device=device)
         state = self._layers(tokens, cache.keys, cache.values, cache.position, cache.row, longest)
-        logits = self._logits(state[cache.row, last])
+        logits, state = self._logits(state[cache.row, last])
         cache.position, cache.filled = last + 1, longest
         index = {prompt: row for row, prompt in enumerate(unique)}
         rows = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
-        return logits[rows], cache.gather(rows)
+        cache.gather(rows)
+        cache.lengths, cache.state = [longest] * len(rows), state[rows]
+        return logits[rows], cache
 
     def room(self, slots: int, length: int) -> EagerCache:
         """A cache of so many empty slots, of `length` positions each."""
@@ -180,22 +225,61 @@ class EagerDecoder:
         # what a CUDA graph returns is overwritten by the next step
         return logits.clone() if self._compiled and logits.is_cuda else logits
 
-    def _forward(self, tokens: Tensor, keys: Tensor, values: Tensor, *rest: Any) -> Tensor:
-        return self._logits(self._layers(tokens[:, None], keys, values, *rest)[:, -1])
+    def step_tree(self, tokens: Tensor, trees: Trees, cache: EagerCache) -> tuple[Tensor, Tensor]:
+        """Logits (B, T, codes) after every node of a tree in each row, of tokens (B, T), and what
+        the head read (B, T, D). `cache.keep` says which nodes stay."""
+        nodes = width = tokens.shape[1]
+        if self._compiled:  # one graph for all sizes up to the next power of two
+            width = 1 << (nodes - 1).bit_length()
+        more = width - nodes
+        cache.reserve(cache.filled + width)
+        seen = cache.keys.shape[3] if self._compiled else cache.filled + width
+        logits, states = self._run_tree(
+            F.pad(tokens, (0, more)),
+            *(cache.keys, cache.values, cache.position, cache.row, seen),
+            F.pad(trees.depth, (0, more)),
+            # whoever sees nothing would come out as NaN
+            F.pad(trees.sees, (0, more, 0, more)) | torch.eye(width, device=tokens.device).bool(),
+        )
+        if self._compiled and logits.is_cuda:
+            logits, states = logits.clone(), states.clone()
+        return logits[:, :nodes], states[:, :nodes]
 
-    def _logits(self, state: Tensor) -> Tensor:
-        return self._head(self._norm(state, self.llama.norm)).float()
+    def _forward(self, tokens: Tensor, keys: Tensor, values: Tensor, *rest: Any) -> Tensor:
+        return self._logits(self._layers(tokens[:, None], keys, values, *rest)[:, -1])[0]
+
+    def _forward_tree(self, tokens: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        return self._logits(self._layers(tokens, keys, *rest))
+
+    def _logits(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and the normed states that the head reads."""
+        read = self._norm(state, self.llama.norm)
+        return self._head(read).float(), read.float()
 
     def _layers(
-        self, tokens: Tensor, keys: Tensor, values: Tensor, start: Tensor, row: Tensor, seen: int
+        self,
+        tokens: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        start: Tensor,
+        row: Tensor,
+        seen: int,
+        depth: Tensor | None = None,
+        sees: Tensor | None = None,
     ) -> Tensor:
         """(B, T, D) before the last norm, of T tokens that follow the first `start` (B,) positions;
-        `seen` positions of the cache hold all that may be looked at."""
+        `seen` positions of the cache hold all that may be looked at. Tokens follow one another, or,
+        with `depth` (B, T) and `sees` (B, T, T), stand in trees."""
         llama = self.llama
         count = tokens.shape[1]
         place = start[:, None] + torch.arange(count, device=tokens.device)
-        cosine, sine = self._cosine[place][:, :, None], self._sine[place][:, :, None]
-        visible = torch.arange(seen, device=tokens.device) <= place[:, None, :, None]
+        position, here = place, torch.arange(seen, device=tokens.device)
+        visible = here <= place[:, None, :, None]
+        if depth is not None and sees is not None:
+            position = start[:, None] + depth
+            before = (here < start[:, None, None]).expand(-1, count, -1)
+            visible = before.scatter(2, place[:, None].expand_as(sees), sees)[:, None]
+        cosine, sine = self._cosine[position][:, :, None], self._sine[position][:, :, None]
         x = F.embedding(tokens, llama.embedding)
         if llama.embedding_scale != 1.0:
             x = x * llama.embedding_scale

@@ -116,6 +116,12 @@ struct Cache {  // [layer][slot][kv head], then values [position][head size] and
   int32_t slots, capacity;  // positions, a multiple of LANES
 };
 
+struct Tree {  // of each row: where the tree of its slot begins, its own place, and which of the
+  const int32_t *starts, *places;  // `nodes` places from there on it sees
+  const uint8_t* sees;
+  int32_t nodes;
+};
+
 struct Choice {  // how the next code of one picture is drawn
   int32_t conditional, unconditional;  // rows of logits; the latter -1 where there is no guidance
   int32_t top_k;                       // 0: all
@@ -308,6 +314,19 @@ void rotate(float* x, const float* cosine, const float* sine, int half) {
   }
 }
 
+// Which places one row of a tree does not see: none before `start`, and behind it those whose byte
+// in `sees` is 0.
+struct Hidden {
+  const uint8_t* sees;
+  int start;
+
+  void put(f32& lanes, int t, int count, float value) const {
+    if (!sees) return;
+    for (int j = std::max(t, start); j < std::min(count, t + LANES); j++)
+      if (!sees[j - start]) lanes[j - t] = value;
+  }
+};
+
 template <class T>
 struct Attention {
   const Model& model;
@@ -321,8 +340,8 @@ struct Attention {
     return index * cache.capacity * model.head_size;
   }
 
-  // Rotate queries and key of one kv head of one row, and keep key and value.
-  void append(const Layer& weights, float* qkv, int head, int slot, int position) const {
+  // Rotate queries and key of one kv head of one row, and keep key and value at its place.
+  void append(const Layer& weights, float* qkv, int head, int slot, int position, int place) const {
     int size = model.head_size, group = model.heads / model.kv_heads;
     const float *cosine = model.cosine + (int64_t)position * (size / 2),
                 *sine = model.sine + (int64_t)position * (size / 2);
@@ -335,17 +354,18 @@ struct Attention {
     if (weights.norm_k) normalise(key, weights.norm_k, size, model.epsilon, key);
     rotate(key, cosine, sine, size / 2);
     const float* value = qkv + (model.heads + model.kv_heads + head) * size;
-    T* k = keys(slot, head) + (int64_t)(position / LANES) * LANES * size + position % LANES;
-    T* v = values(slot, head) + (int64_t)position * size;
+    T* k = keys(slot, head) + (int64_t)(place / LANES) * LANES * size + place % LANES;
+    T* v = values(slot, head) + (int64_t)place * size;
     for (int i = 0; i < size; i++) {
       write(k + i * LANES, key[i]);
       write(v + i, value[i]);
     }
   }
 
-  // to[head size]: what one query sees of the positions up to its own.
-  void attend(const float* query, int head, int slot, int position, float* score, float* to) const {
-    int size = model.head_size, count = position + 1;
+  // to[head size]: what one query sees of the places up to its own, of which a tree hides some.
+  void attend(const float* query, int head, int slot, int place, const Hidden& hidden,
+              float* score, float* to) const {
+    int size = model.head_size, count = place + 1;
     const T *k = keys(slot, head), *v = values(slot, head);
     float scale = 1.0f / sqrtf((float)size);
     f32 most = all(-INFINITY);
@@ -355,6 +375,7 @@ struct Attention {
         for (int j = 0; j < 4; j++) dot[j] += read(k + (i + j) * LANES) * query[i + j];
       f32 here = (dot[0] + dot[1] + (dot[2] + dot[3])) * scale;
       for (int j = count; j < t + LANES; j++) here[j - t] = -INFINITY;
+      hidden.put(here, t, count, -INFINITY);
       store(score + t, here);
       most = larger(most, here);
     }
@@ -363,6 +384,7 @@ struct Attention {
     for (int t = 0; t < count; t += LANES) {
       f32 p = exponential(load<f32>(score + t) - top);
       for (int j = count; j < t + LANES; j++) p[j - t] = 0.0f;
+      hidden.put(p, t, count, 0.0f);
       store(score + t, p);
       total += p;
     }
@@ -393,7 +415,7 @@ void activate(const float* gate, const float* up, bool gelu, float* to) {
 
 template <class T>
 void layer_of(const Model& model, const Cache& cache, int index, Scratch& s, Team team, int rows,
-              const int32_t* slots, const int32_t* positions) {
+              const int32_t* slots, const int32_t* positions, const Tree* tree) {
   const Layer& weights = model.layers[index];
   Attention<T> attention{model, cache, index};
   int width = model.width, size = model.head_size, group = model.heads / model.kv_heads;
@@ -430,14 +452,18 @@ void layer_of(const Model& model, const Cache& cache, int index, Scratch& s, Tea
   team.share(rows * model.kv_heads, [&](int i) {
     int m = i / model.kv_heads, head = i % model.kv_heads;
     float* qkv = s.qkv.data() + (size_t)m * s.qkv_stride;
-    attention.append(weights, qkv, head, slots[m], positions[m]);
+    int place = tree ? tree->places[m] : positions[m];
+    attention.append(weights, qkv, head, slots[m], positions[m], place);
   });
   team.wait();  // positions of one prompt see each other
   team.share(rows * model.heads, [&](int i) {
     int m = i / model.heads, head = i % model.heads;
     const float* query = s.qkv.data() + (size_t)m * s.qkv_stride + head * size;
     float* to = s.attended.x.data() + (size_t)m * s.attended.stride + head * size;
-    attention.attend(query, head / group, slots[m], positions[m], score.data(), to);
+    Hidden hidden{tree ? tree->sees + (size_t)m * tree->nodes : nullptr,
+                  tree ? tree->starts[m] : 0};
+    int place = tree ? tree->places[m] : positions[m];
+    attention.attend(query, head / group, slots[m], place, hidden, score.data(), to);
     s.attended.put(m, head * size, size);
   });
   team.wait();
@@ -461,13 +487,14 @@ void layer_of(const Model& model, const Cache& cache, int index, Scratch& s, Tea
 }
 
 void head_of(const Model& model, Scratch& s, Team team, const int32_t* wanted, int count,
-             float* logits, int codes) {
+             float* logits, int codes, float* states) {
   float tile[TILE * PANEL];
   team.share(count, [&](int i) {
     float* to = s.normed.x.data() + (size_t)i * s.normed.stride;
     normalise(s.state.data() + (size_t)wanted[i] * model.width, model.norm, model.width,
               model.epsilon, to);
     s.normed.put(i, 0, model.width);
+    if (states) memcpy(states + (size_t)i * model.width, to, model.width * sizeof(float));
   });
   team.wait();
   team.share(model.head.panels, [&](int panel) {
@@ -522,11 +549,12 @@ void together(int threads, F work) {
 
 extern "C" {
 
-// Read `rows` tokens, each at its position of its slot of the cache, those of a slot in order.
-// logits[wanted][codes] of the rows named in `wanted`; there may be none.
+// Read `rows` tokens, each at its position of its slot of the cache, those of a slot in order; with
+// a tree (or null) at a place of its own. logits[wanted][codes] of the rows named in `wanted`, and
+// states[wanted][width] (or null), which the head reads; there may be none.
 void arra_forward(const Model* model, const Cache* cache, int rows, const int64_t* tokens,
                   const int32_t* slots, const int32_t* positions, const int32_t* wanted, int count,
-                  float* logits, int codes, int threads) {
+                  const Tree* tree, float* logits, int codes, float* states, int threads) {
   static thread_local Scratch s;
   bool rounding = model->precision != FP32;
   s.state.resize((size_t)rows * model->width);
@@ -546,11 +574,11 @@ void arra_forward(const Model* model, const Cache* cache, int rows, const int64_
     team.wait();
     for (int i = 0; i < model->depth; i++) {
       if (rounding)
-        layer_of<uint16_t>(*model, *cache, i, *shared, team, rows, slots, positions);
+        layer_of<uint16_t>(*model, *cache, i, *shared, team, rows, slots, positions, tree);
       else
-        layer_of<float>(*model, *cache, i, *shared, team, rows, slots, positions);
+        layer_of<float>(*model, *cache, i, *shared, team, rows, slots, positions, tree);
     }
-    if (count) head_of(*model, *shared, team, wanted, count, logits, codes);
+    if (count) head_of(*model, *shared, team, wanted, count, logits, codes, states);
   });
 }
 

@@ -10,14 +10,17 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from arra.networks.decoding.building import library
 from arra.networks.decoding.llama import Llama, Unsupported, Weights, quantised
+from arra.orders.trees import Trees
 from arra.settings import Precision, SamplingConfig
 
 LANES, PANEL = 16, 32
 _PRECISIONS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "int8": 2}
+_NOTHING = torch.empty(0, dtype=torch.int64)
 _CHUNK = 256  # tokens of prompts that are read at once: bounds the room for what is between
 
 
@@ -54,6 +57,10 @@ class _Cache(Structure):
         *((name, c_void_p) for name in ("keys", "values")),
         *((name, c_int32) for name in ("slots", "capacity")),
     ]
+
+
+class _Tree(Structure):
+    _fields_ = [*((name, c_void_p) for name in ("starts", "places", "sees")), ("nodes", c_int32)]
 
 
 class _Choice(Structure):
@@ -104,14 +111,68 @@ class NativeCache:
     """Keys and values of some slots, and where each goes on."""
 
     def __init__(self, llama: Llama, slots: int, capacity: int, dtype: torch.dtype):
-        capacity = -(-capacity // LANES) * LANES
-        shape = len(llama.blocks), slots, llama.kv_heads
-        self.keys = torch.zeros(*shape, capacity // LANES, llama.head_size, LANES, dtype=dtype)
-        self.values = torch.zeros(*shape, capacity, llama.head_size, dtype=dtype)
+        blocks, shape = -(-capacity // LANES), (len(llama.blocks), slots, llama.kv_heads)
+        self.keys = torch.zeros(*shape, blocks, llama.head_size, LANES, dtype=dtype)
+        self.values = torch.zeros(*shape, blocks * LANES, llama.head_size, dtype=dtype)
         self.position = torch.zeros(slots, dtype=torch.int32)
         """(slots,) int32: how many positions of each slot are filled."""
+        self.state: Tensor | None = None
+        """(slots, D) what the head read after the prompts, of rows as they were then."""
+        self._placed()
+
+    def _placed(self) -> None:
+        """Tell the kernels where keys and values lie now."""
+        slots, capacity = len(self.position), self.values.shape[3]
         self.slot = torch.arange(slots, dtype=torch.int32)
         self.plain = _Cache(self.keys.data_ptr(), self.values.data_ptr(), slots, capacity)
+
+    # ---- trees: a cache of all rows, each in the slot of its number ------------------------------
+
+    @property
+    def rows(self) -> int:
+        """How many slots there are."""
+        return len(self.position)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.position.device
+
+    def reserve(self, positions: int) -> None:
+        """Have room for so many positions in each slot."""
+        if (missing := positions - self.values.shape[3]) <= 0:
+            return
+        blocks = -(-missing // LANES) + 4  # some more, so that it does not grow in every pass
+        self.keys = F.pad(self.keys, (0, 0, 0, 0, 0, blocks))
+        self.values = F.pad(self.values, (0, 0, 0, blocks * LANES))
+        self._placed()
+
+    def gather(self, rows: Tensor) -> None:
+        """Keep the given rows (n,) int64, in this order; rows may repeat."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.position = self.position[rows]
+        self._placed()
+
+    def keep(self, kept: Tensor) -> None:
+        """Of the tree that was read last keep the `kept` (B, T) bool, each row's in their order,
+        and forget the others."""
+        row, node = kept.nonzero(as_tuple=True)
+        rank = kept.cumsum(dim=1)[row, node] - 1
+        moved = node != rank
+        row, start = row[moved], self.position[row[moved]]
+        source, target = start + node[moved], start + rank[moved]
+        self.values[:, row, :, target] = self.values[:, row, :, source]
+        block, lane = target // LANES, target % LANES
+        self.keys[:, row, :, block, :, lane] = self.keys[
+            :, row, :, source // LANES, :, source % LANES
+        ]
+        self.position += kept.sum(dim=1, dtype=torch.int32)
+
+    def take_back(self, counts: Tensor) -> None:
+        """Forget the last `counts` (B,) of each row's positions."""
+        self.position -= counts.to(torch.int32)
+
+    # ---- slots, one by one -----------------------------------------------------------------------
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Slot `targets[i]` becomes what slot `sources[i]` is; no source is a target of another."""
@@ -212,7 +273,8 @@ class NativeDecoder:
         Every different prompt is read once, whatever the number of rows that begin with it.
         """
         cache = self.room(len(prompts), length)
-        return self.read(prompts, cache, range(len(prompts))), cache
+        logits, cache.state = self._advance(_NOTHING, cache, (), prompts, range(len(prompts)))
+        return logits, cache
 
     def room(self, slots: int, length: int) -> NativeCache:
         """A cache of so many empty slots, of `length` positions each."""
@@ -226,7 +288,7 @@ class NativeDecoder:
 
         Every different prompt is read once.
         """
-        return self.advance(torch.empty(0, dtype=torch.int64), cache, (), prompts, slots)
+        return self.advance(_NOTHING, cache, (), prompts, slots)
 
     def step(self, tokens: Tensor, cache: NativeCache) -> Tensor:
         """Logits (B, codes) after one more token (B,) int64 of each row."""
@@ -234,6 +296,27 @@ class NativeDecoder:
         self._forward(cache, tokens, cache.slot, cache.position, cache.slot, logits)
         cache.position += 1
         return logits
+
+    def step_tree(self, tokens: Tensor, trees: Trees, cache: NativeCache) -> tuple[Tensor, Tensor]:
+        """Logits (B, T, codes) after every node of a tree in each row, of tokens (B, T), and what
+        the head read (B, T, D); of padding they are 0. `cache.keep` says which nodes stay."""
+        row, node = (x.to(torch.int32) for x in trees.real.nonzero(as_tuple=True))
+        starts = cache.position[row]
+        cache.reserve(int(cache.position.max()) + trees.real.shape[1])
+        places, positions = starts + node, starts + trees.depth[trees.real].to(torch.int32)
+        sees = trees.sees[trees.real].to(torch.uint8).contiguous()
+        tree = _Tree(*(x.data_ptr() for x in (starts, places, sees)), sees.shape[1])
+        logits = torch.empty(len(row), self.codes)
+        states = torch.empty(len(row), self.llama.width)
+        wanted = torch.arange(len(row), dtype=torch.int32)
+        self._forward(
+            cache, tokens[trees.real], row, positions, wanted, logits, states=states, tree=tree
+        )
+        spread = logits.new_zeros(*tokens.shape, self.codes)
+        spread[trees.real] = logits
+        read = states.new_zeros(*tokens.shape, self.llama.width)
+        read[trees.real] = states
+        return spread, read
 
     def advance(
         self,
@@ -248,20 +331,32 @@ class NativeDecoder:
 
         Prompts that are long together take further passes before.
         """
+        return self._advance(tokens, cache, slots, prompts, places)[0]
+
+    def _advance(
+        self,
+        tokens: Tensor,
+        cache: NativeCache,
+        slots: Sequence[int] | Tensor,
+        prompts: Sequence[Sequence[int]],
+        places: Sequence[int],
+    ) -> tuple[Tensor, Tensor | None]:
+        """`advance`, and, where prompts are read, what the head read for all (n + m, D)."""
         chosen = torch.as_tensor(slots, dtype=torch.int32)
         going, position = len(chosen), cache.position[chosen]
         if not prompts:
             logits = torch.empty(going, self.codes)
             self._forward(cache, tokens, chosen, position, cache.slot[:going], logits)
             cache.position[chosen] = position + 1
-            return logits
+            return logits, None
         first: dict[tuple[int, ...], int] = {}
         source = [first.setdefault(tuple(p), s) for p, s in zip(prompts, places, strict=True)]
         new = _Tokens.of(first)
         found = torch.empty(going + len(first), self.codes)
+        states = torch.empty(going + len(first), self.llama.width)
         while len(new.ids) > _CHUNK:
             part, new = new.split(_CHUNK)
-            self._forward_tokens(cache, part, found[going:])
+            self._forward_tokens(cache, part, found[going:], states[going:])
         rest = _Tokens(
             tokens.tolist() + new.ids,
             chosen.tolist() + new.slots,
@@ -269,22 +364,27 @@ class NativeDecoder:
             list(range(going)) + [going + row for row in new.ends],
             list(range(going)) + [going + row for row in new.rows],
         )
-        self._forward_tokens(cache, rest, found)
+        self._forward_tokens(cache, rest, found, states)
         cache.position[chosen] = position + 1
         for prompt, slot in first.items():
             cache.position[slot] = len(prompt)
         cache.copy(source, places)
         row_of = {slot: going + row for row, slot in enumerate(first.values())}
-        return found[[*range(going), *(row_of[slot] for slot in source)]]
+        order = [*range(going), *(row_of[slot] for slot in source)]
+        return found[order], states[order]
 
-    def _forward_tokens(self, cache: NativeCache, tokens: _Tokens, found: Tensor) -> None:
-        """Read tokens, and put the logits after those that end something into their rows."""
+    def _forward_tokens(
+        self, cache: NativeCache, tokens: _Tokens, found: Tensor, states: Tensor
+    ) -> None:
+        """Read tokens, and put the logits after those that end something into their rows, and what
+        the head read for them."""
         slots, places, ends = (
             torch.tensor(x, dtype=torch.int32) for x in (tokens.slots, tokens.places, tokens.ends)
         )
         logits = torch.empty(len(tokens.ends), self.codes)
-        self._forward(cache, torch.tensor(tokens.ids), slots, places, ends, logits)
-        found[tokens.rows] = logits
+        read = torch.empty(len(tokens.ends), self.llama.width)
+        self._forward(cache, torch.tensor(tokens.ids), slots, places, ends, logits, states=read)
+        found[tokens.rows], states[tokens.rows] = logits, read
 
     def _forward(
         self,
@@ -294,6 +394,9 @@ class NativeDecoder:
         positions: Tensor,
         wanted: Tensor,
         logits: Tensor,
+        *,
+        states: Tensor | None = None,
+        tree: _Tree | None = None,
     ) -> None:
         self._library.arra_forward(
             byref(self._model),
@@ -301,8 +404,10 @@ class NativeDecoder:
             len(tokens),
             *(c_void_p(x.data_ptr()) for x in (tokens, slots, positions, wanted)),
             len(wanted),
+            None if tree is None else byref(tree),
             c_void_p(logits.data_ptr()),
             self.codes,
+            None if states is None else c_void_p(states.data_ptr()),
             torch.get_num_threads(),
         )
 
