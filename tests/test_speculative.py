@@ -72,7 +72,7 @@ def test_a_tree_is_all_of_its_paths(name, tmp_path):
 
     _, cache = generator.prefill(prompts)
     logits, states = generator.step_tree(codes, Trees.of(parents), cache)
-    torch.testing.assert_close(generator._code_logits(states[0]), logits[0])
+    torch.testing.assert_close(generator.code_logits(states[0]), logits[0])
     keep = torch.zeros_like(codes, dtype=torch.bool)
     for row, path in enumerate(kept):
         keep[row, path] = True

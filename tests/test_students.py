@@ -26,13 +26,17 @@ from arra.registry import generators
 from arra.samplers.flow import FlowSampler, NoiseSampler, TokenFlow, picture_noise
 from arra.serving.requests import Request
 from arra.serving.service import Service, ServiceConfig, Workshop
-from arra.settings import BatchConfig, GridOptions, SamplingConfig
+from arra.settings import AdapterConfig, BatchConfig, GridOptions, SamplingConfig
 from arra.text_to_image import TextToImage
 
 NAMES = [name for name in list(generators) if generators[name].taught]
 CAPTIONS = ("a red 3", "a green 7 left of a blue 5", "a blue 5")
 SEEDS = (1, 2, 3)
-CODECS = {"grid-student": VQCodec, "scales-student": MultiScaleCodec}
+CODECS = {
+    "grid-student": VQCodec,
+    "raster-student": VQCodec,
+    "scales-student": MultiScaleCodec,
+}
 
 
 @pytest.fixture(params=NAMES)
@@ -225,8 +229,12 @@ def test_a_student_draws_with_its_teachers_settings(student):
 
 def test_who_can_have_no_student():
     vectors = torch.randn(16, 4)
-    with pytest.raises(InputError, match="students of grid, scales"):
-        student_of(generators["raster"].tiny(), vectors, SamplingConfig(), seed=0)
+    with pytest.raises(InputError, match="students of grid, raster, scales"):
+        student_of(generators["masked"].tiny(), vectors, SamplingConfig(), seed=0)
+    raster = generators["raster"].tiny()
+    raster.adapt(AdapterConfig("lora"), base="", rows="mean", seed=0)
+    with pytest.raises(InputError, match="merge it first"):
+        student_of(raster, vectors, SamplingConfig(), seed=0)
     split = GridGenerator.seeded(GridConfig((2, 2), 4, 2, options=GridOptions("class")), 0)
     with pytest.raises(InputError, match="2 codes a cell"):
         student_of(split, vectors[:4], SamplingConfig(), seed=0)

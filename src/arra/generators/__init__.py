@@ -10,6 +10,7 @@ from arra.generators import masked_language as masked_language
 from arra.generators import masked_vectors as masked_vectors
 from arra.generators import pyramid_flow as pyramid_flow
 from arra.generators import raster as raster
+from arra.generators import raster_student as raster_student
 from arra.generators import raster_vectors as raster_vectors
 from arra.generators import scale_flow as scale_flow
 from arra.generators import scale_student as scale_student

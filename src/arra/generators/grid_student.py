@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from arra.errors import InputError
 from arra.generators.base import CodeGenerator
 from arra.generators.grid import GridConfig, GridGenerator
-from arra.generators.students import Student, StudentConfig, StudentOptions
+from arra.generators.students import Student, StudentConfig, StudentOptions, linear_fit
 from arra.generators.vectors import Prompts
 from arra.orders.layout import visible
 from arra.registry import generators
@@ -64,12 +64,9 @@ class GridStudent(Student):
 
     def _begin_as(self, teacher: GridGenerator) -> None:
         """The best linear map of code vectors to the teacher's embeddings of the codes."""
-        table = teacher.embed.tables.weight.detach().to(self.vectors.device)
-        ones = torch.ones(len(table), 1, device=table.device)
-        known = torch.cat((self.vectors, ones), dim=1)
-        found = torch.linalg.lstsq(known.double().cpu(), table.double().cpu(), driver="gelsd")
-        self.project.weight.copy_(found.solution[:-1].T)
-        self.project.bias.copy_(found.solution[-1])
+        weight, bias = linear_fit(self.vectors, teacher.embed.tables.weight.detach())
+        self.project.weight.copy_(weight)
+        self.project.bias.copy_(bias)
 
     @property
     def bounds(self) -> tuple[int, ...]:

@@ -352,7 +352,7 @@ class RasterGenerator(CodeGenerator):
     def _unpadded(self, decoder: UnpaddedDecoder, batch: Batch, layers: Sequence[int]) -> Output:
         """`forward` on real positions alone: the same within rounding, and faster."""
         places = Places.of(batch.segment, batch.position)
-        embedded = self._embedded(batch.tokens.flatten()[places.flat][None])[0]
+        embedded = self.embedded(batch.tokens.flatten()[places.flat][None])[0]
         passed = decoder(embedded, places, layers)
         states = {n: places.spread(x, batch.tokens) for n, x in passed.states.items()}
         target = batch.target.flatten()[places.flat]
@@ -380,12 +380,12 @@ class RasterGenerator(CodeGenerator):
             raise InputError("soft codes: this batch does not say which place a position reads")
         vocabulary, here = self.config.vocabulary, batch.read >= 0
         codes = torch.arange(vocabulary.codes, device=batch.tokens.device) + vocabulary.offset
-        rows = self._embedded(codes[None])[0]
+        rows = self.embedded(codes[None])[0]
         with torch.autocast(rows.device.type, enabled=False):
             mixed = soft[batch.segment[here], batch.read[here]].to(rows.dtype) @ rows
-        return self._embedded(batch.tokens).index_put((here,), mixed)
+        return self.embedded(batch.tokens).index_put((here,), mixed)
 
-    def _embedded(self, tokens: Tensor) -> Tensor:
+    def embedded(self, tokens: Tensor) -> Tensor:
         """(R, T, D) of tokens (R, T): as the model looks them up, some of which scale."""
         inputs = self.tables.inputs(tokens)
         own = inputs.get("inputs_embeds")
@@ -459,7 +459,7 @@ class RasterGenerator(CodeGenerator):
         cache.prompt = tokens.shape[1]
         real = real.to(self.device)
         cache.state = self._read(tokens.to(self.device), *cache.extend(real), cache)[:, -1]
-        return self._code_logits(cache.state), cache
+        return self.code_logits(cache.state), cache
 
     def step(self, codes: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, codes) of the next unit after `codes` (B,) were drawn; extends the cache."""
@@ -470,7 +470,7 @@ class RasterGenerator(CodeGenerator):
             if column == vocabulary.columns - 1:
                 tokens = F.pad(tokens, (0, 1), value=vocabulary.row_end)
         real = torch.ones_like(tokens, dtype=torch.bool)
-        return self._code_logits(self._read(tokens, *cache.extend(real), cache)[:, -1])
+        return self.code_logits(self._read(tokens, *cache.extend(real), cache)[:, -1])
 
     def undraftable(self, longest: int) -> str:
         if self.config.vocabulary.row_end is not None:
@@ -481,10 +481,10 @@ class RasterGenerator(CodeGenerator):
         """Logits (B, T, codes) of the unit after every node of a draft tree in each row, of `codes`
         (B, T), and what the head read for them (B, T, D); `cache.keep` then says which stay."""
         final = self._read(codes + self.config.vocabulary.offset, *cache.branch(trees), cache)
-        logits = self._code_logits(final.flatten(0, 1)).unflatten(0, tuple(codes.shape))
+        logits = self.code_logits(final.flatten(0, 1)).unflatten(0, tuple(codes.shape))
         return logits, final
 
-    def _code_logits(self, final: Tensor) -> Tensor:
+    def code_logits(self, final: Tensor) -> Tensor:
         """(M, codes): only codes are legal inside a picture, the others are never looked at."""
         vocabulary = self.config.vocabulary
         return self.tables.code_logits(final, vocabulary.offset, vocabulary.codes)

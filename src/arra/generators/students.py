@@ -353,6 +353,14 @@ class Student(Generator):
         return cache.codes
 
 
+def linear_fit(known: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (D, d) and bias (D,) of the best linear map of rows (V, d) onto rows (V, D)."""
+    ones = torch.ones(len(known), 1)
+    inputs = torch.cat((known.cpu().double(), ones.double()), dim=1)
+    found = torch.linalg.lstsq(inputs, wanted.cpu().double(), driver="gelsd").solution
+    return found[:-1].T, found[-1]
+
+
 def student_of(
     teacher: Generator,
     vectors: Tensor,
