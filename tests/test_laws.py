@@ -11,8 +11,8 @@ from arra import cli
 from arra.errors import InputError
 from arra.experiments.plotting import sheet
 from arra.systems.arra.laws import FILE, PACES, PICTURES, Drawing, LawsResult, read_laws
-from arra.systems.arra.laws_config import LawsConfig
 from arra.systems.arra.laws_page import block, label, record, table
+from arra.systems.arra.scenes_config import ScenesConfig
 from arra.systems.arra.studies import STUDIES
 from arra.systems.arra.ways import VECTOR_WAYS
 
@@ -54,6 +54,6 @@ def test_every_way_has_rows_and_paces():
 
 def test_what_makes_no_sense_is_refused(capsys):
     with pytest.raises(InputError, match="prompts"):
-        LawsConfig(prompts=1)
-    assert cli.run(["bench", "heads", "decoding"]) == 2
+        ScenesConfig(prompts=1)
+    assert cli.run(["bench", "heads", "drawing"]) == 2
     assert "runs alone" in capsys.readouterr().err

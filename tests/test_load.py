@@ -239,5 +239,5 @@ def test_a_load_that_makes_no_sense_is_refused(given):
 
 
 def test_the_load_test_runs_alone(capsys):
-    assert arra(["bench", "serve", "decoding"]) == 2
+    assert arra(["bench", "serve", "drawing"]) == 2
     assert "runs alone" in capsys.readouterr().err

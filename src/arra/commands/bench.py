@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from arra.experiments.load.config import LoadConfig
-from arra.systems.arra.laws_config import LawsConfig
+from arra.systems.arra.scenes_config import ScenesConfig
 
 if TYPE_CHECKING:
     from arra.experiments.speed.results import BenchResult
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LOADCONFIG = LoadConfig()
 _LOAD = "serve"
 _LOAD_QUESTION = "How many requests are answered in time, and at which rate is that over?"
-_LAWSCONFIG = LawsConfig()
+_SCENESCONFIG = ScenesConfig()
 _LAWS = "heads"
 _LAWS_QUESTION = "What are laws of codes, vectors, maps and entities worth, and what do they cost?"
 
@@ -29,7 +29,7 @@ def command(
     threads: int | None = None,
     json: bool = False,
     load: Annotated[LoadConfig, arg(name="")] = _LOADCONFIG,
-    laws: Annotated[LawsConfig, arg(name="")] = _LAWSCONFIG,
+    laws: Annotated[ScenesConfig, arg(name="")] = _SCENESCONFIG,
 ) -> None:
     """Time arra against its peers in one run, and against the limits of this machine.
 
@@ -119,7 +119,7 @@ def _load(load: LoadConfig, folder: Path, budget: str, json: bool) -> None:
         print(f"plot: {path}")
 
 
-def _compare_laws(laws: LawsConfig, folder: Path, budget: str, json: bool) -> None:
+def _compare_laws(laws: ScenesConfig, folder: Path, budget: str, json: bool) -> None:
     from arra.files import read_json
     from arra.jobs.console import print_json, print_table
     from arra.systems.arra.laws import FILE, run_laws

@@ -51,7 +51,7 @@ def load_model(config: LoadConfig) -> tuple[TextToImage, str]:
     from arra.codecs.recipes import scene_codec
     from arra.codecs.vq import VQCodec
     from arra.data.tokenizer import train_text_tokenizer
-    from arra.experiments.speed.decoding import DEMO
+    from arra.experiments.speed.drawing import DEMO
     from arra.generators.raster import RasterGenerator
 
     size = _size(config)
@@ -65,7 +65,7 @@ def load_model(config: LoadConfig) -> tuple[TextToImage, str]:
 
 
 def _size(config: LoadConfig) -> LlamaSize:
-    from arra.experiments.speed.decoding import DEMO
+    from arra.experiments.speed.drawing import DEMO
 
     if config.size == "demo":
         return DEMO.model

@@ -33,7 +33,7 @@ from arra.files import read_json, to_plain, write_json
 from arra.metrics.frechet import frechet_distance
 from arra.metrics.prompts import prompt_accuracy
 from arra.progress import track
-from arra.systems.arra.laws_config import LawsConfig
+from arra.systems.arra.scenes_config import ScenesConfig
 from arra.systems.arra.studies import COARSE, base, changes_of
 from arra.systems.arra.ways import VECTOR_WAYS
 from arra.text_to_image import TextToImage, load_generator
@@ -115,7 +115,7 @@ def read_laws(path: Path) -> LawsResult:
 
 
 def run_laws(
-    config: LawsConfig, folder: Path, budget: str = "full", quiet: bool = False
+    config: ScenesConfig, folder: Path, budget: str = "full", quiet: bool = False
 ) -> LawsResult:
     """Train what is not trained yet, draw at every pace, and write `folder`/heads.json."""
     setting = changed(base(budget, config.steps), {"bench.codec": COARSE})

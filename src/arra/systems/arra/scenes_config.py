@@ -1,4 +1,4 @@
-"""How laws of the next unit are compared. Imports nothing heavy."""
+"""How generators, or ways of drawing, are compared on digit scenes. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from arra.errors import InputError
 
 
 @dataclass(frozen=True)
-class LawsConfig:
-    """How laws are compared."""
+class ScenesConfig:
+    """How much is trained and drawn."""
 
     steps: int | None = None
-    """Training steps of each. Default: those of an ablation."""
+    """Training steps of each. Default: of heads those of an ablation, of decoding 800."""
     prompts: int = 256
     """Held-out combinations that each draws."""
     cells: Path | None = None

@@ -1,0 +1,1 @@
+"""What decoding in fewer steps is worth: `arra bench decoding`."""

@@ -1,0 +1,120 @@
+"""The checkpoints that ways of decoding are compared on: trained once, kept in a folder.
+
+One language model draws digit scenes. A smaller one of the same codes and a network over its
+features guess for it, tri-grams of its training codes do, and a student of it draws in a few steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from arra.data.scenes import DigitScenes, Scene
+from arra.experiments.bench import Bench
+from arra.experiments.grid import Cell, changed
+from arra.experiments.parallel import run_jobs
+from arra.experiments.scene_cells import SceneRunner, SceneSetting
+from arra.generators.students import Student, StudentOptions
+from arra.jobs.distilling import Distillation, run_distillation
+from arra.jobs.pairs import PairOptions
+from arra.samplers.speculative.trigrams import Trigrams
+from arra.settings import BatchConfig, LlamaSize
+from arra.systems.arra.scenes_config import ScenesConfig
+from arra.systems.arra.studies import base
+from arra.text_to_image import TextToImage
+from arra.training.config import TrainConfig
+
+STEPS = 800
+TARGET = LlamaSize(256, 6, 4, 704, 128, 100.0, tied=True)
+SMALL = LlamaSize(96, 2, 3, 256, 128, 100.0, tied=True)
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Models:
+    """Everything that draws or guesses."""
+
+    bench: Bench
+    setting: SceneSetting
+    target: TextToImage
+    small: TextToImage
+    trigrams: Trigrams
+    student: TextToImage
+
+    def scenes(self, count: int) -> tuple[np.ndarray, list[Scene]]:
+        """Held-out scenes whose captions are drawn."""
+        return self.bench.scenes("heldout", count, self.setting.judge.prompt_seed)
+
+
+def build(config: ScenesConfig, folder: Path, budget: str, quiet: bool = False) -> Models:
+    """Train what is not trained yet."""
+    steps = config.steps or (STEPS if budget == "full" else 24)
+    plain = changed(base(budget, steps), {"alignment": None})
+    runner = SceneRunner(config.cells or folder / "work", quiet=quiet)
+    settings = {
+        name: changed(plain, {"plan.sizes.llama": size})
+        for name, size in (("target", TARGET), ("small", SMALL))
+    }
+    cells = {name: Cell(setting, 0, name) for name, setting in settings.items()}
+    runner.prepare(list(settings.values()))
+    run_jobs([runner.job(c) for c in cells.values() if runner.find(c) is None], quiet=quiet)
+    bench = runner.bench(plain)
+    models = {name: runner.folder / "cells" / cell.key / "model" for name, cell in cells.items()}
+    student = _student(bench, plain, models["target"], folder / "work" / "student", budget)
+    target = TextToImage.from_pretrained(models["target"], "cpu")
+    return Models(
+        bench,
+        plain,
+        target,
+        TextToImage.from_pretrained(models["small"], "cpu"),
+        Trigrams.counted(_codes(bench), target.generator.codes),
+        student,
+    )
+
+
+def _student(
+    bench: Bench, setting: SceneSetting, teacher: Path, folder: Path, budget: str
+) -> TextToImage:
+    """A student of one, two, three or four steps."""
+    full = budget == "full"
+    scenes = DigitScenes(bench.config.training_scene, "train", 0, "seen")
+    count = 10_000 if full else 24
+    units = setting.bench.scene.size // setting.bench.codec.autoencoder.downsample
+    quarter = units * units // 4
+    run_distillation(
+        Distillation(
+            teacher,
+            folder,
+            tuple(scenes.prompt(index).caption for index in range(count)),
+            PairOptions(count, flow_steps=50 if full else 2),
+            StudentOptions(starts=tuple(range(0, 4 * quarter, quarter))),
+            setting.judge.sampling,
+            BatchConfig(32 if full else 8, drop_caption=0.0),
+            TrainConfig(
+                steps=600 if full else 4,
+                learning_rate=1e-3,
+                schedule="cosine",
+                warmup=20 if full else 1,
+                checkpoint_every=200,
+                keep=1,
+                log_every=20,
+                validate_every=600,
+                precision=setting.plan.train.precision,
+            ),
+            samples=0,
+        )
+    )
+    model = TextToImage.from_pretrained(folder / "model", "cpu")
+    assert isinstance(model.generator, Student)
+    return model
+
+
+def _codes(bench: Bench) -> Iterator[np.ndarray]:
+    """(n, units) codes of the training pictures."""
+    rows = iter(range(len(bench.store)))
+    while part := list(islice(rows, _ROWS)):
+        yield bench.store.rows(part, features=[]).codes.flatten(1).numpy()
