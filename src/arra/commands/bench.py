@@ -20,6 +20,10 @@ _LOAD_QUESTION = "How many requests are answered in time, and at which rate is t
 _SCENESCONFIG = ScenesConfig()
 _LAWS = "heads"
 _LAWS_QUESTION = "What are laws of codes, vectors, maps and entities worth, and what do they cost?"
+_DECODING = "decoding"
+_DECODING_QUESTION = (
+    "What do drafts and distilled students save, and what are their pictures worth?"
+)
 
 
 def command(
@@ -29,7 +33,7 @@ def command(
     threads: int | None = None,
     json: bool = False,
     load: Annotated[LoadConfig, arg(name="")] = _LOADCONFIG,
-    laws: Annotated[ScenesConfig, arg(name="")] = _SCENESCONFIG,
+    scenes: Annotated[ScenesConfig, arg(name="")] = _SCENESCONFIG,
 ) -> None:
     """Time arra against its peers in one run, and against the limits of this machine.
 
@@ -46,6 +50,11 @@ def command(
     with it in several numbers of passes: prompts that are right against passes, operations and
     seconds. DIR/heads gets heads.json and a plot.
 
+    "decoding", which "all" leaves out as well, trains one model of digit scenes and draws with it
+    plainly, with drafts of every kind, and by distilled students: codes a pass, seconds, memory and
+    pictures; and times passes over drafts of larger models. DIR/decoding gets decoding.json and a
+    plot.
+
     Args:
         benches: Which benches.
         out: Folder of the results.
@@ -53,7 +62,7 @@ def command(
         threads: Threads that torch computes with. Default: one for each core.
         json: Print the results as JSON for programs instead of tables.
         load: Of the load test alone.
-        laws: Of "heads" alone.
+        scenes: Of "heads" and "decoding" alone.
     """
     from arra.errors import InputError
     from arra.experiments.speed.bench import choose_benches, list_benches, run_bench
@@ -64,13 +73,14 @@ def command(
         listed = [(bench.name, bench.question) for bench in known] + [
             (_LOAD, _LOAD_QUESTION),
             (_LAWS, _LAWS_QUESTION),
+            (_DECODING, _DECODING_QUESTION),
         ]
         if json:
             print_json([{"bench": name, "question": question} for name, question in listed])
         else:
             print_table(["bench", "question"], [list(row) for row in listed])
         return
-    for name in (_LOAD, _LAWS):
+    for name in (_LOAD, _LAWS, _DECODING):
         if name in benches and len(benches) > 1:
             raise InputError(f"{name}: runs alone, not together with {', '.join(benches)}")
     if benches == (_LOAD,):
@@ -79,7 +89,11 @@ def command(
         return
     if benches == (_LAWS,):
         _threads(threads)
-        _compare_laws(laws, out / _LAWS, budget, json)
+        _compare_laws(scenes, out / _LAWS, budget, json)
+        return
+    if benches == (_DECODING,):
+        _threads(threads)
+        _compare_decoding(scenes, out / _DECODING, budget, json)
         return
     chosen = choose_benches(benches)
     _threads(threads)
@@ -119,19 +133,36 @@ def _load(load: LoadConfig, folder: Path, budget: str, json: bool) -> None:
         print(f"plot: {path}")
 
 
-def _compare_laws(laws: ScenesConfig, folder: Path, budget: str, json: bool) -> None:
+def _compare_laws(scenes: ScenesConfig, folder: Path, budget: str, json: bool) -> None:
     from arra.files import read_json
     from arra.jobs.console import print_json, print_table
     from arra.systems.arra.laws import FILE, run_laws
     from arra.systems.arra.laws_page import PLOT, line, plot, table
 
-    result = run_laws(laws, folder, budget, quiet=json)
+    result = run_laws(scenes, folder, budget, quiet=json)
     plot(result, folder / PLOT)
     if json:
         print_json(read_json(folder / FILE))
         return
     print(line(result))
     print_table(*table(result))
+    print(f"plot: {folder / PLOT}")
+
+
+def _compare_decoding(scenes: ScenesConfig, folder: Path, budget: str, json: bool) -> None:
+    from arra.files import read_json
+    from arra.jobs.console import print_json, print_table
+    from arra.systems.arra.decoding.page import PLOT, cost_table, line, plot, table
+    from arra.systems.arra.decoding.running import FILE, run_decoding
+
+    result = run_decoding(scenes, folder, budget, quiet=json)
+    plot(result, folder / PLOT)
+    if json:
+        print_json(read_json(folder / FILE))
+        return
+    print(line(result))
+    print_table(*table(result))
+    print_table(*cost_table(result), title="what a pass over a draft costs, in steps")
     print(f"plot: {folder / PLOT}")
 
 

@@ -7,8 +7,6 @@ counted are passes of the network and of the head, operations, seconds, and pict
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -28,10 +26,9 @@ from arra.experiments.grid import Cell, changed
 from arra.experiments.parallel import run_jobs
 from arra.experiments.plotting import sheet
 from arra.experiments.scene_cells import SceneRunner, SceneSetting
+from arra.experiments.scene_judging import floor, median_seconds, worth
 from arra.experiments.speed.counted import operations
 from arra.files import read_json, to_plain, write_json
-from arra.metrics.frechet import frechet_distance
-from arra.metrics.prompts import prompt_accuracy
 from arra.progress import track
 from arra.systems.arra.scenes_config import ScenesConfig
 from arra.systems.arra.studies import COARSE, base, changes_of
@@ -52,7 +49,7 @@ PACES: dict[str, tuple[Pace, ...]] = {"masked-vectors": _ROUNDS, "masked-languag
 """By way, where they are not those of a solver alone."""
 RASTER = "codes"
 """The raster generator of codes."""
-_TOGETHER, _REPEATS, _SHOWN = 32, 5, 8
+_TOGETHER, _SHOWN = 32, 8
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,7 @@ def run_laws(
     machine = machine_info()
     result = LawsResult(
         drawings=tuple(drawings),
-        floor=_floor(runner, cells[RASTER], prompts),
+        floor=floor(runner.bench(setting), prompts),
         steps=setting.plan.train.steps,
         prompts=prompts,
         budget=budget,
@@ -170,11 +167,7 @@ def _measured(
     _, scenes = bench.scenes("heldout", prompts, setting.judge.prompt_seed)
     captions, seeds = [scene.caption for scene in scenes], list(range(prompts))
     pictures = model.draw(captions, seeds, sampling, batch=_TOGETHER)
-    scores = prompt_accuracy(bench.reader.read(pictures), scenes, bench.config.scene)
-    right = scores.measured(bench.reader.name, np.random.default_rng(0))["all"]
-    assert right.interval is not None
-    features = bench.reader.features(pictures)
-    distance = frechet_distance(_real(bench, prompts, 77), features, encoder=bench.reader.name)
+    judged = worth(bench, pictures, scenes)
 
     def alone() -> object:
         return model.draw_codes(captions[:1], [0], sampling)
@@ -194,12 +187,9 @@ def _measured(
         passes=counts["network"],
         evaluations=counts["head"],
         operations=operations(plain),
-        alone=_seconds(alone),
-        together=_seconds(together) / min(_TOGETHER, prompts),
-        right=right.value,
-        low=right.interval.low,
-        high=right.interval.high,
-        frechet=distance.value,
+        alone=median_seconds(alone),
+        together=median_seconds(together) / min(_TOGETHER, prompts),
+        **vars(judged),
     )
     return measured, pictures
 
@@ -209,16 +199,6 @@ def _model(runner: SceneRunner, cell: Cell, pace: Pace) -> tuple[Bench, TextToIm
     generator = load_generator(runner.folder / "cells" / cell.key / "model")
     model = TextToImage(generator, bench.codec)
     return bench, model.paced(pace.get("steps"), pace.get("rounds")) if pace else model
-
-
-def _real(bench: Bench, count: int, seed: int) -> np.ndarray:
-    return bench.reader.features(bench.scenes("heldout", count, seed=seed)[0])
-
-
-def _floor(runner: SceneRunner, cell: Cell, prompts: int) -> float:
-    bench, _ = _model(runner, cell, {})
-    real, others = (_real(bench, prompts, seed) for seed in (77, 78))
-    return frechet_distance(real, others, encoder=bench.reader.name).value
 
 
 @contextmanager
@@ -246,14 +226,3 @@ def _counted(model: TextToImage) -> Iterator[dict[str, int]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    """Median of some calls, after one that warms up."""
-    call()
-    times = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
