@@ -49,6 +49,7 @@ class Registry:
 
 
 codecs = Registry("codec")
+drafters = Registry("drafter")
 encoders = Registry("encoder")
 generators = Registry("generator")
 objectives = Registry("objective")

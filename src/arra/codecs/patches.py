@@ -94,6 +94,9 @@ class PatchCodec(Codec):
         """Squares (B, 3 side^2, h, w) of codes (B, h, w)."""
         return F.embedding(codes, self.table).permute(0, 3, 1, 2)
 
+    def code_vectors(self) -> Tensor:
+        return self.table.float().clone()
+
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
         self._check_pictures(pictures)

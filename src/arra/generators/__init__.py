@@ -2,6 +2,7 @@
 
 from arra.generators import blocks as blocks  # registers
 from arra.generators import entities as entities
+from arra.generators import features as features
 from arra.generators import flexible as flexible
 from arra.generators import grid as grid
 from arra.generators import grid_student as grid_student

@@ -114,6 +114,19 @@ class Output:
         return _Scores.apply(self.logits, self.targets)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FeatureOutput(Output):
+    """What a network gives that predicts what a target's head reads, at M codes of pictures; logits
+    are the head's, targets the codes that come next."""
+
+    features: Tensor
+    """(M, D) as predicted."""
+    true_features: Tensor
+    """(M, D) the target's own."""
+    true_logits: Tensor
+    """(M, V) what its head makes of these."""
+
+
 class _Scores(torch.autograd.Function):
     """With one pass over the logits in either direction, which for a vocabulary is much."""
 

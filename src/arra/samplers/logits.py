@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -36,3 +38,8 @@ def law(logits: Tensor, config: SamplingConfig) -> Tensor:
         return torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
     logits = top_p_filter(top_k_filter(logits / config.temperature, config.top_k), config.top_p)
     return logits.softmax(dim=-1)
+
+
+def untempered(config: SamplingConfig) -> SamplingConfig:
+    """The same at temperature 1, unfiltered: of temperature 0 the law before the arg-max."""
+    return replace(config, temperature=1.0, top_k=0, top_p=1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -102,4 +102,18 @@ class Drafter(Protocol):
 
     def propose(self, pictures: Sequence[Picture], budgets: Sequence[Budget]) -> list[Draft]:
         """A draft for each of those pictures of the batch that are not finished."""
+        ...
+
+
+@runtime_checkable
+class ReadsFeatures(Protocol):
+    """What a drafter has besides that wants to know what the target's head read."""
+
+    def told(self, pictures: Sequence[Picture], features: Sequence[Tensor]) -> None:
+        """After `begin`, and after every pass: features of each of these pictures, (1, n, D), or
+        with guidance (2, n, D), those without caption behind the others.
+
+        First there is one, after the prompt; then those at all units that the pass read and the
+        picture keeps, so that altogether there is one before each of its units.
+        """
         ...

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from arra.errors import InputError
+from arra.samplers.logits import SamplingConfig, untempered
 from arra.samplers.speculative.drafts import Drafter
 from arra.samplers.speculative.tapes import Tape, enumerated
 
@@ -28,6 +29,10 @@ class Rule(ABC):
 
     lossless: ClassVar[bool] = True
     """Whether what is decided has the target's law, whatever was guessed."""
+
+    def judged(self, config: SamplingConfig) -> SamplingConfig:
+        """How the laws are made that it decides by, of how pictures are drawn."""
+        return config
 
     @abstractmethod
     def decide(
@@ -137,6 +142,27 @@ class Relaxed(Strict):
 
     def _drawn(self, q: Tensor | None) -> Tensor | None:
         return None if self.residual == "dynamic" else q
+
+
+class RelaxedGreedy(Relaxed):
+    """`Relaxed` at temperature 0: a guess stays if with what it borrows it is the likeliest code.
+
+    Laws are those before the arg-max. Lenders keep what they have, and where no guess stays the
+    unit is the plain arg-max.
+    """
+
+    def judged(self, config: SamplingConfig) -> SamplingConfig:
+        return untempered(config)
+
+    def decide(
+        self, p: Tensor, q: Tensor | None, guesses: Sequence[int], tape: Tape, unit: int
+    ) -> tuple[int, int]:
+        for number, guess in enumerate(guesses):
+            lent = p.clone()
+            lent[guess] += p[self.lenders(p, guess)].sum()
+            if int(lent.argmax()) == guess:
+                return number, guess
+        return -1, int(p.argmax())
 
 
 def rule_for(drafter: Drafter) -> Rule:

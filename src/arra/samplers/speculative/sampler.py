@@ -15,7 +15,13 @@ from arra.orders.trees import Trees
 from arra.registry import samplers
 from arra.samplers.ancestral import Stepper, check_request, prompts_of
 from arra.samplers.logits import SamplingConfig, law
-from arra.samplers.speculative.drafts import Budget, Draft, Drafter, Picture
+from arra.samplers.speculative.drafts import (
+    Budget,
+    Draft,
+    Drafter,
+    Picture,
+    ReadsFeatures,
+)
 from arra.samplers.speculative.ngrams import NgramDrafter
 from arra.samplers.speculative.rules import Rule, rule_for
 from arra.samplers.speculative.tapes import PictureTape, Tape
@@ -133,6 +139,8 @@ class SpeculativeSampler:
                 self.statistics.drawn += 1
             picture.pending = list(picture.codes)
         self.drafter.begin(pictures, self.config)
+        if isinstance(self.drafter, ReadsFeatures):
+            self.drafter.told(pictures, _after_prompts(cache, len(pictures)))
         self._rounds(stepper, pictures, cache, on_unit)
         return torch.tensor([picture.codes for picture in pictures], device=device)
 
@@ -145,7 +153,7 @@ class SpeculativeSampler:
     ) -> None:
         """Draw until every picture has all of its units."""
         end: int | None = getattr(stepper, "end", None)
-        verifier, reported = Verifier(stepper, self.config, cache), 0
+        verifier, reported = Verifier(stepper, self.rule.judged(self.config), cache), 0
         rows = list(pictures)
         while True:
             for picture in rows:
@@ -171,6 +179,8 @@ class SpeculativeSampler:
                 self._walk(picture, draft, found, end)
                 for picture, draft, found in zip(rows, drafts, laws, strict=True)
             ]
+            if isinstance(self.drafter, ReadsFeatures):
+                self.drafter.told(rows, verifier.kept(paths))
             verifier.keep(paths)
             self._count(drafts, paths)
 
@@ -204,6 +214,13 @@ class SpeculativeSampler:
         self.statistics.drawn += len(paths) + accepted
         self.statistics.accepted += accepted
         self.statistics.drafted += sum(map(len, drafts))
+
+
+def _after_prompts(cache: Any, pictures: int) -> list[Tensor]:
+    """Of each picture (1 or 2, 1, D) what the head read after its prompt."""
+    if (state := getattr(cache, "state", None)) is None:
+        raise InputError("this drafter reads features, which the stepper's cache does not tell")
+    return list(state.unflatten(0, (-1, pictures))[:, :, None].unbind(1))
 
 
 def _given(prefix: Tensor) -> list[list[int]]:

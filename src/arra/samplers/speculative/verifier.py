@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arra.guidance import guide
 from arra.orders.trees import Trees
 from arra.samplers.logits import SamplingConfig, law
 from arra.samplers.speculative.drafts import Draft, Picture
+from arra.samplers.speculative.guided import UnitGuidance
 
 
 class Verifier:
@@ -24,9 +24,7 @@ class Verifier:
     def __init__(self, stepper: Any, config: SamplingConfig, cache: Any):
         """`cache` has read the prompts."""
         self.stepper, self.config, self.cache = stepper, config, cache
-        units = stepper.units
-        scales = [config.scale(min(unit, units - 1), units) for unit in range(units + 1)]
-        self._scales = torch.tensor(scales)
+        self._guidance = UnitGuidance(config, stepper.units)
         self.states: Tensor | None = None
         """(B or 2 B, T, D) what the target's head read at the nodes of the last pass, pending ones
         first; with guidance rows without caption stand behind the others."""
@@ -62,7 +60,7 @@ class Verifier:
         if self.config.guided:
             read = torch.tensor([len(one.codes) - len(one.pending) for one in pictures])
             depth = trees.depth[: len(pictures)].cpu()
-            logits = self._guided(logits, read[:, None] + depth + 1)
+            logits = self._guidance(logits, read[:, None] + depth + 1)
         # only what somebody will look at is filtered and normalised
         wanted = [
             logits[row, waiting - 1 : len(own)]
@@ -76,13 +74,17 @@ class Verifier:
         if not self.config.guided:
             return law(self.stepper.step(new, self.cache), self.config)
         logits = self.stepper.step(torch.cat((new, new)), self.cache)
-        return law(self._guided(logits, torch.tensor(list(units))), self.config)
+        return law(self._guidance(logits, torch.tensor(list(units))), self.config)
 
-    def _guided(self, logits: Tensor, unit: Tensor) -> Tensor:
-        """(B, ..., V) of pairs (2 B, ..., V), each with the scale of the unit (B, ...)."""
-        scale = self._scales[unit.clamp(max=len(self._scales) - 1)][..., None].to(logits.device)
-        conditional, unconditional = logits.float().chunk(2)
-        return torch.where(scale == 1.0, conditional, guide(conditional, unconditional, scale))
+    def kept(self, paths: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Of each picture (1, n, D), or (2, n, D) with guidance: what the head read in the last
+        pass at its pending units and then at the nodes of its path, which are to be kept."""
+        assert self.states is not None
+        states = self.states.unflatten(0, (-1, len(paths)))
+        return [
+            states[:, row, [*range(waiting), *(waiting + node for node in path)]]
+            for row, (path, waiting) in enumerate(zip(paths, self._waiting, strict=True))
+        ]
 
     def keep(self, paths: Sequence[Sequence[int]]) -> None:
         """Of each picture's draft keep these nodes, which lie on one path, and forget the rest."""
