@@ -49,7 +49,7 @@ class Recipe:
     batch: BatchConfig = field(
         default_factory=lambda: BatchConfig(size=16, drop_caption=0.0, multiple=1)
     )
-    train: TrainConfig = field(default_factory=lambda: training(700, 3e-3))
+    train: TrainConfig = field(default_factory=lambda: training(900, 3e-3))
     search: SearchConfig = field(default_factory=lambda: SearchConfig(iterations=50, kept=8))
     budget: Budget = field(default_factory=lambda: Budget(nodes=16, depth=16))
 

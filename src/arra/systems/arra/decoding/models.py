@@ -10,27 +10,38 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from arra.data.scenes import DigitScenes, Scene
 from arra.experiments.bench import Bench
 from arra.experiments.grid import Cell, changed
+from arra.experiments.once import once
 from arra.experiments.parallel import run_jobs
 from arra.experiments.scene_cells import SceneRunner, SceneSetting
+from arra.generators.features import FeatureStudent
+from arra.generators.raster import RasterGenerator
 from arra.generators.students import Student, StudentOptions
 from arra.jobs.distilling import Distillation, run_distillation
 from arra.jobs.pairs import PairOptions
+from arra.networks.feature_predictor import FeaturePredictor
+from arra.objectives.features import feature_objectives
+from arra.samplers.speculative.rules import nearest
 from arra.samplers.speculative.trigrams import Trigrams
 from arra.settings import BatchConfig, LlamaSize
 from arra.systems.arra.scenes_config import ScenesConfig
 from arra.systems.arra.studies import base
 from arra.text_to_image import TextToImage
 from arra.training.config import TrainConfig
+from arra.training.loop import train
 
 STEPS = 800
 TARGET = LlamaSize(256, 6, 4, 704, 128, 100.0, tied=True)
 SMALL = LlamaSize(96, 2, 3, 256, 128, 100.0, tied=True)
+NEIGHBOURS = 64
+"""A sixteenth of the codes, as in LANTERN."""
 _ROWS = 4096
 
 
@@ -43,6 +54,10 @@ class Models:
     target: TextToImage
     small: TextToImage
     trigrams: Trigrams
+    features: FeaturePredictor
+    """Predicts what the target's head reads (EAGLE)."""
+    neighbours: Tensor
+    """(V, k) of every code those that look like it, the nearest first."""
     student: TextToImage
 
     def scenes(self, count: int) -> tuple[np.ndarray, list[Scene]]:
@@ -66,13 +81,48 @@ def build(config: ScenesConfig, folder: Path, budget: str, quiet: bool = False) 
     models = {name: runner.folder / "cells" / cell.key / "model" for name, cell in cells.items()}
     student = _student(bench, plain, models["target"], folder / "work" / "student", budget)
     target = TextToImage.from_pretrained(models["target"], "cpu")
+    assert isinstance(target.generator, RasterGenerator)
     return Models(
         bench,
         plain,
         target,
         TextToImage.from_pretrained(models["small"], "cpu"),
         Trigrams.counted(_codes(bench), target.generator.codes),
+        _features(bench, plain, target.generator, folder / "work" / "features", budget),
+        nearest(target.codec.code_vectors(), NEIGHBOURS),
         student,
+    )
+
+
+def _features(
+    bench: Bench, setting: SceneSetting, target: RasterGenerator, folder: Path, budget: str
+) -> FeaturePredictor:
+    """A drafter of the target's features, one block deep."""
+    model = folder / "model"
+
+    def make(to: Path) -> dict[str, Any]:
+        student = FeatureStudent.of(target, noise=0.2)
+        batches = student.batches(bench.store, BatchConfig(32, drop_caption=0.1, multiple=4))
+        config = _short(600 if budget == "full" else 4, setting)
+        report = train(student, feature_objectives(), batches, config, to / "training")
+        student.save_pretrained(to / "network")
+        return {"steps": report.steps, "seconds": report.seconds}
+
+    once(model, [target.fingerprint(), budget], make)
+    return FeaturePredictor.from_pretrained(model / "network")
+
+
+def _short(steps: int, setting: SceneSetting) -> TrainConfig:
+    """A training loop of so many steps, beside the target's."""
+    return TrainConfig(
+        steps=steps,
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup=min(20, steps),
+        checkpoint_every=200,
+        keep=1,
+        log_every=20,
+        precision=setting.plan.train.precision,
     )
 
 
@@ -94,17 +144,7 @@ def _student(
             StudentOptions(starts=tuple(range(0, 4 * quarter, quarter))),
             setting.judge.sampling,
             BatchConfig(32 if full else 8, drop_caption=0.0),
-            TrainConfig(
-                steps=600 if full else 4,
-                learning_rate=1e-3,
-                schedule="cosine",
-                warmup=20 if full else 1,
-                checkpoint_every=200,
-                keep=1,
-                log_every=20,
-                validate_every=600,
-                precision=setting.plan.train.precision,
-            ),
+            _short(600 if full else 4, setting),
             samples=0,
         )
     )

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from arra.generators.fast import decoding
+from arra.generators.features import CodeTables
+from arra.generators.raster import RasterGenerator
 from arra.samplers.speculative.drafts import Budget, Drafter
+from arra.samplers.speculative.feature_trees import DynamicFeatureDrafter, StaticFeatureDrafter
 from arra.samplers.speculative.models import ModelDrafter
 from arra.samplers.speculative.ngrams import NgramConfig, NgramDrafter
-from arra.samplers.speculative.rules import Rule
+from arra.samplers.speculative.rules import Relaxed, Rule
 from arra.samplers.speculative.sampler import SpeculativeSampler, Statistics
+from arra.samplers.speculative.trees import TreeShape
 from arra.systems.arra.decoding.models import Models
 from arra.text_to_image import TextToImage
 
@@ -22,6 +26,8 @@ NODES = 16
 """Guesses that a pass judges at most."""
 CHAIN = 4
 """Those of a model, which are one below the other."""
+DELTAS, RATIO = (0.05, 0.2), 2.0
+"""Of LANTERN's rules."""
 STEPS = (1, 2, 4)
 """Of a student."""
 
@@ -85,10 +91,36 @@ def ways(models: Models) -> Iterator[Way]:
         Budget(CHAIN, CHAIN),
         more=_size(models.small),
     )
+    yield from _featured(models)
     for steps in STEPS:
         name = f"distilled, {steps} step{'s' if steps > 1 else ''}"
         student = models.student.paced(steps=steps)
         yield Way(name, student, _size(student), lossless=False)
+
+
+def _featured(models: Models) -> Iterator[Way]:
+    """With a drafter of features: rules that keep the law, and those of LANTERN."""
+    assert isinstance(models.target.generator, RasterGenerator)
+    tables, near = CodeTables(models.target.generator), models.neighbours
+    more = sum(p.numel() for p in models.features.parameters())
+    chain, tree = Budget(CHAIN, CHAIN), Budget(NODES, NODES)
+
+    def static(shape: TreeShape) -> Callable[[], Drafter]:
+        return lambda: StaticFeatureDrafter(models.features, tables, shape)
+
+    def dynamic() -> Drafter:
+        return DynamicFeatureDrafter(models.features, tables)
+
+    one, broad = TreeShape.chain(CHAIN), TreeShape.likely(NODES, 5)
+    yield _guessed(models, "features, a chain, strict", static(one), chain, more=more)
+    yield _guessed(models, "features, a tree, strict", static(broad), tree, more=more)
+    yield _guessed(models, "features, dynamic tree", dynamic, tree, more=more)
+    for delta in DELTAS:
+        rule = Relaxed(near, delta)
+        name = f"LANTERN, a chain, δ = {delta}"
+        yield _guessed(models, name, static(one), chain, rule, more)
+    rule = Relaxed(near, ratio=RATIO)
+    yield _guessed(models, f"LANTERN++, a tree, λ = {RATIO}", static(broad), tree, rule, more)
 
 
 def _guessed(
