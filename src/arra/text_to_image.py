@@ -219,7 +219,12 @@ class TextToImage:
                 raise InputError(f"speculative decoding: {reason}")
         steps = -(-len(texts) // max(batch, 1)) * self.generator.units
         stepper = decoding(
-            self.generator, steps, prompt=longest, decoder=decoder, precision=precision
+            self.generator,
+            steps,
+            prompt=longest,
+            decoder=decoder,
+            precision=precision,
+            trees=sampler == "speculative",
         ).stepper
         codes = draw(stepper, texts, seeds, batch=batch, on_unit=on_unit)
         return codes.view(len(codes), *self.generator.codes_shape)

@@ -268,6 +268,11 @@ class Generator(Part):
             return "it draws hidden cells in rounds, not one code after the other"
         return "a unit of it is not a single code that the next one reads"
 
+    def tree_stepper(self) -> Any:
+        """What draws its units and reads draft trees of them (`samplers.speculative`), where
+        `undraftable` finds no reason against it."""
+        return self
+
     @abstractmethod
     def prompt_ids(self, caption: str | None) -> list[int]:
         """Token ids that are read before the first unit; None is guidance's empty prompt."""

@@ -110,12 +110,14 @@ def decoding(
     prompt: int = 0,
     decoder: Decoder = "auto",
     precision: Precision = "fp32",
+    trees: bool = False,
 ) -> Decoding:
     """How to draw `steps` units one after the other, after prompts of up to `prompt` tokens.
 
     "auto" takes the fastest way that gives the tokens of the plain one at fp32. What has to be
     built or compiled first is so only if it saves more time than that takes, by estimate: `steps` x
-    blocks x `SAVED_SECONDS`. "fast" builds in any case, and refuses to fall back.
+    blocks x `SAVED_SECONDS`. "fast" builds in any case, and refuses to fall back. With `trees` what
+    draws also reads draft trees; whether there are any is for `Generator.undraftable` to say.
 
     Raises `InputError` where "fast", bf16 or int8 is wanted of a model that cannot be decoded so.
     """
@@ -128,7 +130,7 @@ def decoding(
     if reason or not isinstance(generator, RasterGenerator):
         if decoder == "fast" or precision != "fp32":
             raise InputError(f"decoder {decoder}, precision {precision}: {reason}")
-        return Decoding(generator, "plain", reason)
+        return Decoding(generator.tree_stepper() if trees else generator, "plain", reason)
     pays = decoder == "fast" or precision != "fp32"
     saved = steps * generator.depth * SAVED_SECONDS
     if generator.lm.device.type != "cpu":

@@ -26,6 +26,7 @@ from arra.errors import InputError
 from arra.generators.base import Batch, CodeGenerator, Output
 from arra.generators.batches import Store
 from arra.generators.grid_batches import GridBatches
+from arra.generators.grid_trees import GridTreeStepper
 from arra.networks.adaln import Memory
 from arra.networks.conditions import FeatureCondition, TokenCondition
 from arra.networks.grid_llama import Block, Norm, SplitEmbedding, divided
@@ -379,9 +380,10 @@ class GridGenerator(CodeGenerator):
         return self.head(self.norm(x)).float().unflatten(-1, (self.config.split, -1))
 
     def undraftable(self, longest: int) -> str:
-        if self.causal and self.config.split == 1:
-            return "its pass does not read trees"
-        return super().undraftable(longest)
+        return "" if self.causal and self.config.split == 1 else super().undraftable(longest)
+
+    def tree_stepper(self) -> GridTreeStepper:
+        return GridTreeStepper(self)
 
     # ---- sampling ------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ import numpy as np
 from arra.data.store import PreparedStore
 from arra.errors import InputError, ProvenanceError
 from arra.files import sha256_of_json
-from arra.generators.fast import FastStepper, decoding
+from arra.generators.base import Generator
+from arra.generators.fast import decoding
 from arra.jobs.draft_options import DraftOptions
 from arra.progress import track
 from arra.samplers.speculative.drafts import Budget
@@ -53,7 +54,8 @@ def speculative_sampler(
                 f"{options.draft_from}: draws {small.generator.units} codes, the model "
                 f"{model.generator.units}"
             )
-        fast = decoding(small.generator, small.generator.units, decoder=decoder).stepper
+        units = small.generator.units
+        fast = decoding(small.generator, units, decoder=decoder, trees=True).stepper
         return SpeculativeSampler(sampling, ModelDrafter(fast), budget=budget)
     return SpeculativeSampler(
         sampling, NgramDrafter(_trigrams(model, checkpoint, options.draft_from)), budget=budget
@@ -74,7 +76,7 @@ def small_model(sampler: SpeculativeSampler) -> str:
     if not isinstance(sampler.drafter, ModelDrafter):
         return ""
     stepper = sampler.drafter.stepper
-    generator = stepper.generator if isinstance(stepper, FastStepper) else stepper
+    generator = stepper if isinstance(stepper, Generator) else stepper.generator
     return sha256_of_json({"generator": generator.fingerprint()})
 
 
