@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -67,13 +69,7 @@ def pass_costs(name: str, precision: Precision, budget: str) -> Iterator[PassCos
     for batch in BATCHES if budget == "full" else BATCHES[:1]:
         rows = 2 * batch
         _, cache = stepper.prefill([[1] * _PROMPT] * rows)
-        one, back = torch.zeros(rows, dtype=torch.int64), torch.ones(rows, dtype=torch.int64)
-
-        def step(cache=cache, one=one, back=back) -> None:
-            stepper.step(one, cache)
-            cache.take_back(back)
-
-        seconds = _timed(step)
+        seconds = _timed(partial(_step, stepper, cache, rows))
         for nodes in NODES:
             took = _pass(stepper, cache, rows, nodes)
             yield PassCost(name, precision, batch, nodes, seconds, took)
@@ -81,7 +77,12 @@ def pass_costs(name: str, precision: Precision, budget: str) -> Iterator[PassCos
                 break  # the next one takes twice as long
 
 
-def _pass(stepper: FastStepper, cache: object, rows: int, nodes: int) -> float:
+def _step(stepper: FastStepper, cache: Any, rows: int) -> None:
+    stepper.step(torch.zeros(rows, dtype=torch.int64), cache)
+    cache.take_back(torch.ones(rows, dtype=torch.int64))
+
+
+def _pass(stepper: FastStepper, cache: Any, rows: int, nodes: int) -> float:
     trees = Trees.of([list(range(-1, nodes - 1))] * rows)
     codes = torch.zeros(rows, nodes, dtype=torch.int64)
     with torch.inference_mode():
