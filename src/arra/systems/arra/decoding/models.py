@@ -30,9 +30,10 @@ from arra.networks.feature_predictor import FeaturePredictor
 from arra.objectives.features import feature_objectives
 from arra.samplers.speculative.rules import nearest
 from arra.samplers.speculative.trigrams import Trigrams
-from arra.settings import BatchConfig, LlamaSize
+from arra.settings import BatchConfig, LlamaSize, Sizes, VectorOptions
 from arra.systems.arra.scenes_config import ScenesConfig
-from arra.systems.arra.studies import base
+from arra.systems.arra.studies import COARSE, base, changes_of
+from arra.systems.arra.ways import VECTOR_WAYS
 from arra.text_to_image import TextToImage
 from arra.training.config import TrainConfig
 from arra.training.loop import train
@@ -40,6 +41,12 @@ from arra.training.loop import train
 STEPS = 800
 TARGET = LlamaSize(256, 6, 4, 704, 128, 100.0, tied=True)
 SMALL = LlamaSize(96, 2, 3, 256, 128, 100.0, tied=True)
+VECTOR_SIZES = {
+    "vectors": LlamaSize(192, 3, 6, 512, 128, 100.0),
+    "small vectors": LlamaSize(64, 1, 2, 176, 128, 100.0),
+}
+ROUNDS = 12
+"""In which sixteen vectors are drawn."""
 NEIGHBOURS = 64
 """A sixteenth of the codes, as in LANTERN."""
 _ROWS = 4096
@@ -59,6 +66,9 @@ class Models:
     neighbours: Tensor
     """(V, k) of every code those that look like it, the nearest first."""
     student: TextToImage
+    vectors: TextToImage
+    """A larger generator of vectors of the same scenes, and a smaller one."""
+    small_vectors: TextToImage
 
     def scenes(self, count: int) -> tuple[np.ndarray, list[Scene]]:
         """Held-out scenes whose captions are drawn."""
@@ -74,6 +84,7 @@ def build(config: ScenesConfig, folder: Path, budget: str, quiet: bool = False) 
         name: changed(plain, {"plan.sizes.llama": size})
         for name, size in (("target", TARGET), ("small", SMALL))
     }
+    settings |= {name: changed(plain, _vectors(size)) for name, size in VECTOR_SIZES.items()}
     cells = {name: Cell(setting, 0, name) for name, setting in settings.items()}
     runner.prepare(list(settings.values()))
     run_jobs([runner.job(c) for c in cells.values() if runner.find(c) is None], quiet=quiet)
@@ -91,7 +102,17 @@ def build(config: ScenesConfig, folder: Path, budget: str, quiet: bool = False) 
         _features(bench, plain, target.generator, folder / "work" / "features", budget),
         nearest(target.codec.code_vectors(), NEIGHBOURS),
         student,
+        *(TextToImage.from_pretrained(models[name], "cpu") for name in VECTOR_SIZES),
     )
+
+
+def _vectors(size: LlamaSize) -> dict[str, Any]:
+    """What differs where vectors are drawn, in rounds, by ancestral diffusion (MAR)."""
+    options = VectorOptions(
+        objective="v", steps=20, stochastic=True, rounds=ROUNDS, inner=128, repeats=2
+    )
+    changes = changes_of(VECTOR_WAYS["masked-vectors"], COARSE)
+    return {**changes, "plan.sizes": Sizes(size, vectors=options)}
 
 
 def _features(

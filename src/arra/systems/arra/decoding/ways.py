@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from torch import Tensor
 
@@ -69,8 +70,8 @@ class Way:
         return self.speculation.statistics.passes / self.speculation.statistics.pictures
 
     def units_per_pass(self) -> float:
-        """Units that one gives."""
-        return self.model.generator.units / self.passes()
+        """Codes that one gives."""
+        return prod(self.model.generator.codes_shape) / self.passes()
 
 
 def ways(models: Models) -> Iterator[Way]:
