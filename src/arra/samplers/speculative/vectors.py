@@ -112,14 +112,14 @@ class VectorStatistics(Statistics):
 class PathConfig:
     """How much is drafted, and how drafts are judged."""
 
-    budget: Budget = Budget(8, 8)
+    budget: Budget = field(default_factory=lambda: Budget(8, 8))
     """Units drafted for one pass."""
     prefill: float = 0.05
     """Share of the units, rounded up, that the target draws first, alone."""
     last: float | None = 0.05
     """Deviation of the noise of the last step, in the head's numbers; None: the schedule's. It is
     part of what is drawn, and the wider it is, the more of a draft stays."""
-    rule: PathRule = PathRule()
+    rule: PathRule = field(default_factory=PathRule)
     shared: bool = True
     """Whether both models see the same noise. Without it the rule is as valid, but little stays."""
 
