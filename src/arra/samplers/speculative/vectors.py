@@ -150,8 +150,8 @@ class _Run:
 class SpeculativeVectorSampler:
     """Draws several units of vectors a pass where a smaller generator drafts them."""
 
-    vectors: ClassVar[bool] = True
-    """Whether it draws vectors, or codes."""
+    drawn: ClassVar[str] = "units"
+    """What a pass gives several of."""
 
     def __init__(
         self,

@@ -26,7 +26,17 @@ from arra.systems.cspd.recipe import (
     Recipe,
 )
 from arra.systems.results import Better, ClaimResult, Estimate, Measure, Verdict
-from arra.systems.seeds import Reading, Result, at, logarithm, over_seeds, paired, run_arms
+from arra.systems.seeds import (
+    Reading,
+    Result,
+    Row,
+    at,
+    logarithm,
+    measure,
+    over_seeds,
+    paired,
+    run_arms,
+)
 
 Results = dict[str, list[Result]]
 
@@ -98,72 +108,48 @@ def _measures(results: Results) -> list[Measure]:
     then the other ways of drawing."""
     mine, exact = results[DIFFUSION], results[GAUSSIAN]
 
-    def row(name: str, better: Better, read: Callable[[str], Reading], *ways: str) -> Measure:
-        columns = [None if way == "" else _over(mine, read(way)) for way in ways]
-        assert columns[0] is not None
-        return Measure(name, *columns, better=better)
+    def row(name: str, better: Better, read: Callable[[str], Reading], alone: bool) -> Measure:
+        """Of all three; `alone`: the target has such a number by itself."""
+        base = _over(mine, read(ALONE)) if alone else None
+        mean, control = (_over(mine, read(way)) for way in (ALIGNED, INDEPENDENT))
+        return Measure(name, mean, base, control, better)
 
-    def acceptance(way: str) -> Reading:
-        return at(way, "acceptance")
-
-    def passes(way: str) -> Reading:
-        return at(way, "passes")
-
-    def floor(way: str) -> Reading:
-        return lambda result: 1.0 if way == ALONE else distance(way)(result)
-
-    three = (ALIGNED, ALONE, INDEPENDENT)
     found = [
-        row("accepted, of tested tokens", "higher", acceptance, ALIGNED, "", INDEPENDENT),
-        row("kernel distance to the target, floors", "lower", floor, *three),
-        row("passes of the target, of 8", "lower", passes, *three),
-        row("passes of the draft", "neither", lambda way: at(way, "draft passes"), *three),
-        row("possible sequences", "higher", lambda way: at(way, "valid"), *three),
-        row(
-            "distance of draft and target's token",
-            "lower",
-            lambda w: at(w, "gap"),
-            ALIGNED,
-            "",
-            INDEPENDENT,
-        ),
-        row(
-            "proposals for a rejected token",
-            "lower",
-            lambda w: at(w, "tries"),
-            ALIGNED,
-            "",
-            INDEPENDENT,
-        ),
-        row(
-            "rejected tokens without one accepted",
-            "lower",
-            lambda w: at(w, "fallbacks"),
-            ALIGNED,
-            "",
-            INDEPENDENT,
-        ),
-        row("seconds of drawing", "lower", lambda w: at("seconds", w), *three),
+        row("accepted, of tested tokens", "higher", _acceptance, False),
+        row("kernel distance to the target, floors", "lower", distance, False),
+        row("passes of the target, of 8", "lower", _passes, True),
+        row("passes of the draft", "neither", lambda way: at(way, "draft passes"), True),
+        row("possible sequences", "higher", lambda way: at(way, "valid"), True),
+        row("from the target's token to the draft's", "lower", lambda way: at(way, "gap"), False),
+        row("proposals for a rejected token", "lower", lambda way: at(way, "tries"), False),
+        row("of rejected, without a proposal", "lower", lambda way: at(way, "fallbacks"), False),
+        row("seconds of drawing", "lower", lambda way: at("seconds", way), True),
     ]
     for way in (EXACT, RELEASED):
         found += [
-            row(f"accepted, {way}", "higher", acceptance, way),
-            row(f"kernel distance, floors, {way}", "lower", floor, way),
-            row(f"passes of the target, {way}", "lower", passes, way),
+            measure((f"accepted, {way}", "higher", _acceptance(way)), mine),
+            measure((f"kernel distance, floors, {way}", "lower", distance(way)), mine),
+            measure((f"passes of the target, {way}", "lower", _passes(way)), mine),
         ]
     for name, text in (("draft", "the draft alone"), ("truth", "the data")):
-        found.append(Measure(f"kernel distance, floors, {text}", _over(mine, _floors(name))))
+        found.append(measure((f"kernel distance, floors, {text}", "neither", _floors(name)), mine))
     for name in ("accepted", "rejected"):
         for way, term, text in _TERMS:
-            line = f"median over {name} tokens, {text}"
-            found.append(Measure(line, _over(mine, at(way, name, term))))
-    found += [
-        Measure("accepted, one Gaussian", _over(exact, acceptance(ALIGNED)), better="higher"),
-        Measure(
-            "kernel distance, floors, one Gaussian", _over(exact, floor(ALIGNED)), better="lower"
-        ),
+            line: Row = (f"median over {name} tokens, {text}", "neither", at(way, name, term))
+            found.append(measure(line, mine))
+    return [
+        *found,
+        measure(("accepted, one Gaussian", "higher", _acceptance(ALIGNED)), exact),
+        measure(("kernel distance, floors, one Gaussian", "lower", distance(ALIGNED)), exact),
     ]
-    return found
+
+
+def _acceptance(way: str) -> Reading:
+    return at(way, "acceptance")
+
+
+def _passes(way: str) -> Reading:
+    return at(way, "passes")
 
 
 def _floors(name: str) -> Reading:
@@ -184,9 +170,9 @@ def _scale(recipe: Recipe, results: Results) -> str:
     target, draft = recipe.target, recipe.draft
     return (
         f"sequences of {recipe.law.length} points around a ring, transformers of {target.depth} "
-        f"and {draft.depth} blocks of width {target.width} and {draft.width}, heads of three blocks "
-        f"of width {target.inner} and {draft.inner}, {recipe.sampling} steps with a learned variance, "
-        f"{recipe.ahead} tokens drafted for a pass, {recipe.learning.steps} training steps of "
-        f"{recipe.learning.batch} sequences, {recipe.drawn} sequences drawn in each way, "
+        f"and {draft.depth} blocks of width {target.width} and {draft.width}, heads of three "
+        f"blocks of width {target.inner} and {draft.inner}, {recipe.sampling} steps with a learned "
+        f"variance, {recipe.ahead} tokens drafted for a pass, {recipe.learning.steps} training "
+        f"steps of {recipe.learning.batch} sequences, {recipe.drawn} sequences drawn in each way, "
         f"{len(results[DIFFUSION])} seeds"
     )
