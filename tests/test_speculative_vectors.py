@@ -9,8 +9,10 @@ import pytest
 import torch
 from scipy import stats
 
-import arra.generators  # noqa: F401  (registers)
+from arra import cli
+from arra.codecs.latent import PixelCodec
 from arra.errors import InputError
+from arra.files import read_json
 from arra.randomness import seeded
 from arra.registry import generators
 from arra.samplers.noise import PictureNoise
@@ -20,6 +22,7 @@ from arra.samplers.speculative.paths import PathRule
 from arra.samplers.speculative.vectors import PathConfig, SpeculativeVectorSampler
 from arra.samplers.vectors import VectorSampler
 from arra.settings import SamplingConfig
+from arra.text_to_image import TextToImage
 from path_kit import GaussianStepper
 
 PLAIN = SamplingConfig(guidance=1.0)
@@ -215,3 +218,47 @@ def test_what_cannot_be_drafted_is_refused(pair):
 def test_settings_are_checked(wrong):
     with pytest.raises(InputError, match=f"PathConfig.{next(iter(wrong))}"):
         PathConfig(**wrong)
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+
+def saved(folder, kind: str, seed: int, **options):
+    """A checkpoint whose vectors are squares of pixels."""
+    codec = PixelCodec.tiny()
+    made = generator(kind, seed, **options)
+    changed = replace(made.config, dimensions=codec.dimensions, codec=codec.fingerprint())
+    with seeded(seed):
+        made = type(made)(changed, made.tokenizer)
+    TextToImage(made, codec).save_pretrained(folder)
+    return folder
+
+
+def run(*arguments: object) -> int:
+    return cli.run([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_command_draws_vectors_with_a_small_model(kind, tmp_path, capsys):
+    large, small = (saved(tmp_path / str(seed), kind, seed) for seed in range(2))
+    wanted = ("generate", large, "a red 3", "--out", tmp_path / "out")
+    draft = ("--sampler", "speculative", "--drafter", "model", "--draft-nodes", 2)
+    assert run(*wanted, *draft, "--draft-from", small) == 0
+    assert "units a pass of the model" in capsys.readouterr().out
+    record = read_json(tmp_path / "out" / "generation.json")
+    assert record["drafter"]
+    assert run(*wanted, *draft, "--draft-from", large) == 3
+    assert "drafter" in capsys.readouterr().err
+    assert run(*wanted, *draft, "--draft-from", small, "--draft-last", 0.1) == 3
+    assert run(*wanted, *draft, "--draft-from", small) == 0  # all are there
+    capsys.readouterr()
+    assert run(*wanted, "--sampler", "speculative") == 2
+    assert "--drafter model" in capsys.readouterr().err
+    other = saved(tmp_path / "other", next(k for k in KINDS if k != kind), 0)
+    assert run(*wanted, *draft, "--draft-from", other) == 2
+    assert "two of one kind" in capsys.readouterr().err
+    flow = saved(tmp_path / "flow", kind, 0, objective="flow", stochastic=False)
+    assert run(*wanted, *draft, "--draft-from", flow) == 2
+    assert "ancestral" in capsys.readouterr().err
+    faster = ("--steps", 3, "--out", tmp_path / "fast")  # the draft keeps up
+    assert run(*wanted[:-2], *draft, "--draft-from", small, *faster) == 0
