@@ -8,6 +8,7 @@ import torch
 from arra.denoising import Spans
 from arra.systems.cspd.arms import kernel_distance, make, middle_distance, train_arm
 from arra.systems.cspd.claim import _measures, judged
+from arra.systems.cspd.pictures import plot_claim, plot_digits
 from arra.systems.cspd.recipe import (
     ALIGNED,
     DIFFUSION,
@@ -18,6 +19,7 @@ from arra.systems.cspd.recipe import (
     RELEASED,
     Recipe,
     tiny,
+    tiny_digits,
 )
 from arra.systems.cspd.stepper import SequenceStepper
 
@@ -102,3 +104,13 @@ def test_the_rule_of_the_verdict(changes, verdict):
 
 def test_one_seed_is_not_enough():
     assert judged({arm: found[:1] for arm, found in results().items()})[0] == "inconclusive"
+
+
+def test_pictures_of_the_page_are_written(tmp_path):
+    train_arm(tiny(), DIFFUSION, 0, tmp_path, True)
+    plot_claim(tmp_path, tmp_path / "claim.png")
+    report = plot_digits(tmp_path, tmp_path / "digits.png", tiny_digits())
+    assert report["alone-0.05"]["passes"] == 3.0
+    assert report["drafted-0.05"]["passes"] <= 3.0
+    for name in ("claim.png", "digits.png"):
+        assert (tmp_path / name).stat().st_size > 1000

@@ -1,13 +1,16 @@
-"""Everything about the claim that is a number."""
+"""Everything about the claim, and about the pictures of the page, that is a number."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from arra.experiments.digit_vectors import training
 from arra.experiments.rings import Learning, RingLaw
 from arra.samplers.speculative.drafts import Budget
 from arra.samplers.speculative.paths import PathRule
 from arra.samplers.speculative.vectors import PathConfig
+from arra.settings import BatchConfig, LlamaSize, VectorOptions
+from arra.training.config import TrainConfig
 
 DIFFUSION, GAUSSIAN = "diffusion", "one Gaussian"
 HEADS = (DIFFUSION, GAUSSIAN)
@@ -78,3 +81,52 @@ def tiny() -> Recipe:
 
 
 RECIPES = {"full": Recipe, "tiny": tiny}
+
+
+@dataclass(frozen=True)
+class DigitRecipe:
+    """Handwritten digits as 4 x 4 squares of pixels, drawn in rounds by `masked-vectors`."""
+
+    target: LlamaSize = field(
+        default_factory=lambda: LlamaSize(width=64, depth=2, heads=4, feed_forward=256)
+    )
+    draft: LlamaSize = field(
+        default_factory=lambda: LlamaSize(width=32, depth=1, heads=2, feed_forward=64)
+    )
+    inner: tuple[int, int] = (64, 32)
+    """Widths of the heads' networks."""
+    options: VectorOptions = field(
+        default_factory=lambda: VectorOptions(
+            objective="v", stochastic=True, steps=20, inner_depth=2, repeats=2, rounds=8
+        )
+    )
+    batch: BatchConfig = field(
+        default_factory=lambda: BatchConfig(size=64, drop_caption=0.1, multiple=1)
+    )
+    train: TrainConfig = field(default_factory=lambda: training(800, 3e-3))
+    lasts: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    """Deviations of the last step; greys lie between -1 and 1."""
+    ahead: int = 4
+    """Rounds drafted for a pass."""
+    drawn: int = 500
+    crop: int = 1
+    """Pixels by which digits are moved."""
+
+
+def tiny_digits() -> DigitRecipe:
+    """To see that it runs."""
+    small = LlamaSize(width=16, depth=1, heads=2, feed_forward=16)
+    recipe = DigitRecipe()
+    return replace(
+        recipe,
+        target=small,
+        draft=small,
+        inner=(8, 8),
+        options=replace(recipe.options, steps=3, rounds=3),
+        batch=replace(recipe.batch, size=8),
+        train=training(2, 3e-3),
+        lasts=(0.05, 0.2),
+        ahead=1,
+        drawn=40,
+        crop=0,
+    )
