@@ -310,9 +310,9 @@ class SpeculativeVectorSampler:
     ) -> DenoisingPath:
         ends = _ends(model)
         units = torch.bucketize(spans.first, ends[1:], right=True)
-        scales = [self.config.scale(unit, len(ends) - 1) for unit in units.tolist()]
+        scales = [self.config.scale(unit, len(ends) - 1) for unit in range(len(ends) - 1)]
         place, _, _ = spans.places(int(ends[-1]))
-        scale = torch.tensor(scales)[place][:, None]
+        scale = torch.tensor(scales)[units[place]][:, None]
         how = (tape.of(spans), scale, self.config.temperature, self.how.last)
         return model.paths(cache, run.vectors, spans, *how).to("cpu")
 
