@@ -77,8 +77,7 @@ def results(aligned=0.5, independent=0.1, mmd=0.03, exact=0.03, floor=0.02):
     way = {"draft passes": 3.0, "passes": 4.0, "valid": 0.8, "tries": 2.0, "fallbacks": 0.0}
     way |= {"gap": 0.1, "accepted": terms, "rejected": terms}
     shares = {ALIGNED: aligned, INDEPENDENT: independent, EXACT: aligned, RELEASED: 0.9}
-    far = {"mmd": 0.1, "valid": 0.5}
-    common = {"floor": floor, "draft alone": far, "data": far, "target": {**way, "acceptance": 0.0}}
+    common = {"floor": floor, "draft": 0.1, "truth": 0.1, "target": {**way, "acceptance": 0.0}}
     mine = {name: {**way, "acceptance": share, "mmd": mmd} for name, share in shares.items()}
     mine |= {**common, "seconds": dict.fromkeys([*shares, "target"], 1.0)}
     other = {**common, ALIGNED: {**way, "acceptance": 0.7, "mmd": exact}}

@@ -32,8 +32,7 @@ from arra.systems.cspd.recipe import DIFFUSION, Recipe, Size
 from arra.systems.cspd.stepper import SequenceStepper
 
 DRAWN = "drawn.safetensors"
-ALONE, SMALL, TRUTH = "target", "draft alone", "data"
-"""What is drawn without drafts, and the data."""
+ALONE = "target"
 _CHANNELS = 2
 _BATCH = 1000
 _TERMS = ("log_ratio", "tempered", "log_scale", "target", "draft", "gap")
@@ -128,11 +127,9 @@ def train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, quiet: bool) ->
         report |= {
             "floor": kernel_distance(one, other, width),
             ALONE: {**told(statistics), **judged(one, recipe.law)},
+            "truth": kernel_distance(_truth(recipe, seed), one, width),
+            "draft": kernel_distance(_draft_alone(draft, alone, recipe, seed), one, width),
         }
-        small, _ = drawn(draft, draft, alone, recipe.drawn, 3 * seed + 2)
-        for name, made in ((SMALL, small), (TRUTH, _truth(recipe, seed))):
-            distance = kernel_distance(made, one, width)
-            report[name] = {"mmd": distance, **judged(made, recipe.law)}
         kept = {ALONE: one}
         for name, how in ways.items():
             began = time.perf_counter()
@@ -150,3 +147,7 @@ def train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, quiet: bool) ->
 def _truth(recipe: Recipe, seed: int) -> Tensor:
     random = torch.Generator().manual_seed(1_000_000 + seed)
     return sequences(recipe.law, _CHANNELS // 2, recipe.drawn, random)
+
+
+def _draft_alone(draft: SequenceStepper, how: PathConfig, recipe: Recipe, seed: int) -> Tensor:
+    return drawn(draft, draft, how, recipe.drawn, 3 * seed + 2)[0]

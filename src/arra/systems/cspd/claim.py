@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from arra.files import to_plain
 from arra.systems.base import ClaimRun
-from arra.systems.cspd.arms import ALONE, SMALL, TRUTH, train_arm
+from arra.systems.cspd.arms import ALONE, train_arm
 from arra.systems.cspd.recipe import (
     ALIGNED,
     DIFFUSION,
@@ -130,13 +130,9 @@ def _measures(results: Results) -> list[Measure]:
             measure((f"accepted, {way}", "higher", _acceptance(way)), mine),
             measure((f"kernel distance, floors, {way}", "lower", distance(way)), mine),
             measure((f"passes of the target, {way}", "lower", _passes(way)), mine),
-            measure((f"possible sequences, {way}", "higher", at(way, "valid")), mine),
         ]
-    for name in (SMALL, TRUTH):
-        found += [
-            measure((f"kernel distance, floors, {name}", "neither", distance(name)), mine),
-            measure((f"possible sequences, {name}", "neither", at(name, "valid")), mine),
-        ]
+    for name, text in (("draft", "the draft alone"), ("truth", "the data")):
+        found.append(measure((f"kernel distance, floors, {text}", "neither", _floors(name)), mine))
     for name in ("accepted", "rejected"):
         for way, term, text in _TERMS:
             line: Row = (f"median over {name} tokens, {text}", "neither", at(way, name, term))
@@ -154,6 +150,10 @@ def _acceptance(way: str) -> Reading:
 
 def _passes(way: str) -> Reading:
     return at(way, "passes")
+
+
+def _floors(name: str) -> Reading:
+    return lambda result: result[name] / result["floor"]
 
 
 _TERMS = (
