@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from arra.experiments.rings import judged as judge
+from arra.experiments.rings import learn, sequences, sliced_distance
 from arra.randomness import seeded
-from arra.systems.mar.arms import CodeHead, Sequences, draw, make_head, train, train_arm
+from arra.systems.mar.arms import CodeHead, draw, make_head, make_model, train_arm
 from arra.systems.mar.claim import BOOK_MANY, MANY, MEAN, PLAIN, judged
 from arra.systems.mar.recipe import ARMS, CODES, Arm, Recipe, tiny
-from arra.systems.mar.rings import judged as judge
-from arra.systems.mar.rings import sequences, sliced_distance
 
 
 def random(seed: int = 0) -> torch.Generator:
@@ -47,7 +47,7 @@ def test_distance_is_that_of_sorted_projections():
 def test_a_state_knows_only_what_is_before_it(arm):
     recipe = tiny()
     with seeded(0):
-        model = Sequences(recipe, 2 * arm.rings)
+        model = make_model(recipe, 2 * arm.rings)
     tokens = torch.randn(3, recipe.length, 2 * arm.rings)
     with torch.no_grad():
         before = model(tokens)
@@ -73,7 +73,7 @@ def test_an_arm_learns_and_draws(arm, tmp_path):
     recipe = replace(tiny(), steps=60, batch=64)
     source = random()
     with seeded(0):
-        model, head = Sequences(recipe, 2 * arm.rings), make_head(arm, recipe, source)
+        model, head = make_model(recipe, 2 * arm.rings), make_head(arm, recipe, source)
     tokens = sequences(recipe, arm.rings, 500, random(5))
 
     def loss() -> float:
@@ -82,7 +82,7 @@ def test_an_arm_learns_and_draws(arm, tmp_path):
             return float(head.loss(tokens.flatten(0, 1), hidden, random=random(6)))
 
     before = loss()
-    train(model, head, arm, recipe, source, quiet=True)
+    learn(model, head, recipe, recipe.learning, source)
     assert loss() < before
     assert draw(model, head, recipe, 7, source).shape == (7, recipe.length, 2 * arm.rings)
 

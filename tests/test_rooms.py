@@ -23,6 +23,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 SHARED = {
     "ahead",
     "allocation",
+    "denoising",
     "environment",
     "errors",
     "files",

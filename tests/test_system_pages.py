@@ -16,7 +16,7 @@ from corpus_kit import write_fashion
 from page_kit import SMALLER, blocks, run_bash, run_python
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = ("mar", "flowar", "e-car", "xar", "acdit", "arflow", "orthus", "mmar")
+PAGES = ("mar", "flowar", "e-car", "xar", "acdit", "arflow", "orthus", "mmar", "cspd")
 
 _CHANGES = {
     **SMALLER,

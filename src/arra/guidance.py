@@ -13,7 +13,9 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> 
     return unconditional + scale * (conditional - unconditional)
 
 
-def guide_pairs(said: Tensor, scale: float) -> Tensor:
+def guide_pairs(said: Tensor, scale: float | Tensor) -> Tensor:
     """(B, ...) float32 of what is said of pairs (2 B, ...): row i and, without caption, B + i."""
     conditional, unconditional = said.float().chunk(2)
-    return guide(conditional, unconditional, scale) if scale != 1.0 else conditional
+    if isinstance(scale, float | int) and scale == 1.0:
+        return conditional
+    return guide(conditional, unconditional, scale)

@@ -31,7 +31,7 @@ from arra.generators.raster import SIDE_FILE
 from arra.orders.schedules import fitted
 from arra.pixels import to_uint8, to_unit
 from arra.registry import generators, samplers
-from arra.samplers.speculative.sampler import SpeculativeSampler
+from arra.samplers.speculative import Speculation, SpeculativeSampler, SpeculativeVectorSampler
 from arra.settings import Decoder, Precision, Sampler, SamplingConfig
 
 CODEC = "codec"
@@ -190,7 +190,7 @@ class TextToImage:
         decoder: Decoder = "auto",
         precision: Precision = "fp32",
         sampler: Sampler = "auto",
-        speculation: SpeculativeSampler | None = None,
+        speculation: Speculation | None = None,
         on_unit: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
         """The codes (N, ...) that `draw` paints: int64, or float32 where they are vectors.
@@ -217,6 +217,11 @@ class TextToImage:
             draw = speculation or SpeculativeSampler(sampling)
             if reason := self.generator.undraftable(longest + draw.budget.nodes):
                 raise InputError(f"speculative decoding: {reason}")
+            if bool(self.generator.dimensions) != isinstance(draw, SpeculativeVectorSampler):
+                raise InputError(
+                    "speculative decoding: codes are drafted by a SpeculativeSampler, vectors by a "
+                    "SpeculativeVectorSampler and a smaller generator (--drafter model)"
+                )
         steps = -(-len(texts) // max(batch, 1)) * self.generator.units
         stepper = decoding(
             self.generator,

@@ -120,7 +120,7 @@ def command(
 
         speculation = speculative_sampler(model, checkpoint, drafts, sampling, decoder)
     elif drafts != DraftOptions():
-        raise InputError("drafter, draft_from, draft_nodes: only with --sampler speculative")
+        raise InputError("drafter and draft_...: only with --sampler speculative")
     how = (decoder, precision, sampler, speculation)
     job = Generation(wanted, out, count, seed, sampling, batch, overwrite, *how)
     made = generate(model, job)
@@ -136,4 +136,5 @@ def command(
         there = f" ({kept} were there)" if kept else ""
         print(f"{made.drawn} pictures drawn{there}: {out}; side by side: {out / GRID}")
         if speculation is not None and speculation.statistics.passes:
-            print(f"{speculation.statistics.units_per_pass:.2f} codes a pass of the model")
+            each = speculation.statistics.units_per_pass
+            print(f"{each:.2f} {speculation.drawn} a pass of the model")

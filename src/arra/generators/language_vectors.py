@@ -80,6 +80,12 @@ class Reading:
         self.cache.truncate(stored)
         self.next = position
 
+    def take_back(self, counts: Tensor) -> None:
+        """Forget the last `counts` (R,) positions of each row, as if they had never been read."""
+        left, seen = self.cache.next_position - counts, self.cache.visible
+        self.cache.keep(seen & (seen.cumsum(dim=1) <= left[:, None]))
+        self.next = self.next - counts
+
 
 class LanguageVectorGenerator(VectorGenerator):
     """Language model, reader of vectors and head; subclasses say how pictures are seen and drawn.

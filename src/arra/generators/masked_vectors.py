@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from arra.denoising import DenoisingPath, Spans
 from arra.generators.base import Batch, Output
 from arra.generators.batches import Store
-from arra.generators.rounds import Rounds, hidden_cells
+from arra.generators.rounds import Rounds, hidden_cells, round_sizes
 from arra.generators.vectors import (
     HEAD,
     SOLVED,
@@ -192,6 +193,55 @@ class MaskedVectorGenerator(VectorGenerator):
 
     def drawn(self, cache: MaskedVectorCache) -> Tensor:
         return cache.latents
+
+    # ---- drafting and judging ------------------------------------------------------------------
+
+    def undraftable(self, longest: int) -> str:
+        return self.head.pathless
+
+    @property
+    def unit_sizes(self) -> list[int]:
+        return round_sizes(self.units, self.config.cells)
+
+    @property
+    def path_draws(self) -> tuple[int, int, int]:
+        return self.head.draws, self.head.last_draws, self.dimensions
+
+    def paths(
+        self,
+        cache: MaskedVectorCache,
+        vectors: Tensor,
+        spans: Spans,
+        noise: Tensor,
+        scale: Tensor,
+        temperature: float,
+        last: float | None,
+    ) -> DenoisingPath:
+        """Every span is a row of its own, in which just the cells before it are known: full
+        attention leaves nothing that several could share."""
+        spans, vectors = spans.to(self.device), vectors.to(self.device)
+        order = cache.order[spans.pictures]
+        unknown = torch.arange(order.shape[1], device=self.device) >= spans.first[:, None]
+        hidden = torch.zeros_like(unknown).scatter(1, order, unknown)
+        latents = _placed(vectors[spans.pictures], order)
+        copies = len(cache.prompts.ids) // len(cache.order)
+        rows = torch.cat([spans.pictures + copy * len(cache.order) for copy in range(copies)])
+        states, _ = self._states(
+            cache.prompts[rows], latents.repeat(copies, 1, 1), hidden.repeat(copies, 1)
+        )
+        chosen = _taken(states, order.repeat(copies, 1))
+        chosen = chosen[spans.inside(order.shape[1]).repeat(copies, 1)]
+        fresh, scale = noise.to(self.device), scale.to(self.device)
+        return self.head.path(chosen, fresh, scale, temperature, last)
+
+    def keep(self, cache: MaskedVectorCache, vectors: Tensor, counts: Tensor) -> None:
+        """Nothing is remembered of what was read, so that nothing need be forgotten."""
+        cache.latents = _placed(vectors.to(self.device), cache.order)
+
+
+def _placed(vectors: Tensor, order: Tensor) -> Tensor:
+    """(B, n, C) in the order of cells, of vectors in the order (B, n) in which they are drawn."""
+    return torch.zeros_like(vectors).scatter(1, order[..., None].expand_as(vectors), vectors)
 
 
 def _kept(keep: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from arra.denoising import DenoisingPath, Spans
 from arra.errors import InputError
 from arra.generators.attention import attention
 from arra.generators.base import Batch
@@ -40,6 +41,8 @@ class RasterVectorCache:
     """(R, D) of the last position of each row."""
     latents: list[Tensor]
     """(B, C) each, those that are drawn."""
+    read: Tensor
+    """(R,) int64: how many vectors each row has read, where paths are drawn."""
 
 
 @generators.register("raster-vectors")
@@ -109,7 +112,8 @@ class RasterVectorGenerator(LanguageVectorGenerator):
         return self.config.cells
 
     def begin(self, prompts: Sequence[Sequence[int]], noise: Noise) -> RasterVectorCache:
-        return RasterVectorCache(*self.prefill([Mixed(list(ids)) for ids in prompts]), [])
+        reading, state = self.prefill([Mixed(list(ids)) for ids in prompts])
+        return RasterVectorCache(reading, state, [], torch.zeros_like(reading.next))
 
     def unit(
         self, cache: RasterVectorCache, noise: Noise, scale: float, temperature: float
@@ -128,6 +132,71 @@ class RasterVectorGenerator(LanguageVectorGenerator):
 
     def drawn(self, cache: RasterVectorCache) -> Tensor:
         return torch.stack(cache.latents, dim=1)
+
+    # ---- drafting and judging ------------------------------------------------------------------
+
+    def undraftable(self, longest: int) -> str:
+        return self.head.pathless
+
+    @property
+    def unit_sizes(self) -> list[int]:
+        return [1] * self.units
+
+    @property
+    def path_draws(self) -> tuple[int, int, int]:
+        return self.head.draws, self.head.last_draws, self.dimensions
+
+    def paths(
+        self,
+        cache: RasterVectorCache,
+        vectors: Tensor,
+        spans: Spans,
+        noise: Tensor,
+        scale: Tensor,
+        temperature: float,
+        last: float | None,
+    ) -> DenoisingPath:
+        """What is new of each picture is read as one chain; every state in it is that of a span."""
+        spans, vectors = spans.to(self.device), vectors.to(self.device)
+        pictures, rows = len(vectors), len(cache.state)
+        wanted = torch.zeros(pictures, dtype=torch.int64, device=self.device)
+        wanted = wanted.scatter_reduce(0, spans.pictures, spans.first, "amax")
+        before = cache.read
+        states = self._chain(cache, vectors, wanted.repeat(rows // pictures))
+        chosen = torch.cat([spans.pictures + start for start in range(0, rows, pictures)])
+        at = spans.first.repeat(rows // pictures) - before[chosen]
+        fresh, scale = noise.to(self.device), scale.to(self.device)
+        path = self.head.path(states[chosen, at], fresh, scale, temperature, last)
+        tokens, mean, deviation = (
+            x / self.config.scale for x in (path.tokens, path.mean, path.deviation)
+        )
+        return replace(path, tokens=tokens, mean=mean, deviation=deviation)
+
+    def _chain(self, cache: RasterVectorCache, vectors: Tensor, wanted: Tensor) -> Tensor:
+        """(R, 1 + t, D) the state where each row stands, and those after it has read on until it
+        knows `wanted` (R,) of the vectors (B, n, C)."""
+        states, new = cache.state[:, None], (wanted - cache.read).clamp(min=0)
+        if not bool(new.any()):
+            return states
+        step = torch.arange(int(new.max()), device=self.device)
+        place = (cache.read[:, None] + step).clamp(max=vectors.shape[1] - 1)
+        given = vectors.repeat(len(new) // len(vectors), 1, 1)
+        given = given.gather(1, place[..., None].expand(-1, -1, vectors.shape[2]))
+        x = self.read(given.flatten(0, 1), place.flatten()).unflatten(0, place.shape)
+        real = step < new[:, None]
+        final = self.advance(x, real, step.expand_as(real), cache.reading)
+        states = torch.cat((states, final), dim=1)
+        cache.state = states[torch.arange(len(new), device=self.device), new]
+        cache.read = cache.read + new
+        return states
+
+    def keep(self, cache: RasterVectorCache, vectors: Tensor, counts: Tensor) -> None:
+        known = counts.to(self.device).repeat(len(cache.read) // len(counts))
+        back = (cache.read - known).clamp(min=0)
+        if bool(back.any()):
+            cache.reading.take_back(back)
+        cache.read = cache.read - back
+        cache.latents = list(vectors.to(self.device).unbind(1))
 
     def interleave(
         self,

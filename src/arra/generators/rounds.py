@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -62,6 +63,14 @@ class Rounds:
         where = self.order[:, self.done : self.done + count, None].expand(-1, -1, found.shape[-1])
         self.latents = self.latents.scatter(1, where, found.view_as(where))
         self.done, self.round = self.done + count, self.round + 1
+
+
+def round_sizes(rounds: int, cells: int) -> list[int]:
+    """How many cells each of so many rounds draws."""
+    done = [0]
+    for number in range(1, rounds + 1):
+        done.append(drawn_after(number, rounds, cells, done[-1]))
+    return [after - before for before, after in pairwise(done)]
 
 
 def drawn_after(round: int, rounds: int, cells: int, before: int) -> int:

@@ -145,12 +145,16 @@ class Prompts:
             real[row, first:] = True
         return cls(ids.to(device), real.to(device))
 
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self, rows: slice | Tensor) -> Self:
         return type(self)(self.ids[rows], self.real[rows])
 
 
 class VectorGenerator(Generator):
-    """A generator whose codes are vectors. Subclasses give `forward` and the steps of drawing."""
+    """A generator whose codes are vectors. Subclasses give `forward` and the steps of drawing.
+
+    Those that also have `unit_sizes`, `path_draws`, `paths` and `keep` can be drafted, see
+    `samplers.speculative.vectors.PathStepper`, and say so by `undraftable`.
+    """
 
     Config = VectorConfig
     config: VectorConfig

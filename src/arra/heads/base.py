@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from arra.denoising import DenoisingPath
+from arra.errors import InputError
+
 
 class Head(nn.Module, ABC):
     """p(x | hidden) of tokens x of C numbers, given states of width D. M rows, of any origin."""
@@ -16,6 +19,8 @@ class Head(nn.Module, ABC):
     """C."""
     draws: int
     """Normal numbers that one sample takes, in units of C."""
+    last_draws: int = 0
+    """Those that a path takes beyond them, for its last step."""
 
     @abstractmethod
     def losses(
@@ -50,18 +55,53 @@ class Head(nn.Module, ABC):
         sample begins with.
         """
 
+    @property
+    def pathless(self) -> str:
+        """Why samples have no path of Gaussian steps; empty where `path` says it."""
+        return "its head does not draw in Gaussian steps"
+
+    def path(
+        self,
+        hidden: Tensor,
+        noise: Tensor,
+        scale: float | Tensor = 1.0,
+        temperature: float = 1.0,
+        last: float | None = None,
+    ) -> DenoisingPath:
+        """Tokens drawn with noise (draws + last_draws, M, C), and how: as `sample` draws them, but
+        that the last step, too, adds noise, of deviation `last` (None: what the head has for it).
+
+        `scale` may be (M, 1), one for each token, where hidden are pairs. `InputError` where there
+        is no path, or noise of temperature 0.
+        """
+        if self.pathless:
+            raise InputError(f"path: {self.pathless}")
+        if temperature <= 0.0:
+            raise InputError(f"path: temperature {temperature}, expected more than 0")
+        return self._path(hidden, noise, scale, temperature, last)
+
+    def _path(
+        self,
+        hidden: Tensor,
+        noise: Tensor,
+        scale: float | Tensor,
+        temperature: float,
+        last: float | None,
+    ) -> DenoisingPath:
+        raise NotImplementedError
+
 
 def guided(
     predict: Callable[[Tensor, Tensor, Tensor], Tensor],
     hidden: Tensor,
     rows: int,
-    scale: float,
+    scale: float | Tensor,
     channels: int,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """What a network predict(x, time, hidden) says of `rows` rows x, by states (rows, ...) or those
     of pairs (2 rows, ...): u + scale (c - u) of the first `channels` numbers; the rest, a learned
-    variance, is the conditional one's."""
-    if len(hidden) == rows or scale == 1.0:
+    variance, is the conditional one's. `scale` may be (rows, 1)."""
+    if len(hidden) == rows or (not isinstance(scale, Tensor) and scale == 1.0):
         return lambda x, time: predict(x, time, hidden[:rows])
     return steered(predict, hidden, (scale,), channels)
 
@@ -69,7 +109,7 @@ def guided(
 def steered(
     predict: Callable[[Tensor, Tensor, Tensor], Tensor],
     hidden: Tensor,
-    scales: Sequence[float],
+    scales: Sequence[float | Tensor],
     channels: int,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Guidance by several conditions, each of which knows less than the one before: of states

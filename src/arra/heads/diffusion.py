@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from arra.denoising import DenoisingPath
 from arra.errors import InputError
 from arra.heads.base import Head, guided, steered
 from arra.heads.processes import Process, normal
@@ -18,6 +19,8 @@ class DiffusionHead(Head):
 
     The loss flows into the state. It is that of `process`: diffusion or flow.
     """
+
+    last_draws = 1
 
     def __init__(
         self,
@@ -55,6 +58,21 @@ class DiffusionHead(Head):
         is the conditional one's."""
         predict = guided(self.network, hidden, noise.shape[1], scale, self.channels)
         return self.process.sample(predict, noise, temperature)
+
+    @property
+    def pathless(self) -> str:
+        return self.process.pathless
+
+    def _path(
+        self,
+        hidden: Tensor,
+        noise: Tensor,
+        scale: float | Tensor,
+        temperature: float,
+        last: float | None,
+    ) -> DenoisingPath:
+        predict = guided(self.network, hidden, noise.shape[1], scale, self.channels)
+        return self.process.path(predict, noise, temperature, last)
 
     def steered_sample(
         self, hidden: Tensor, noise: Tensor, scales: Sequence[float], temperature: float = 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from arra.denoising import DenoisingPath
 from arra.guidance import guide_pairs
 from arra.heads.base import Head
 
@@ -35,7 +36,27 @@ class GaussianHead(Head):
     def sample(
         self, hidden: Tensor, noise: Tensor, scale: float = 1.0, temperature: float = 1.0
     ) -> Tensor:
-        mean = self.mean(hidden).float()
-        if len(mean) > noise.shape[1]:
-            mean = guide_pairs(mean, scale)
+        mean = self._mean(hidden, noise.shape[1], scale)
         return mean + temperature * self.variance.sqrt() * noise[0]
+
+    @property
+    def pathless(self) -> str:
+        return ""
+
+    def _path(
+        self,
+        hidden: Tensor,
+        noise: Tensor,
+        scale: float | Tensor,
+        temperature: float,
+        last: float | None,
+    ) -> DenoisingPath:
+        """One step, whose deviation is the head's own, whatever `last` says."""
+        mean = self._mean(hidden, noise.shape[1], scale)
+        deviation = (temperature * self.variance.sqrt()).expand_as(mean)
+        none = torch.zeros(len(mean), dtype=torch.float64, device=mean.device)
+        return DenoisingPath(mean + deviation * noise[0], mean, deviation, none)
+
+    def _mean(self, hidden: Tensor, rows: int, scale: float | Tensor) -> Tensor:
+        mean = self.mean(hidden).float()
+        return guide_pairs(mean, scale) if len(mean) > rows else mean

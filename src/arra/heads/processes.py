@@ -16,6 +16,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
+from arra.denoising import DenoisingPath
 from arra.errors import InputError
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -58,6 +59,21 @@ class Process(nn.Module, ABC):
     @abstractmethod
     def sample(self, predict: Predict, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """Data (M, C) from noise (draws, M, C)."""
+
+    @property
+    def pathless(self) -> str:
+        """Why a sample has no path of Gaussian steps; empty where `path` says it."""
+        return (
+            "the steps of its head add no noise of a known deviation; draw by ancestral diffusion "
+            "(--vectors.objective v --vectors.stochastic)"
+        )
+
+    def path(
+        self, predict: Predict, noise: Tensor, temperature: float = 1.0, last: float | None = None
+    ) -> DenoisingPath:
+        """Data (M, C) from noise (draws + 1, M, C), every step of which is a Gaussian, the last
+        one of deviation `last`; and what these were."""
+        raise InputError(f"path: {self.pathless}")
 
 
 class Diffusion(Process):
@@ -155,21 +171,56 @@ class Diffusion(Process):
         start."""
         x = noise[0] if self.ancestral else temperature * noise[0]
         for number in reversed(range(self.steps)):
-            time = torch.full((len(x),), float(self._taken[number]), device=x.device)
-            said, spread = self._said(predict(x, time))
-            step = self.sampling_steps.at(torch.tensor([number]), x.device)
-            origin, direction = self._origin(x, said, step.signal)
+            step, origin, direction, variance = self._seen(predict, x, number)
             if not self.ancestral:
                 kept, lost = step.before.sqrt(), (1.0 - step.before).sqrt()
                 x = (kept * origin + lost * direction).float()
                 continue
             mean = step.mean(origin, x)
             if number:
-                variance = step.least if spread is None else step.between(spread)
                 fresh = noise[self.steps - number]
                 mean = mean + temperature * torch.exp(0.5 * variance) * fresh
             x = mean.float()
         return x
+
+    @property
+    def pathless(self) -> str:
+        return "" if self.ancestral else super().pathless
+
+    def path(
+        self, predict: Predict, noise: Tensor, temperature: float = 1.0, last: float | None = None
+    ) -> DenoisingPath:
+        """What `sample` draws with the first of this noise (steps + 1, M, C), plus the noise of the
+        last step, which samplers of diffusion leave out: without it the law of a token given its
+        path is a point, and no two models agree on one.
+
+        Its deviation is `last` times the temperature. None: that of the logarithm that stands for
+        the first step's in `Steps` (with a learned variance, what the network chose), 0.006 for the
+        cosine schedule.
+        """
+        x, spent = noise[0], torch.zeros(noise.shape[1], dtype=torch.float64, device=noise.device)
+        for number in reversed(range(self.steps)):
+            step, origin, _, variance = self._seen(predict, x, number)
+            mean = step.mean(origin, x)
+            deviation = torch.exp(0.5 * variance).expand_as(mean)
+            if last is not None and number == 0:
+                deviation = torch.full_like(mean, last)
+            deviation = temperature * deviation
+            x = (mean + deviation * noise[self.steps - number]).float()
+            if number:
+                spent = spent + deviation.log().sum(dim=1)
+        return DenoisingPath(x, mean.float(), deviation.float(), spent)
+
+    def _seen(
+        self, predict: Predict, x: Tensor, number: int
+    ) -> tuple[Steps, Tensor, Tensor, Tensor]:
+        """Of sampling step `number`, from x: its numbers, x_0 and noise as the network has them,
+        and the logarithm of its variance."""
+        time = torch.full((len(x),), float(self._taken[number]), device=x.device)
+        said, spread = self._said(predict(x, time))
+        step = self.sampling_steps.at(torch.tensor([number]), x.device)
+        variance = step.least if spread is None else step.between(spread)
+        return step, *self._origin(x, said, step.signal), variance
 
 
 class Flow(Process):

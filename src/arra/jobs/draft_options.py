@@ -20,7 +20,15 @@ class DraftOptions:
     """Of ngram a prepared store, whose tri-grams are then kept beside the checkpoint; of model the
     smaller checkpoint."""
     draft_nodes: int = 16
-    """Guesses that a pass judges at most."""
+    """Guesses that a pass judges at most; of vectors so many units."""
+    draft_last: float = 0.05
+    """Of vectors: deviation of the noise that the last step of every vector adds, in the numbers
+    of the head. The wider, the more guesses stay."""
+    draft_prefill: float = 0.05
+    """Of vectors: share of the units that the model draws first, alone."""
+    draft_temperature: float = 1.0
+    """Of vectors: the inner temperature of the test. Only 1 keeps the model's law; the paper's code
+    has 42."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.draft_nodes <= 1024:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from arra.data.store import PreparedStore
 from arra.errors import InputError, ProvenanceError
-from arra.files import sha256_of_json
+from arra.files import sha256_of_json, to_plain
 from arra.generators.base import Generator
 from arra.generators.fast import decoding
 from arra.jobs.draft_options import DraftOptions
 from arra.progress import track
+from arra.samplers.speculative import Speculation
 from arra.samplers.speculative.drafts import Budget
 from arra.samplers.speculative.models import ModelDrafter
 from arra.samplers.speculative.ngrams import NgramDrafter
+from arra.samplers.speculative.paths import PathRule
 from arra.samplers.speculative.sampler import SpeculativeSampler
 from arra.samplers.speculative.trigrams import FILE, Trigrams
+from arra.samplers.speculative.vectors import PathConfig, SpeculativeVectorSampler
 from arra.settings import Decoder, SamplingConfig
 from arra.text_to_image import TextToImage, checkpoint_folder
 
@@ -31,7 +35,7 @@ def speculative_sampler(
     options: DraftOptions,
     sampling: SamplingConfig,
     decoder: Decoder = "auto",
-) -> SpeculativeSampler:
+) -> Speculation:
     """The sampler that these options ask for.
 
     Raises `InputError` where the model's codes cannot be drafted, `ProvenanceError` where store or
@@ -49,6 +53,8 @@ def speculative_sampler(
                 f"{options.draft_from}: its codes are of another codec than the model's, so that "
                 "its guesses mean nothing; train both on one store"
             )
+        if model.generator.dimensions:
+            return _of_vectors(model.generator, small.generator, options, sampling)
         if small.generator.units != model.generator.units:
             raise InputError(
                 f"{options.draft_from}: draws {small.generator.units} codes, the model "
@@ -57,9 +63,38 @@ def speculative_sampler(
         units = small.generator.units
         fast = decoding(small.generator, units, decoder=decoder, trees=True).stepper
         return SpeculativeSampler(sampling, ModelDrafter(fast), budget=budget)
+    if model.generator.dimensions:
+        raise InputError(
+            "--drafter ngram: guesses codes, and this model draws vectors; name a smaller one with "
+            "--drafter model --draft-from"
+        )
     return SpeculativeSampler(
         sampling, NgramDrafter(_trigrams(model, checkpoint, options.draft_from)), budget=budget
     )
+
+
+def _of_vectors(
+    model: Generator, small: Generator, options: DraftOptions, sampling: SamplingConfig
+) -> SpeculativeVectorSampler:
+    """The small model draws in the steps and rounds of the large one: so cells have one order, and
+    denoising paths as many steps."""
+    here, there = (
+        f"a {one.registered_name} generator of {one.codes_shape} numbers" for one in (model, small)
+    )
+    if here != there:
+        raise InputError(
+            f"{options.draft_from}: {there}, the model is {here}; expected two of one kind, which "
+            "draw the cells of a picture in the same order"
+        )
+    chosen = model.config.options
+    paced: Any = small.paced(steps=chosen.steps, rounds=chosen.rounds)
+    how = PathConfig(
+        Budget(options.draft_nodes, options.draft_nodes),
+        options.draft_prefill,
+        options.draft_last,
+        PathRule(options.draft_temperature),
+    )
+    return SpeculativeVectorSampler(sampling, paced, how)
 
 
 def check_drafted(model: TextToImage, nodes: int) -> None:
@@ -71,8 +106,12 @@ def check_drafted(model: TextToImage, nodes: int) -> None:
         )
 
 
-def small_model(sampler: SpeculativeSampler) -> str:
-    """A digest of the weights that have a say in the pictures; empty where none has."""
+def small_model(sampler: Speculation) -> str:
+    """A digest of the weights that have a say in the pictures, and of what else changes these;
+    empty where none has."""
+    if isinstance(sampler, SpeculativeVectorSampler):
+        drafter: Any = sampler.drafter
+        return sha256_of_json({"generator": drafter.fingerprint(), "how": to_plain(sampler.how)})
     if not isinstance(sampler.drafter, ModelDrafter):
         return ""
     stepper = sampler.drafter.stepper

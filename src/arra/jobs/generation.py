@@ -29,7 +29,7 @@ from arra.jobs.validation import write_grid
 from arra.labels import label_of, read_png, write_png
 from arra.progress import Task, track
 from arra.samplers.noise import NOISE
-from arra.samplers.speculative.sampler import SpeculativeSampler
+from arra.samplers.speculative import Speculation
 from arra.settings import Decoder, Precision, Sampler, SamplingConfig
 from arra.text_to_image import TextToImage
 
@@ -71,7 +71,7 @@ class Generation:
     decoder: Decoder = "auto"
     precision: Precision = "fp32"
     sampler: Sampler = "auto"
-    speculation: SpeculativeSampler | None = None
+    speculation: Speculation | None = None
     """Draws where `sampler` is speculative; made with `sampling`."""
 
 

@@ -39,18 +39,23 @@ class VectorStepper(Protocol):
         """(B, n, C) the vectors of B whole pictures, in the order of the codec."""
 
 
+def for_vectors(config: SamplingConfig) -> SamplingConfig:
+    """The same; `InputError` where it filters units."""
+    for name, off in (("top_k", 0), ("top_p", 1.0)):
+        if (value := getattr(config, name)) != off:
+            raise InputError(
+                f"SamplingConfig.{name}: {value}, but this generator draws vectors, whose law "
+                "has no list of units; use temperature"
+            )
+    return config
+
+
 @samplers.register("vectors")
 class VectorSampler:
     """Draws pictures unit by unit; both rows of a guided pair see the same noise."""
 
     def __init__(self, config: SamplingConfig | None = None):
-        self.config = config or SamplingConfig()
-        for name, off in (("top_k", 0), ("top_p", 1.0)):
-            if (value := getattr(self.config, name)) != off:
-                raise InputError(
-                    f"SamplingConfig.{name}: {value}, but this generator draws vectors, whose law "
-                    "has no list of units; use temperature"
-                )
+        self.config = for_vectors(config or SamplingConfig())
 
     @torch.inference_mode()
     def __call__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -63,6 +63,9 @@ TapeMaker = Callable[[int, int, int, torch.device], Tape]
 @samplers.register("speculative")
 class SpeculativeSampler:
     """Draws several units a pass where a cheap drafter guesses them."""
+
+    drawn: ClassVar[str] = "codes"
+    """What a pass gives several of."""
 
     def __init__(
         self,

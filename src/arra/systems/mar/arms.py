@@ -8,50 +8,24 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from arra.experiments.once import once
+from arra.experiments.rings import Sequences, judged, learn, sequences, sliced_distance
 from arra.heads.base import Head
 from arra.heads.codes import CodeHead
 from arra.heads.diffusion import DiffusionHead
 from arra.heads.gaussian import GaussianHead
 from arra.heads.processes import Diffusion
-from arra.networks.grid_llama import Block, Norm
-from arra.networks.rotary import rotary_table
-from arra.progress import track
 from arra.randomness import seeded
 from arra.systems.mar.recipe import CODES, DIFFUSION, Arm, Recipe
-from arra.systems.mar.rings import judged, sequences, sliced_distance
 
 DRAWN = "drawn.safetensors"
 
 
-class Sequences(nn.Module):
-    """A causal transformer over tokens of C numbers; the state at a position is about the next."""
-
-    rotary: Tensor
-
-    def __init__(self, recipe: Recipe, channels: int):
-        super().__init__()
-        self.first = nn.Parameter(torch.zeros(recipe.width))
-        self.inputs = nn.Linear(channels, recipe.width)
-        self.place = nn.Parameter(0.02 * torch.randn(recipe.length, recipe.width))
-        self.blocks = nn.ModuleList(
-            Block(recipe.width, recipe.heads, 4 * recipe.width) for _ in range(recipe.depth)
-        )
-        self.norm = Norm(recipe.width)
-        table = rotary_table((1, recipe.length), recipe.width // recipe.heads, 100.0)
-        self.register_buffer("rotary", table[1:], persistent=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L, D) states, that at position i of the tokens (N, L, C) before i; the last token is
-        not read."""
-        before = self.inputs(tokens[:, :-1])
-        x = torch.cat((self.first.expand(len(tokens), 1, -1), before), dim=1)
-        x = x + self.place[: x.shape[1]]
-        for block in self.blocks:
-            x = block(x, self.rotary[None, : x.shape[1]], None)
-        return self.norm(x)
+def make_model(recipe: Recipe, channels: int) -> Sequences:
+    """The untrained transformer."""
+    return Sequences(recipe.length, channels, recipe.width, recipe.depth, recipe.heads)
 
 
 def make_head(arm: Arm, recipe: Recipe, random: torch.Generator) -> Head:
@@ -92,10 +66,10 @@ def train_arm(arm: Arm, recipe: Recipe, seed: int, folder: Path, quiet: bool) ->
     def make(target: Path) -> dict[str, Any]:
         random = torch.Generator().manual_seed(seed)
         with seeded(seed):
-            model = Sequences(recipe, 2 * arm.rings)
+            model = make_model(recipe, 2 * arm.rings)
             head = make_head(arm, recipe, random)
         began = time.perf_counter()
-        train(model, head, arm, recipe, random, quiet)
+        learn(model, head, recipe, recipe.learning, random, arm.name, quiet)
         seconds = time.perf_counter() - began
         drawn = draw(model.eval(), head.eval(), recipe, recipe.judged, random)
         save_file({"drawn": drawn.contiguous()}, target / DRAWN)
@@ -111,22 +85,3 @@ def train_arm(arm: Arm, recipe: Recipe, seed: int, folder: Path, quiet: bool) ->
 
     place = folder / f"{arm.name.replace(', ', '-').replace(' ', '-')}-{seed}"
     return once(place, [recipe, arm, seed], make)
-
-
-def train(
-    model: Sequences, head: Head, arm: Arm, recipe: Recipe, random: torch.Generator, quiet: bool
-) -> None:
-    """Adam with a learning rate that falls linearly to 0, on new sequences in every step."""
-    parameters = [*model.parameters(), *head.parameters()]
-    optimiser = torch.optim.Adam(parameters, recipe.learning_rate, fused=True)
-    falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, recipe.steps)
-    with track(arm.name, recipe.steps, quiet=quiet) as task:
-        for _ in range(recipe.steps):
-            tokens = sequences(recipe, arm.rings, recipe.batch, random)
-            loss = head.loss(tokens.flatten(0, 1), model(tokens).flatten(0, 1), random=random)
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
-            falling.step()
-            task.advance()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from arra.experiments.rings import Learning, RingLaw
+
 REGRESSION, DIFFUSION = "regression", "diffusion"
 CODES = "codes"
 
@@ -42,17 +44,9 @@ ARMS = (*DECIDING, *BESIDE)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(RingLaw):
     """Sequences of tokens whose true law is known, and a small causal transformer."""
 
-    length: int = 4
-    """Tokens of a sequence."""
-    modes: int = 8
-    """Points on a ring; the next token's is a neighbour of this one's."""
-    deviation: float = 0.08
-    """Of the noise around a point; the ring has radius 1."""
-    near: float = 0.3
-    """Distance within which a token counts as at a point."""
     width: int = 64
     depth: int = 2
     heads: int = 4
@@ -71,6 +65,11 @@ class Recipe:
     """Sequences that are drawn."""
     projections: int = 200
     """Of the sliced Wasserstein distance."""
+
+    @property
+    def learning(self) -> Learning:
+        """How all arms are trained."""
+        return Learning(self.steps, self.batch, self.learning_rate)
 
 
 def tiny() -> Recipe:
