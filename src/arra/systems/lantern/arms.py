@@ -71,11 +71,16 @@ def compare(recipe: Recipe, arm: str, seed: int, folder: Path, quiet: bool) -> d
         }
         for name, drawn in way.all().items():
             pictures = drawn.pop("pictures")
-            np.save(target / f"{name}.npy".replace(", ", "-").replace(" ", "-"), pictures)
+            np.save(target / file_of(name), pictures)
             found[name] = {**drawn, **judged(judge, pictures)}
         return found
 
     return once(folder / f"{arm}-{seed}", [recipe, arm, seed], make)
+
+
+def file_of(arm: str) -> str:
+    """In a seed's folder, that of the pictures of an arm."""
+    return arm.replace(", ", "-").replace(" ", "-") + ".npy"
 
 
 def make_generator(recipe: Recipe, codec: PatchCodec, seed: int) -> RasterGenerator:
