@@ -515,6 +515,12 @@ def test_a_folder_takes_more_pictures_but_no_other_settings(work, tmp_path, caps
         (("a", "--seed", "-1"), "expected 0 or more"),
         (("a", "--drafter", "model"), "only with --sampler speculative"),
         (("a", "--sampler", "speculative", "--drafter", "model"), "with --draft-from"),
+        (("a", "--relax-delta", "0.1"), "only with --sampler speculative"),
+        (("a", "--sampler", "speculative", "--relax-delta", "2"), "relax_delta: 2.0"),
+        (("a", "--sampler", "speculative", "--relax-ratio", "0.5"), "relax_ratio: 0.5"),
+        (("a", "--sampler", "speculative", "--relax-neighbours", "5"), "only with --relax-delta"),
+        (("a", "--sampler", "speculative", "--tree", "static"), "only with --drafter eagle"),
+        (("a", "--sampler", "speculative", "--drafter", "eagle"), "train one with `arra draft"),
     ],
 )
 def test_wrong_generations_are_explained(work, tmp_path, capsys, arguments, message):
@@ -543,6 +549,75 @@ def test_drafts_draw_the_same_pictures(work, tmp_path, capsys):
     assert " 1.00 codes" not in capsys.readouterr().out
     assert run("generate", model, *wanted, tmp_path / "plain", *draft, *small) == 3
     assert "drawn otherwise" in capsys.readouterr().err
+
+
+DRAFT = ("--steps", 8, "--batch.size", 6, "--heads", 2, "--precision", "fp32", "--device", "cpu")
+
+
+def test_a_drafter_is_trained_and_draws(work, tmp_path, run_json, capsys):
+    """Beside the checkpoint: a dynamic tree draws the same pictures, a static one others, relaxed
+    guesses yet others, of which the folder knows. Another checkpoint refuses the drafter."""
+    model = shutil.copytree(work.run / "model", tmp_path / "model")
+    told = run_json("draft", model, "--store", work.store, "--out", tmp_path / "run", *DRAFT)
+    assert 0.0 <= told["validation"]["accepted"] <= 1.0
+    assert {path.name for path in (model / "drafter").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+    }
+    wanted = ("a red square", "--count", 2, "--out")
+    draft = ("--sampler", "speculative", "--drafter", "eagle", "--draft-nodes", 6)
+
+    def drawn(folder, *more):
+        assert run("generate", model, *wanted, tmp_path / folder, *more) == 0
+        record = read_json(tmp_path / folder / "generation.json")
+        pictures = {p.name: p.read_bytes() for p in (tmp_path / folder).glob("*.png")}
+        return pictures, record
+
+    plain, record = drawn("plain")
+    assert drawn("dynamic", *draft, "--draft-depth", 3) == (plain, record)
+    _, static = drawn("static", *draft, "--tree", "static", "--draft-from", tmp_path / "run")
+    assert static["drafter"]
+    assert "rule" not in static
+    relaxed = (*draft, "--relax-delta", 0.3, "--relax-neighbours", 4)
+    _, lossy = drawn("relaxed", *relaxed)
+    assert lossy["rule"]["relaxed"] == {"delta": 0.3}
+    _, ratio = drawn("ratio", *draft, "--relax-ratio", 1.5, "--temperature", 0)
+    assert ratio["rule"]["relaxed"] == {"ratio": 1.5}
+    drawn("ngrams", "--sampler", "speculative", "--relax-delta", 0.3)
+    assert run("generate", model, *wanted, tmp_path / "plain", *relaxed) == 3
+    assert "drawn otherwise" in capsys.readouterr().err
+    for more in (("--tree", "static"), ("--relax-delta", 0.2), ("--relax-neighbours", 5)):
+        assert run("generate", model, *wanted, tmp_path / "relaxed", *relaxed, *more) == 3
+
+    capsys.readouterr()
+    there = ("--draft-from", model / "drafter")
+    other = ("train", "--store", work.store, "--out", tmp_path / "other", *TRAIN, "--steps", 1)
+    assert run(*other) == 0
+    assert run("generate", tmp_path / "other", *wanted, tmp_path / "no", *draft, *there) == 3
+    assert "features of another checkpoint" in capsys.readouterr().err
+    assert run("generate", tmp_path / "other", *wanted, tmp_path / "no", *draft) == 2
+    assert "train one with `arra draft" in capsys.readouterr().err
+
+
+def test_a_drafter_learns_what_the_checkpoint_draws(work, tmp_path, run_json):
+    """In two parts as in one, and with the pictures drawn once."""
+    model = shutil.copytree(work.run / "model", tmp_path / "model")
+
+    def learnt(folder, steps):
+        run_json(
+            *("draft", model, "--store", work.store, "--out", tmp_path / folder, *DRAFT),
+            *("--drawn", 20, "--schedule", "constant", "--warmup", 0, "--steps", steps),
+        )
+        return load_file(tmp_path / folder / "model" / "model.safetensors")
+
+    one = learnt("whole", 6)
+    learnt("parts", 3)
+    drawn = tmp_path / "parts" / "drawn.safetensors"
+    before = drawn.stat().st_mtime_ns
+    other = learnt("parts", 6)
+    assert drawn.stat().st_mtime_ns == before
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(work, tmp_path, capsys):

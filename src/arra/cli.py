@@ -23,7 +23,7 @@ from arra.errors import ArraError, InputError
 
 # The order in which help lists commands: as one works with them. A name needs no place here.
 _ORDER = (
-    *("demo", "prepare", "tune", "train", "distill", "generate", "describe", "serve"),
+    *("demo", "prepare", "tune", "train", "distill", "draft", "generate", "describe", "serve"),
     *("evaluate", "export"),
     *("info", "systems", "reproduce", "ablate", "corpus", "bench"),
 )

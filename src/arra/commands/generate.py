@@ -65,7 +65,8 @@ def command(
         precision: Of the decoder's weights. bf16 and int8 are faster for large models (100 M
             parameters and more), and draw other, slightly worse pictures.
         sampler: Auto draws as the generator does; speculative draws several codes a pass, where
-            a cheap drafter guesses them, and nothing is worse for it (docs/speculative.md);
+            a cheap drafter guesses them, and, unless guesses are relaxed, nothing is worse for it
+            (docs/speculative.md);
             backtracking may take codes back meanwhile, for checkpoints that have learnt a
             backspace.
         schedule: Growing sides of the scales that are drawn, such as 1 2 4 8; the last is the whole
@@ -78,7 +79,7 @@ def command(
         overwrite: Replace pictures in DIR that were drawn with other settings.
         json: Print a JSON list of the pictures for programs.
         sampling: How pictures are drawn.
-        drafts: With --sampler speculative: who guesses.
+        drafts: With --sampler speculative: who guesses, and which guesses stay.
     """
     from arra.errors import InputError
     from arra.jobs.console import choose_device, print_json
@@ -120,7 +121,10 @@ def command(
 
         speculation = speculative_sampler(model, checkpoint, drafts, sampling, decoder)
     elif drafts != DraftOptions():
-        raise InputError("drafter and draft_...: only with --sampler speculative")
+        raise InputError(
+            "drafter, draft_from, draft_nodes, tree, relax_delta and the like: only with --sampler "
+            "speculative"
+        )
     how = (decoder, precision, sampler, speculation)
     job = Generation(wanted, out, count, seed, sampling, batch, overwrite, *how)
     made = generate(model, job)

@@ -35,7 +35,8 @@ class CodeTables:
 
     def logits(self, features: Tensor) -> Tensor:
         """(..., codes) of what the head reads, (..., D)."""
-        found = self.generator.code_logits(features.flatten(0, -2))
+        flat = features.flatten(0, -2).to(self.generator.lm.dtype)
+        found = self.generator.code_logits(flat)
         return found.unflatten(0, tuple(features.shape[:-1]))
 
 

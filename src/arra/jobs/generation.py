@@ -24,7 +24,7 @@ from arra.data.captions import clean_caption
 from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_file, read_json, sha256_of_file, sha256_of_json, to_plain, write_json
 from arra.jobs.console import resumable
-from arra.jobs.drafting import small_model
+from arra.jobs.drafting import decisive
 from arra.jobs.validation import write_grid
 from arra.labels import label_of, read_png, write_png
 from arra.progress import Task, track
@@ -131,8 +131,8 @@ def generate(model: TextToImage, job: Generation) -> Generated:
         settings["precision"] = job.precision
     if job.sampler == "backtracking":
         settings["sampler"] = job.sampler
-    if job.speculation is not None and (small := small_model(job.speculation)):
-        settings["drafter"] = small  # the others leave the pictures as they are
+    if job.speculation is not None:
+        settings |= decisive(job.speculation)
     settings |= model.chosen
     job.out.mkdir(parents=True, exist_ok=True)
     _claim(job, settings)

@@ -19,7 +19,7 @@ from torch import Tensor
 from arra.errors import InputError
 from arra.samplers.logits import SamplingConfig, untempered
 from arra.samplers.speculative.drafts import Drafter
-from arra.samplers.speculative.tapes import Tape, enumerated
+from arra.samplers.speculative.tapes import ScriptedTape, Tape, enumerated
 
 Residual = Literal["paper", "static", "dynamic"]
 
@@ -188,14 +188,31 @@ def nearest(codebook: Tensor, count: int) -> Tensor:
 def output_law(rule: Rule, p: Tensor, q: Tensor, guesses: int = 1) -> Tensor:
     """(V,) the law of the unit that the rule decides, exactly, where so many guesses are drawn of
     `q` without replacement: how far from p it is says how far a rule is from lossless."""
-
-    def unit(tape: Tape) -> int:
-        return rule.decide(p, q, without_replacement(q, guesses, tape), tape, 0)[1]
-
     found = torch.zeros_like(p)
-    for code, chance in enumerated(unit).items():
-        found[code] = chance
+
+    def run(tape: ScriptedTape) -> None:
+        whole = _Undrawn(tape)
+        drawn = without_replacement(q, guesses, whole)
+        unit = rule.decide(p, q, drawn, whole, 0)[1]
+        if whole.law is None:
+            found[unit] += tape.weight
+        else:
+            found.add_(whole.law, alpha=tape.weight)
+
+    enumerated(run)
     return found
+
+
+class _Undrawn:
+    """A tape of which all is decided but the unit: its law says enough."""
+
+    def __init__(self, tape: ScriptedTape):
+        self.accept, self.guess = tape.accept, tape.guess
+        self.law: Tensor | None = None
+
+    def choose(self, law: Tensor, unit: int) -> int:
+        self.law = law
+        return 0
 
 
 def without_replacement(law: Tensor, count: int, tape: Tape) -> list[int]:

@@ -95,7 +95,7 @@ class ScriptedTape:
         return self._decide(law.tolist())
 
 
-def enumerated(run: Callable[[Tape], T]) -> dict[T, float]:
+def enumerated(run: Callable[[ScriptedTape], T]) -> dict[T, float]:
     """The law of what `run` returns, exactly: it is run once for every sequence of decisions."""
     found: dict[T, float] = {}
     scripts: list[tuple[int, ...]] = [()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,13 @@ class Trigrams:
             return {}
         here = slice(int(self.starts[at]), int(self.starts[at + 1]))
         return dict(zip(self.successors[here].tolist(), self.chances[here].tolist(), strict=True))
+
+    def fingerprint(self) -> str:
+        """Hex digest of all that the table says."""
+        digest = hashlib.sha256(str(self.codes).encode())
+        for array in (self.pairs, self.starts, self.successors, self.chances):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     def save(self, path: Path, notes: Mapping[str, str] | None = None) -> None:
         """Write the table, with `notes` of where it comes from, in one step."""
