@@ -29,7 +29,7 @@ def result() -> DecodingResult:
     worth = Worth(0.5, 0.4, 0.6, 12.0)
     seconds = {"1": 0.04, "32": 0.01}
     plain = Decoded("plain", True, 5 * 10**6, 36.0, 1.0, None, seconds, 30.0, worth)
-    drafted = replace(plain, way="guessed", passes=18.0, units_per_pass=2.0, accepted=0.4,
+    drafted = replace(plain, way="guessed", passes=18.0, codes_per_pass=2.0, accepted=0.4,
                       seconds={"1": 0.02, "32": 0.02})  # fmt: skip
     rows = tuple(
         PassCost(name, "fp32", batch, nodes, 0.01, 0.01 * nodes)
@@ -48,7 +48,7 @@ def test_a_result_is_kept_and_shown(result, tmp_path):
     assert read_decoding(tmp_path / "runs" / FILE) == result
     record(tmp_path / "runs", tmp_path / "page")
     text = block("decoding", tmp_path / "page", "page")
-    assert "| guessed | yes | 5.0 M | 18.0 | 2.00 | 40 | 20.00 (2.00) | 20.00 (0.50) |" in text
+    assert "| guessed | kept | 5.0 M | 18.0 | 2.00 | 40 | 20.00 (2.00) | 20.00 (0.50) |" in text
     assert "800 training steps" in text
     assert "| 5 M | fp32 | 32 | 10.00 | 2.0 |  |" in block("costs", tmp_path / "page", "page")
     for columns, rows in (table(result), cost_table(result)):

@@ -22,7 +22,7 @@ from arra.systems.arra.decoding.running import (
     DecodingResult,
     read_decoding,
 )
-from arra.systems.arra.decoding.ways import PLAIN
+from arra.systems.arra.decoding.ways import PLAIN, VECTORS
 
 PLOT = "decoding.png"
 Table = tuple[list[str], list[list[str]]]
@@ -30,26 +30,36 @@ Table = tuple[list[str], list[list[str]]]
 
 def table(result: DecodingResult) -> Table:
     """A row for each way: what it saves, what it costs, what its pictures are worth."""
-    plain = next(one for one in result.decoded if one.way == PLAIN)
-    batches = list(plain.seconds)
+    batches, plain = list(result.decoded[0].seconds), result.decoded[0]
     times = [f"ms, batch {batch} (times plain)" for batch in batches]
-    columns = ["way", "lossless", "parameters", "passes", "codes a pass", "guesses right (%)"]
+    columns = ["way", "law", "parameters", "passes", "codes a pass", "guesses right (%)"]
     columns += [*times, "MiB", "right (%)", "Fréchet"]
-    return columns, [
-        [
-            one.way,
-            "yes" if one.lossless else "no",
-            f"{one.parameters / 1e6:.1f} M",
-            f"{one.passes:.1f}",
-            f"{one.units_per_pass:.2f}",
-            "" if one.accepted is None else f"{100 * one.accepted:.0f}",
-            *(_time(one, plain, batch) for batch in batches),
-            f"{one.memory:.0f}",
-            _right(one.worth),
-            f"{one.worth.frechet:.2f}",
-        ]
-        for one in result.decoded
-    ]
+    rows = []
+    for one in result.decoded:
+        if one.way in (PLAIN, VECTORS):
+            plain = one
+        rows.append(
+            [
+                one.way,
+                _law(one),
+                f"{one.parameters / 1e6:.1f} M",
+                f"{one.passes:.1f}",
+                f"{one.codes_per_pass:.2f}",
+                "" if one.accepted is None else f"{100 * one.accepted:.0f}",
+                *(_time(one, plain, batch) for batch in batches),
+                f"{one.memory:.0f}",
+                _right(one.worth),
+                f"{one.worth.frechet:.2f}",
+            ]
+        )
+    return columns, rows
+
+
+def _law(one: Decoded) -> str:
+    """What is known of the law of its codes."""
+    if one.lossless:
+        return "kept"
+    return "learnt" if one.variation is None else f"{one.variation:.2f} away"
 
 
 def _right(worth: Worth) -> str:
@@ -108,10 +118,12 @@ def plot(result: DecodingResult, path: Path) -> None:
         right.plot([c.nodes for c in mine], [c.steps for c in mine], "o-" if key[2] == 1 else "s--",
                    ms=3.5, lw=1.2, color=COLOURS[number // 2 % len(COLOURS)],
                    label=f"{key[0]}, batch {key[2]}")  # fmt: skip
-    guessing = [one for one in result.decoded if one.accepted is not None]
+    guessing = [
+        one for one in result.decoded if one.accepted is not None and VECTORS not in one.way
+    ]
     for one in (min(guessing, key=_gain), max(guessing, key=_gain)) if guessing else ():
-        right.axhline(one.units_per_pass, color=GRID, lw=1.2)
-        right.annotate(f"{one.way} gives", (2, one.units_per_pass), fontsize=6.5, va="bottom")
+        right.axhline(one.codes_per_pass, color=GRID, lw=1.2)
+        right.annotate(f"{one.way} gives", (2, one.codes_per_pass), fontsize=6.5, va="bottom")
     right.set_xscale("log", base=2)
     right.set_yscale("log", base=2)
     right.set_xlabel("nodes of a draft", color=INK)
@@ -121,7 +133,7 @@ def plot(result: DecodingResult, path: Path) -> None:
 
 
 def _gain(one: Decoded) -> float:
-    return one.units_per_pass
+    return one.codes_per_pass
 
 
 def block(name: str, results: Path, link: str) -> str | None:

@@ -24,7 +24,7 @@ from arra.experiments.speed.counted import added_memory
 from arra.files import read_json, to_plain, write_json
 from arra.progress import track
 from arra.systems.arra.decoding.costs import PassCost, measured_models, pass_costs
-from arra.systems.arra.decoding.models import Models, build
+from arra.systems.arra.decoding.models import build
 from arra.systems.arra.decoding.ways import Way, ways
 from arra.systems.arra.scenes_config import ScenesConfig
 
@@ -43,7 +43,8 @@ class Decoded:
     """Of all networks that take part."""
     passes: float
     """Of the model for a picture."""
-    units_per_pass: float
+    codes_per_pass: float
+    """Or vectors; those of the grid over passes."""
     accepted: float | None
     """Share of the guesses that stayed; None where nothing is guessed."""
     seconds: dict[str, float]
@@ -51,6 +52,9 @@ class Decoded:
     memory: float
     """MiB that drawing the largest batch adds to a process at most."""
     worth: Worth
+    variation: float | None = None
+    """How far the law of a code is from the target's, in total variation, on average; None where
+    the way keeps it, or where nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,12 @@ def run_decoding(
     decoded, shown = [], {}
     with track("draw", len(chosen), quiet) as task:
         for way in chosen:
-            codes = way.draw(models, captions, seeds, BATCHES[-1])
+            codes = way.draw(captions, seeds, BATCHES[-1])
             pictures = way.model.paint(codes)
             judged = worth(models.bench, pictures, scenes)
-            decoded.append(_measured(models, way, judged, captions, config, folder, budget))
+            decoded.append(_measured(way, judged, captions, config, folder, budget))
             shown[way.name] = pictures[:_SHOWN]
-            task.advance(note=f"{way.name}: {decoded[-1].units_per_pass:.2f} codes a pass")
+            task.advance(note=f"{way.name}: {decoded[-1].codes_per_pass:.2f} codes a pass")
     sheet(list(shown.items()), folder / PICTURES, [fill(text, 18) for text in captions[:_SHOWN]])
     costs: list[PassCost] = []
     with track("passes", len(measured_models(budget)), quiet) as task:
@@ -134,7 +138,6 @@ def run_decoding(
 
 
 def _measured(
-    models: Models,
     way: Way,
     judged: Worth,
     captions: list[str],
@@ -143,18 +146,15 @@ def _measured(
     budget: str,
 ) -> Decoded:
     """What the way costs; statistics are those of the call that was judged."""
-    passes, units = way.passes(), way.units_per_pass()
-    accepted = None
-    if way.speculation is not None:
-        counted = way.speculation.statistics
-        accepted = counted.accepted / max(counted.drafted, 1)
+    passes, codes, accepted = way.passes(), way.codes_per_pass(), way.accepted()
+    variation = None if way.observed is None else way.observed.variation()
     seconds = {}
     for batch in BATCHES if budget == "full" else BATCHES[:2]:
         # several single pictures, so that one with lucky guesses decides nothing
         count = min(max(batch, 8), len(captions))
 
         def draw(batch: int = batch, count: int = count) -> object:
-            return way.draw(models, captions[:count], range(count), batch)
+            return way.draw(captions[:count], range(count), batch)
 
         seconds[str(batch)] = median_seconds(draw) / count
     place = (str(folder.absolute()), budget, "" if config.cells is None else str(config.cells))
@@ -164,11 +164,12 @@ def _measured(
         way.lossless,
         way.parameters,
         passes,
-        units,
+        codes,
         accepted,
         seconds,
         memory if np.isfinite(memory) else 0.0,
         judged,
+        variation,
     )
 
 
@@ -179,5 +180,5 @@ def drawing(folder: str, budget: str, cells: str, steps: str, name: str) -> Any:
     way = next(way for way in ways(models) if way.name == name)
     count = BATCHES[-1] if budget == "full" else 2
     captions = [scene.caption for scene in models.scenes(count)[1]]
-    way.draw(models, captions[:1], [0], 1)  # decoders and tables are there before anything counts
-    return lambda: way.draw(models, captions, list(range(count)), count)
+    way.draw(captions[:1], [0], 1)  # decoders and tables are there before anything counts
+    return lambda: way.draw(captions, list(range(count)), count)

@@ -5,24 +5,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
+from typing import Any
 
 from torch import Tensor
 
 from arra.generators.fast import decoding
 from arra.generators.features import CodeTables
 from arra.generators.raster import RasterGenerator
+from arra.samplers.speculative import Speculation
 from arra.samplers.speculative.drafts import Budget, Drafter
 from arra.samplers.speculative.feature_trees import DynamicFeatureDrafter, StaticFeatureDrafter
 from arra.samplers.speculative.models import ModelDrafter
 from arra.samplers.speculative.ngrams import NgramConfig, NgramDrafter
+from arra.samplers.speculative.observed import Observed
 from arra.samplers.speculative.rules import Relaxed, Rule
-from arra.samplers.speculative.sampler import SpeculativeSampler, Statistics
+from arra.samplers.speculative.sampler import SpeculativeSampler
 from arra.samplers.speculative.trees import TreeShape
+from arra.samplers.speculative.vectors import PathConfig, SpeculativeVectorSampler
+from arra.settings import SamplingConfig
 from arra.systems.arra.decoding.models import Models
 from arra.text_to_image import TextToImage
 
-PLAIN = "plain"
+PLAIN, VECTORS = "plain", "vectors"
+"""Of codes, and of vectors, nothing guessed: what the ways after each are compared with."""
 NODES = 16
 """Guesses that a pass judges at most."""
 CHAIN = 4
@@ -31,6 +36,9 @@ DELTAS, RATIO = (0.05, 0.2), 2.0
 """Of LANTERN's rules."""
 STEPS = (1, 2, 4)
 """Of a student."""
+ROUNDS_AHEAD, LAST = 4, 0.1
+"""Of vectors: rounds that are drafted, and the deviation of the last step's noise."""
+_EVERY = 64  # decisions, of one of which the exact law is computed
 
 
 @dataclass(frozen=True)
@@ -42,23 +50,25 @@ class Way:
     """What draws, and paints."""
     parameters: int
     """Of all networks that take part."""
+    sampling: SamplingConfig
     lossless: bool = True
     """Whether the law of pictures is that of the plain way."""
-    speculation: SpeculativeSampler | None = None
+    speculation: Speculation | None = None
     """Guesses, if there are any."""
+    observed: Observed | None = None
+    """Its rule, where that does not keep the law."""
 
-    def draw(
-        self, models: Models, captions: Sequence[str], seeds: Sequence[int], batch: int
-    ) -> Tensor:
+    def draw(self, captions: Sequence[str], seeds: Sequence[int], batch: int) -> Tensor:
         """Codes of pictures, by the fastest decoder that there is."""
         if self.speculation is not None:
-            self.speculation.statistics = Statistics()
+            self.speculation.statistics = type(self.speculation.statistics)()
+        kernels = isinstance(self.model.generator, RasterGenerator)
         return self.model.draw_codes(
             captions,
             seeds,
-            models.setting.judge.sampling,
+            self.sampling,
             batch=batch,
-            decoder="auto" if self.model is not models.target else "fast",
+            decoder="fast" if kernels else "auto",
             sampler="auto" if self.speculation is None else "speculative",
             speculation=self.speculation,
         )
@@ -69,14 +79,22 @@ class Way:
             return float(self.model.generator.units)
         return self.speculation.statistics.passes / self.speculation.statistics.pictures
 
-    def units_per_pass(self) -> float:
-        """Codes that one gives."""
-        return prod(self.model.generator.codes_shape) / self.passes()
+    def codes_per_pass(self) -> float:
+        """Codes, or vectors, that one gives."""
+        rows, columns = self.model.generator.grids[-1]
+        return rows * columns / self.passes()
+
+    def accepted(self) -> float | None:
+        """Share of the guesses that stayed."""
+        if self.speculation is None:
+            return None
+        counted = self.speculation.statistics
+        return counted.accepted / max(counted.drafted, 1)
 
 
 def ways(models: Models) -> Iterator[Way]:
     """All of them, the plain one first."""
-    yield Way(PLAIN, models.target, _size(models.target))
+    yield Way(PLAIN, models.target, _size(models.target), models.setting.judge.sampling)
     yield _guessed(models, "tri-grams (ADED)", lambda: NgramDrafter(models.trigrams))
     yield _guessed(
         models,
@@ -96,7 +114,19 @@ def ways(models: Models) -> Iterator[Way]:
     for steps in STEPS:
         name = f"distilled, {steps} step{'s' if steps > 1 else ''}"
         student = models.student.paced(steps=steps)
-        yield Way(name, student, _size(student), lossless=False)
+        yield Way(name, student, _size(student), models.setting.judge.sampling, lossless=False)
+    yield from _vectors(models)
+
+
+def _vectors(models: Models) -> Iterator[Way]:
+    """Vectors, drawn alone and with a small generator that drafts rounds (CSpD)."""
+    large, small, sampling = models.vectors, models.small_vectors, SamplingConfig(2.0)
+    yield Way(VECTORS, large, _size(large), sampling)
+    drafter: Any = small.generator
+    how = PathConfig(Budget(ROUNDS_AHEAD, ROUNDS_AHEAD), last=LAST)
+    sampler = SpeculativeVectorSampler(sampling, drafter, how)
+    size = _size(large) + _size(small)
+    yield Way(f"{VECTORS}, drafted (CSpD)", large, size, sampling, speculation=sampler)
 
 
 def _featured(models: Models) -> Iterator[Way]:
@@ -136,7 +166,11 @@ def _guessed(
     sampler = SpeculativeSampler(
         models.setting.judge.sampling, drafter(), rule, budget or Budget(NODES, NODES)
     )
-    return Way(name, models.target, _size(models.target) + more, sampler.rule.lossless, sampler)
+    lossless, observed = sampler.rule.lossless, None
+    if not lossless:
+        sampler.rule = observed = Observed(sampler.rule, _EVERY)
+    size = _size(models.target) + more
+    return Way(name, models.target, size, sampler.config, lossless, sampler, observed)
 
 
 def _size(model: TextToImage) -> int:
