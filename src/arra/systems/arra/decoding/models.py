@@ -42,8 +42,8 @@ STEPS = 800
 TARGET = LlamaSize(256, 6, 4, 704, 128, 100.0, tied=True)
 SMALL = LlamaSize(96, 2, 3, 256, 128, 100.0, tied=True)
 VECTOR_SIZES = {
-    "vectors": LlamaSize(192, 3, 6, 512, 128, 100.0),
-    "small vectors": LlamaSize(64, 1, 2, 176, 128, 100.0),
+    "vectors": LlamaSize(128, 2, 4, 352, 128, 100.0),
+    "small vectors": LlamaSize(48, 1, 2, 128, 128, 100.0),
 }
 ROUNDS = 12
 """In which sixteen vectors are drawn."""
@@ -84,7 +84,9 @@ def build(config: ScenesConfig, folder: Path, budget: str, quiet: bool = False) 
         name: changed(plain, {"plan.sizes.llama": size})
         for name, size in (("target", TARGET), ("small", SMALL))
     }
-    settings |= {name: changed(plain, _vectors(size)) for name, size in VECTOR_SIZES.items()}
+    # a step of vectors, with its noises, takes twice as long
+    fewer = changed(base(budget, max(steps // 2, 12)), {"alignment": None})
+    settings |= {name: changed(fewer, _vectors(size)) for name, size in VECTOR_SIZES.items()}
     cells = {name: Cell(setting, 0, name) for name, setting in settings.items()}
     runner.prepare(list(settings.values()))
     run_jobs([runner.job(c) for c in cells.values() if runner.find(c) is None], quiet=quiet)
