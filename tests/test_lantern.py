@@ -154,7 +154,7 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     with torch.random.fork_rng():
         for language, block in blocks((DOCS / "lantern.md").read_text(encoding="utf-8")):
             if language == "bash":
-                run_bash(block, changes=changes, scenes=40)
+                run_bash(block, changes=changes, scenes=100)
             else:
                 run_python(block, names, ((r"steps=500", "steps=2"),), "lantern")
     assert names["codes"].shape == (4, names["model"].generator.units)

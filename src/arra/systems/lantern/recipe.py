@@ -21,8 +21,8 @@ class Arm:
     """A way to draw."""
 
     name: str
-    lenders: Literal["nearest", "random"] | None = None
-    """Who may lend to a guess: nobody is lossless."""
+    lenders: str | None = None
+    """Who may lend to a guess, `NEAREST` or `RANDOM`: nobody is lossless."""
     delta: float = 0.0
     ratio: float | None = None
     tree: Literal["dynamic", "chain"] = "dynamic"
