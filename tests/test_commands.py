@@ -591,7 +591,7 @@ def test_a_drafter_is_trained_and_draws(work, tmp_path, run_json, capsys):
 
     capsys.readouterr()
     there = ("--draft-from", model / "drafter")
-    other = ("train", "--store", work.store, "--out", tmp_path / "other", *TRAIN, "--steps", 1)
+    other = ("train", work.store, "--out", tmp_path / "other", *TRAIN, "--steps", 1)
     assert run(*other) == 0
     assert run("generate", tmp_path / "other", *wanted, tmp_path / "no", *draft, *there) == 3
     assert "features of another checkpoint" in capsys.readouterr().err

@@ -3,6 +3,8 @@ it is judged. The rules themselves: `test_speculative_rules`; the drafter: `test
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,6 +17,9 @@ from arra.samplers.speculative.tapes import enumerated
 from arra.systems.lantern.arms import Observed, flat_store, lenders, rule_of
 from arra.systems.lantern.claim import judged
 from arra.systems.lantern.recipe import NEAREST, PLAIN, RANDOM, RECIPES, STRICT, Arm, Recipe
+from page_kit import SMALLER, blocks, run_bash, run_python
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +50,9 @@ def test_who_lends(codec):
         assert not (far == torch.arange(32)[:, None]).any()
         assert all(len(set(row)) == 5 for row in far.tolist())
     assert not torch.equal(far, lenders(recipe, Arm("", RANDOM), codec, 0))
-    rule = rule_of(recipe, Arm("", RANDOM, 0.3, residual="static"), codec, 2)
+    rule = rule_of(recipe, Arm("", RANDOM, 0.3), codec, 2)
     assert isinstance(rule, Relaxed)
-    assert (rule.delta, rule.ratio, rule.residual) == (0.3, None, "static")
+    assert (rule.delta, rule.ratio, rule.residual) == (0.3, None, "paper")
     assert torch.equal(rule.neighbours, far)
     assert type(rule_of(recipe, Arm(STRICT), codec, 0)) is Strict
 
@@ -71,13 +76,18 @@ def test_the_output_law_is_that_of_all_decisions(guesses):
         for code, chance in enumerated(run).items():
             wanted[code] = chance
         torch.testing.assert_close(output_law(rule, p, q, guesses), wanted, rtol=0, atol=1e-12)
+        tried, wanted = [3, 0][:guesses], torch.zeros_like(p)
+        decided = enumerated(lambda tape, r=rule, g=tried: r.decide(p, None, g, tape, 0)[1])
+        for code, chance in decided.items():
+            wanted[code] = chance
+        torch.testing.assert_close(output_law(rule, p, None, tried), wanted, rtol=0, atol=1e-12)
 
 
 def test_every_so_many_decisions_are_looked_at():
     """The mean of exact distances, 0 where nothing was guessed; decisions are the rule's."""
     near = nearest(torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), 4)
     rule, pairs = Relaxed(near, 0.4), [laws(seed, 6) for seed in range(6)]
-    observed = Observed(rule, 2)
+    observed = Observed(rule, 2, drawn=True)
 
     def decide(one, tape):
         return [
@@ -96,7 +106,12 @@ def test_every_so_many_decisions_are_looked_at():
     assert decide(observed, First()) == decide(rule, First())
     apart = [0.5 * float((output_law(rule, *pairs[n]) - pairs[n][0]).abs().sum()) for n in (0, 2)]
     assert observed.variation() == pytest.approx((apart[0] + apart[1] + 0.0) / 3, abs=1e-9)
-    strict = Observed(Strict(), 1)
+    given = Observed(rule, 4, drawn=False)
+    given.decide(pairs[0][0], None, [1, 3], First(), 0)
+    law = output_law(rule, pairs[0][0], None, [1, 3])
+    assert given.variation() == pytest.approx(0.5 * float((law - pairs[0][0]).abs().sum()))
+    assert given.variation() > 0.01
+    strict = Observed(Strict(), 1, drawn=True)
     decide(strict, First())
     assert strict.variation() < 1e-12
 
@@ -125,6 +140,26 @@ def result(near, strict=2.0, lost=0.0, added=1.0, control=3.0):
 def test_the_verdict(given, verdict):
     assert judged([result(**given)] * 3)[0] == verdict
     assert judged([result(**given)])[0] == "inconclusive"
+
+
+def test_the_page_runs(tmp_path, monkeypatch, capsys):
+    """Its commands and its Python, only smaller."""
+    monkeypatch.chdir(tmp_path)
+    changes = {
+        **SMALLER,
+        "draft": {"--steps": "3", "--precision": "fp32", "--batch.size": "8"},
+        "prepare": {**SMALLER["prepare"], "--codec.vocabulary": "128"},
+    }
+    names: dict[str, object] = {}
+    with torch.random.fork_rng():
+        for language, block in blocks((DOCS / "lantern.md").read_text(encoding="utf-8")):
+            if language == "bash":
+                run_bash(block, changes=changes, scenes=100)
+            else:
+                run_python(block, names, ((r"steps=500", "steps=2"),), "lantern")
+    assert names["codes"].shape == (4, names["model"].generator.units)
+    same, plain = (list((tmp_path / name).glob("a-red*.png")) for name in ("same", "fast"))
+    assert len(same) == len(plain) == 2
 
 
 def test_arms_are_told_apart():

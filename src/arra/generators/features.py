@@ -95,7 +95,7 @@ class FeatureStudent(Generator):
     @classmethod
     def of(
         cls,
-        target: RasterGenerator,
+        target: Generator,
         *,
         depth: int = 1,
         heads: int = 4,

@@ -185,15 +185,19 @@ def nearest(codebook: Tensor, count: int) -> Tensor:
     return torch.cat(found)
 
 
-def output_law(rule: Rule, p: Tensor, q: Tensor, guesses: int = 1) -> Tensor:
+def output_law(rule: Rule, p: Tensor, q: Tensor | None, guesses: int | Sequence[int] = 1) -> Tensor:
     """(V,) the law of the unit that the rule decides, exactly, where so many guesses are drawn of
-    `q` without replacement: how far from p it is says how far a rule is from lossless."""
+    `q` without replacement, or where these are given: how far from p it is says how far a rule is
+    from lossless."""
     found = torch.zeros_like(p)
 
     def run(tape: ScriptedTape) -> None:
         whole = _Undrawn(tape)
-        drawn = without_replacement(q, guesses, whole)
-        unit = rule.decide(p, q, drawn, whole, 0)[1]
+        if isinstance(guesses, int):
+            tried = [] if q is None else without_replacement(q, guesses, whole)
+        else:
+            tried = list(guesses)
+        unit = rule.decide(p, q, tried, whole, 0)[1]
         if whole.law is None:
             found[unit] += tape.weight
         else:

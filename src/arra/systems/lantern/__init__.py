@@ -13,5 +13,5 @@ SYSTEM = System(
         "the law bends a little."
     ),
     claim=deferred("arra.systems.lantern.claim:claim"),
-    seeds=4,
+    seeds=3,
 )

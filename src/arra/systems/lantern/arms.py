@@ -32,7 +32,8 @@ from arra.objectives.laws import NextToken
 from arra.pixels import to_unit
 from arra.samplers.ancestral import AncestralSampler
 from arra.samplers.speculative.drafts import Budget
-from arra.samplers.speculative.feature_trees import StaticFeatureDrafter
+from arra.samplers.speculative.feature_trees import DynamicFeatureDrafter, StaticFeatureDrafter
+from arra.samplers.speculative.features import FeatureDrafter
 from arra.samplers.speculative.rules import Relaxed, Rule, Strict, nearest, output_law
 from arra.samplers.speculative.sampler import SpeculativeSampler
 from arra.samplers.speculative.tapes import Tape
@@ -116,32 +117,35 @@ def rule_of(recipe: Recipe, arm: Arm, codec: PatchCodec, seed: int) -> Rule:
     """How an arm decides."""
     if arm.lenders is None:
         return Strict()
-    return Relaxed(lenders(recipe, arm, codec, seed), arm.delta, arm.ratio, arm.residual)
+    return Relaxed(lenders(recipe, arm, codec, seed), arm.delta, arm.ratio)
 
 
 class Observed(Rule):
-    """A rule that is looked at: every so many decisions target's and drafter's law are kept."""
+    """A rule that is looked at: of every so many decisions the laws are kept."""
 
-    def __init__(self, rule: Rule, every: int):
-        self.rule, self.every, self.decisions = rule, every, 0
-        self.laws: list[tuple[Tensor, Tensor | None]] = []
+    def __init__(self, rule: Rule, every: int, drawn: bool):
+        """`drawn`: whether guesses are drawn, one at a node, or given."""
+        self.rule, self.every, self.drawn, self.decisions = rule, every, drawn, 0
+        self.kept: list[tuple[Tensor, Tensor | None, list[int]]] = []
 
     def decide(
         self, p: Tensor, q: Tensor | None, guesses: Sequence[int], tape: Tape, unit: int
     ) -> tuple[int, int]:
         if self.decisions % self.every == 0:
-            self.laws.append((p, q if guesses else None))
+            self.kept.append((p.double(), None if q is None else q.double(), list(guesses)))
         self.decisions += 1
         return self.rule.decide(p, q, guesses, tape, unit)
 
     def variation(self) -> float:
         """Mean over the kept decisions of the total variation between the law of the unit that is
         decided and the target's, exactly; 0 where nothing was guessed."""
-        apart = [
-            0.0 if q is None else 0.5 * float((output_law(self.rule, p, q) - p).abs().sum())
-            for p, q in ((p.double(), None if q is None else q.double()) for p, q in self.laws)
-        ]
+        apart = [0.0 if not guesses else self._apart(p, q, guesses) for p, q, guesses in self.kept]
         return float(np.mean(apart))
+
+    def _apart(self, p: Tensor, q: Tensor | None, guesses: list[int]) -> float:
+        # over all guesses that might have been drawn, or of these
+        decided = output_law(self.rule, p, q, len(guesses) if self.drawn else guesses)
+        return 0.5 * float((decided - p).abs().sum())
 
 
 class Drawing:
@@ -156,8 +160,11 @@ class Drawing:
         seed: int,
     ):
         self.recipe, self.generator, self.codec, self.seed = recipe, generator, codec, seed
-        shape = TreeShape.chain(recipe.chain)
-        self.drafter = StaticFeatureDrafter(student.network, student.tables, shape)
+        ends, chain = (student.network, student.tables), TreeShape.chain(recipe.depth)
+        self.drafters: dict[str, FeatureDrafter] = {
+            "dynamic": DynamicFeatureDrafter(*ends, recipe.depth, recipe.width),
+            "chain": StaticFeatureDrafter(*ends, chain),
+        }
         self.captions = in_turn(recipe.drawn, CAPTIONS)
         self.seeds = seeds_of(recipe.drawn, seed)
 
@@ -172,10 +179,10 @@ class Drawing:
     def by(self, arm: Arm) -> dict[str, Any]:
         """Drawn by the rule of an arm."""
         recipe, rule = self.recipe, rule_of(self.recipe, arm, self.codec, self.seed)
-        units = recipe.drawn * self.generator.units
-        observed = Observed(rule, max(units // recipe.looked_at, 1))
-        budget = Budget(recipe.chain, recipe.chain)
-        sampler = SpeculativeSampler(SAMPLING, self.drafter, observed, budget)
+        drafter, units = self.drafters[arm.tree], recipe.drawn * self.generator.units
+        observed = Observed(rule, max(units // recipe.looked_at, 1), drafter.draws)
+        budget = Budget(recipe.nodes, recipe.depth)
+        sampler = SpeculativeSampler(SAMPLING, drafter, observed, budget)
         drawn, counted = self._drawn(sampler), sampler.statistics
         return {
             **drawn,

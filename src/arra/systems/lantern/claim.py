@@ -1,5 +1,5 @@
-"""The claim: a guess that borrows from the codes nearest to it stays much more often, and what is
-drawn suffers much less than from borrowing of any codes.
+"""The claim: guesses that may borrow from the codes nearest to them stay much more often, and what
+is drawn suffers much less than from borrowing of any codes.
 
 Digits as 4 x 4 codes whose laws are flat, a small language model of them, and EAGLE's drafter. What
 is compared is how many codes a pass of the model gives, and what the pictures are worth. Baseline:
@@ -14,7 +14,7 @@ from arra.files import to_plain
 from arra.metrics.bootstrap import PairedDifference, paired_difference
 from arra.systems.base import ClaimRun
 from arra.systems.lantern.arms import compare
-from arra.systems.lantern.recipe import NEAREST, PLAIN, RANDOM, RATIO, RECIPES, STRICT, Recipe
+from arra.systems.lantern.recipe import NEAREST, PLAIN, RANDOM, RECIPES, STRICT, Recipe
 from arra.systems.results import Better, ClaimResult, Measure, Verdict
 from arra.systems.seeds import (
     Reading,
@@ -111,8 +111,7 @@ def measures(recipe: Recipe, results: list[Result]) -> list[Measure]:
     for name, better, key in rows:
         columns = [(results, at(arm, key)) for arm in (NEAREST, STRICT, RANDOM)]
         found.append(beside(name, better, *columns))
-    others = [RATIO, *(arm.name for arm in recipe.arms[4:])]
-    for arm in others:
+    for arm in (arm.name for arm in recipe.arms[3:]):
         for name, better, key in rows[:3]:
             short = name.split(" (")[0]
             found.append(measure((f"{short}: {arm}", better, at(arm, key)), results))
@@ -142,7 +141,7 @@ def scale(recipe: Recipe, results: list[Result]) -> str:
         f"digits of 4 x 4 codes of {recipe.codes}, {recipe.size.depth} blocks of width "
         f"{recipe.size.width}, {results[0]['parameters'] / 1e6:.2f} M parameters, "
         f"{recipe.train.steps} steps of {recipe.batch.size} digits, a drafter of "
-        f"{results[0]['drafter'] / 1e6:.2f} M parameters, {recipe.learn.steps} steps, chains of "
-        f"{recipe.chain} guesses, {recipe.drawn} digits drawn in each way, {recipe.neighbours} "
-        f"lenders, delta {recipe.delta}, {len(results)} paired seeds"
+        f"{results[0]['drafter'] / 1e6:.2f} M parameters, {recipe.learn.steps} steps, at most "
+        f"{recipe.nodes} guesses a pass, {recipe.drawn} digits drawn in each way, "
+        f"{recipe.neighbours} lenders, delta {recipe.delta}, {len(results)} paired seeds"
     )

@@ -12,7 +12,16 @@ from arra.experiments.plotting import COLOURS, PALE, canvas, save, sheet
 from arra.files import read_json
 from arra.systems.lantern.arms import file_of
 from arra.systems.lantern.claim import ALL
-from arra.systems.lantern.recipe import NEAREST, PLAIN, RANDOM, RATIO, STRICT, Recipe
+from arra.systems.lantern.recipe import (
+    CHAIN_NEAREST,
+    CHAIN_RATIO,
+    CHAIN_STRICT,
+    NEAREST,
+    PLAIN,
+    RANDOM,
+    STRICT,
+    Recipe,
+)
 from arra.systems.seeds import Result, at
 
 SHOWN = {
@@ -42,7 +51,7 @@ def plot(folder: Path, path: str | Path, recipe: Recipe | None = None) -> None:
             names = swept(recipe, lenders)
             x, y = _means(results, names, "units per pass"), _means(results, names, key)
             axis.plot(x, y, "o-", color=colour, ms=4, lw=1.2, label=f"{lenders} lenders")
-        for marker, name in (("s", RATIO), ("^", "nearest, released residual")):
+        for marker, name in (("v", CHAIN_STRICT), ("^", CHAIN_NEAREST), ("s", CHAIN_RATIO)):
             x, y = (_means(results, [name], k) for k in ("units per pass", key))
             axis.plot(x, y, marker, color=COLOURS[3], ms=5, label=name)
         if key == "frechet":
@@ -55,8 +64,8 @@ def plot(folder: Path, path: str | Path, recipe: Recipe | None = None) -> None:
 
 def swept(recipe: Recipe, lenders: str) -> list[str]:
     """Arms with these lenders, from lossless to the largest bound."""
-    bounds = {recipe.delta: lenders, **{bound: f"{lenders}, {bound:g}" for bound in recipe.sweep}}
-    return [STRICT, *(bounds[bound] for bound in sorted(bounds))]
+    arms = [arm for arm in recipe.arms if arm.tree == "dynamic" and arm.lenders == lenders]
+    return [STRICT, *(arm.name for arm in sorted(arms, key=lambda arm: arm.delta))]
 
 
 def _means(results: Sequence[Result], names: Sequence[str], key: str) -> list[float]:

@@ -9,15 +9,11 @@ from arra.experiments.digit_vectors import training
 from arra.settings import BatchConfig, LlamaSize
 from arra.training.config import TrainConfig
 
-PLAIN, STRICT, NEAREST, RANDOM, RATIO = (
-    "plain",
-    "strict",
-    "nearest",
-    "random",
-    "nearest, ratio",
-)
-"""No guesses; lossless speculative decoding; LANTERN; LANTERN with other codes at random in the
-place of the nearest ones; and LANTERN++."""
+PLAIN, STRICT, NEAREST, RANDOM = "plain", "strict", "nearest", "random"
+"""No guesses; lossless speculative decoding; LANTERN; and LANTERN with other codes at random in the
+place of the nearest ones."""
+CHAIN_STRICT, CHAIN_NEAREST, CHAIN_RATIO = "chain, strict", "chain, nearest", "chain, ratio"
+"""The same with guesses that are drawn of the drafter's law, one after another; and LANTERN++."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +21,13 @@ class Arm:
     """A way to draw."""
 
     name: str
-    lenders: Literal["nearest", "random"] | None = None
-    """Who may lend to a guess: nobody is lossless."""
+    lenders: str | None = None
+    """Who may lend to a guess, `NEAREST` or `RANDOM`: nobody is lossless."""
     delta: float = 0.0
     ratio: float | None = None
-    residual: Literal["paper", "static"] = "paper"
+    tree: Literal["dynamic", "chain"] = "dynamic"
+    """Guesses that are given, where the drafter is surest (EAGLE-2, and so LANTERN); or a chain of
+    guesses drawn of its law (static trees, as in LANTERN++)."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +45,27 @@ class Recipe:
         )
     )
     batch: BatchConfig = field(
-        default_factory=lambda: BatchConfig(size=64, drop_caption=0.0, multiple=1)
+        default_factory=lambda: BatchConfig(size=32, drop_caption=0.0, multiple=1)
     )
-    train: TrainConfig = field(default_factory=lambda: training(1200, 2e-3))
-    learn: TrainConfig = field(default_factory=lambda: training(800, 2e-3))
+    train: TrainConfig = field(default_factory=lambda: training(800, 2e-3))
+    learn: TrainConfig = field(default_factory=lambda: training(500, 2e-3))
     """Of the drafter."""
-    chain: int = 4
-    """Guesses one after another."""
+    nodes: int = 16
+    """Guesses that a pass judges at most."""
+    depth: int = 4
+    """Of these one after another."""
+    width: int = 8
+    """Of a dynamic tree: nodes that are gone on from, and successors of each, on every level."""
     neighbours: int = 8
     """Who may lend at most: V / 16."""
     delta: float = 0.2
     ratio: float = 3.0
     """LANTERN++'s lambda."""
     sweep: tuple[float, ...] = (0.05, 0.1, 0.4)
-    """Further bounds."""
+    """Further bounds of nearest lenders, growing; the last of random ones, too."""
     drawn: int = 500
     """Digits that are drawn in every way."""
-    looked_at: int = 160
+    looked_at: int = 100
     """Decisions of which the exact law is computed in every way."""
 
     @property
@@ -72,15 +74,16 @@ class Recipe:
         delta = self.delta
         swept = [
             Arm(f"{lenders}, {bound:g}", lenders, bound)
-            for bound in self.sweep
-            for lenders in (NEAREST, RANDOM)
+            for lenders, bounds in ((NEAREST, self.sweep), (RANDOM, self.sweep[-1:]))
+            for bound in bounds
         ]
         return (
             Arm(STRICT),
             Arm(NEAREST, NEAREST, delta),
             Arm(RANDOM, RANDOM, delta),
-            Arm(RATIO, NEAREST, ratio=self.ratio),
-            Arm("nearest, released residual", NEAREST, delta, residual="static"),
+            Arm(CHAIN_STRICT, tree="chain"),
+            Arm(CHAIN_NEAREST, NEAREST, delta, tree="chain"),
+            Arm(CHAIN_RATIO, NEAREST, ratio=self.ratio, tree="chain"),
             *swept,
         )
 
