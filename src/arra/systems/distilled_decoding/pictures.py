@@ -1,118 +1,122 @@
-"""The picture of the page: digits by a teacher, and by its student from the same noise.
+"""The pictures and the table of the page: digits by teachers and by their students.
 
-Digits are 4 x 4 codes, squares of 2 x 2 pixels that k-means found: their vectors are the pixels.
+`python -m arra.systems.distilled_decoding.pictures docs/distilled-decoding` measures them, in some
+minutes, and writes steps.json, steps.png and digits.png there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from arra.experiments.digit_codes import LEVELS, SIDE, greys, pictures_of
-from arra.experiments.digit_grids import LabelStepper
-from arra.experiments.digits import WORDS, Digits, MemoryStore, digits, in_turn, judged, train_judge
-from arra.experiments.once import once
-from arra.experiments.plotting import sheet
-from arra.generators.grid import GridConfig, GridGenerator
-from arra.generators.student_batches import NOISE
-from arra.generators.students import student_of
-from arra.objectives.laws import NextToken, own_objectives
-from arra.samplers.flow import FlowSampler, NoiseSampler, picture_noise
-from arra.settings import GridOptions, SamplingConfig
-from arra.systems.distilled_decoding.recipe import DigitRecipe
-from arra.training.loop import train
+from arra.experiments.plotting import COLOURS, GRID, INK, PALE, canvas, save, sheet
+from arra.experiments.speed.tables import markdown_table
+from arra.systems.distilled_decoding.recipe import KINDS, DigitRecipe
+from arra.systems.distilled_decoding.steps import FILE, INDEPENDENT, measure, write
 
-PATCH = 2
-GRID = (SIDE // PATCH, SIDE // PATCH)
-SAMPLING = SamplingConfig(guidance=1.5)
+PLOT, SHEET = "steps.png", "digits.png"
+LABELS = {"grid": "16 squares in turn", "scales": "103 pixels in 5 scales"}
+MARKS = {"teacher": "s", "student": "o", "helped": "D", INDEPENDENT: "x"}
+"""Of points in the plot."""
 
 
-def patches(pictures: np.ndarray) -> Tensor:
-    """(N, 16, 4) in [-1, 1]: squares of pixels of digits (N, 8, 8, 3) uint8, in raster order."""
-    grey = greys(pictures).float() * (2.0 / (LEVELS - 1)) - 1.0
-    squares = grey.unflatten(2, (-1, PATCH)).unflatten(1, (-1, PATCH)).transpose(2, 3)
-    return squares.flatten(3).flatten(1, 2)
+def table(result: dict[str, Any]) -> str:
+    """Markdown: quality and cost of every way, for both teachers."""
+    columns = ["", "passes", "Fréchet", "of each digit", "digit right (%)", "teacher's codes (%)",
+               "ms, alone", "ms, of 100"]  # fmt: skip
+    rows = []
+    for kind in KINDS:
+        for name, way in result["kinds"][kind].items():
+            free = name == INDEPENDENT
+            rows.append(
+                [
+                    f"{LABELS[kind]}: {name}",
+                    "–" if free else str(way["passes"]),
+                    f"{way['frechet']:.2f}",
+                    f"{way['class frechet']:.2f}",
+                    f"{100 * way['accuracy']:.1f}",
+                    "–" if name.startswith("teacher") else f"{100 * way['teachers_codes']:.1f}",
+                    "–" if free else f"{1e3 * way['alone']:.2f}",
+                    "–" if free else f"{1e3 * way['together']:.3f}",
+                ]
+            )
+    return markdown_table(columns, rows)
 
 
-def painted(codes: Tensor, vectors: Tensor) -> np.ndarray:
-    """(N, 8, 8, 3) uint8 of codes (N, 16)."""
-    squares = vectors[codes].unflatten(1, GRID).unflatten(-1, (PATCH, PATCH)).transpose(2, 3)
-    grey = squares.flatten(3).flatten(1, 2)
-    return pictures_of(((grey + 1.0) * ((LEVELS - 1) / 2)).round().clamp(0, LEVELS - 1).long())
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Fréchet distance against passes, and against the time of a picture drawn alone."""
+    figure, axes = canvas(8.4, 3.4, (1, 2))
+    for kind, colour in zip(KINDS, COLOURS[1:], strict=False):
+        ways = result["kinds"][kind]
+        for side, read in ((0, lambda w: w["passes"]), (1, lambda w: 1e3 * w["alone"])):
+            students = [w for name, w in ways.items() if _role(name) == "student"]
+            line = [(read(w), w["frechet"]) for w in students]
+            axes[side].plot(*zip(*line, strict=True), color=colour, lw=1, alpha=0.6)
+            for name, way in ways.items():
+                role = _role(name)
+                if role == INDEPENDENT:
+                    axes[side].axhline(way["frechet"], color=colour, lw=0.8, ls=":")
+                    continue
+                axes[side].plot(
+                    read(way), way["frechet"], MARKS[role], color=colour, ms=6, mfc="white", mew=1.4
+                )
+        axes[0].plot([], [], color=colour, label=LABELS[kind])
+    for role, label in (
+        ("teacher", "teacher"),
+        ("student", "student, 1, 2 and 4 steps"),
+        ("helped", "student, its teacher between two steps"),
+    ):
+        axes[0].plot([], [], MARKS[role], color=INK, mfc="white", mew=1.4, label=label)
+    axes[0].plot([], [], color=PALE, lw=0.8, ls=":", label="codes drawn independently")
+    axes[0].plot([], [], color=INK, lw=0.8, ls="--", label="real digits")
+    for side, label in ((0, "passes of a network for a picture"), (1, "ms, one picture alone")):
+        axes[side].axhline(result["real"]["frechet"], color=INK, lw=0.8, ls="--")
+        axes[side].set_xscale("log", base=2)
+        axes[side].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes[side].set_yscale("log")
+        axes[side].set_xlabel(label)
+        axes[side].grid(color=GRID, lw=0.6)
+    axes[0].set_ylabel("Fréchet distance")
+    figure.legend(fontsize=7.5, loc="outside lower center", ncols=3, frameon=False)
+    save(figure, path)
 
 
-def codebook(known: Digits, count: int) -> Tensor:
-    """(count, 4) float32 the means that k-means finds of all squares."""
-    from sklearn.cluster import KMeans
-
-    found = KMeans(count, n_init=1, random_state=0).fit(patches(known.pictures).flatten(0, 1))
-    return torch.from_numpy(found.cluster_centers_).float()
+def _role(name: str) -> str:
+    """What kind of way it is: a key of `MARKS`."""
+    return "helped" if "teacher draws" in name else name.split(",")[0]
 
 
-def _codes(pictures: np.ndarray, vectors: Tensor) -> Tensor:
-    """(N, 16) int64."""
-    return torch.cdist(patches(pictures), vectors[None]).argmin(dim=-1)
+def picture(result: dict[str, Any], folder: Path, path: Path) -> None:
+    """Two of each digit by every way that `measure` drew in `folder`, from the same noise."""
+    rows: list[tuple[str, np.ndarray]] = []
+    for kind in KINDS:
+        drawn = np.load(folder / kind / "drawn.npy")
+        for name, pictures in zip(result["kinds"][kind], drawn, strict=True):
+            rows.append((f"{kind}\n{name}".replace(", teacher", ",\nteacher"), pictures))
+    sheet(rows, path)
 
 
-def _drawn(model: Any, sampler: Any, words: Sequence[str], seeds: Sequence[int]) -> Tensor:
-    return sampler(LabelStepper(model), words, seeds, batch=500).flatten(1)
+def draw(folder: Path, out: Path, recipe: DigitRecipe | None = None) -> dict[str, Any]:
+    """Measure, going on in `folder`, and write everything to `out`; the result."""
+    result = measure(recipe or DigitRecipe(), folder)
+    out.mkdir(parents=True, exist_ok=True)
+    write(result, out / FILE)
+    plot(result, out / PLOT)
+    picture(result, folder, out / SHEET)
+    return result
 
 
-def distilled(recipe: DigitRecipe, folder: Path) -> dict[str, Any]:
-    """Train teacher and student, draw by both; a judge's numbers, and pictures beside it."""
-
-    def make(target: Path) -> dict[str, Any]:
-        known, held_out = digits()
-        vectors = codebook(known, recipe.codes)
-        options = GridOptions(condition="class")
-        config = GridConfig(GRID, recipe.codes, text=len(WORDS), size=recipe.size, options=options)
-        teacher, cropped = GridGenerator.seeded(config, 0), known.cropped(1)
-        labels = [[int(label)] for label in cropped.labels]
-        store = MemoryStore(labels, _codes(cropped.pictures, vectors).view(-1, *GRID))
-        batches = teacher.batches(store, replace(recipe.batch, drop_caption=0.1))
-        train(teacher, [NextToken()], batches, recipe.teacher, target / "teacher")
-        flow = FlowSampler(vectors, SAMPLING)
-        words, seeds = in_turn(recipe.pairs), [(1 << 40) + n for n in range(recipe.pairs)]
-        noise = picture_noise(seeds, GRID[0] * GRID[1], vectors.shape[1])
-        codes = _drawn(teacher, flow, words, seeds).view(-1, *GRID)
-        pairs = MemoryStore([[WORDS.index(word)] for word in words], codes, {NOISE: noise})
-        student = student_of(teacher, vectors, SAMPLING, recipe.options, seed=0)
-        tries = student.batches(pairs, recipe.batch)
-        train(student, own_objectives(student), tries, recipe.student, target / "student")
-        words, seeds = in_turn(recipe.drawn), list(range(recipe.drawn))
-        found = {"teacher, 16 steps": _drawn(teacher, flow, words, seeds)}
-        for steps in (1, 2):
-            name = f"student, {steps} step{'s' if steps > 1 else ''}"
-            found[name] = _drawn(student.paced(steps=steps), NoiseSampler(), words, seeds)
-        pictures = {name: painted(codes, vectors) for name, codes in found.items()}
-        for number, drawn in enumerate(pictures.values()):
-            np.save(target / f"drawn-{number}.npy", drawn)
-        judge, truth = train_judge(known, held_out, 1), found["teacher, 16 steps"]
-        return {
-            name: {
-                **judged(judge, pictures[name]),
-                "teacher's codes": float((codes == truth).float().mean()),
-            }
-            for name, codes in found.items()
-        }
-
-    return once(folder / "digits", [recipe, "digits"], make)
+def main() -> None:
+    """Measure and draw; print the table."""
+    parser = argparse.ArgumentParser(description="Draw the pictures of the page.")
+    parser.add_argument("out", type=Path, help="where they go")
+    parser.add_argument("--work", type=Path, default=Path("runs/distilled-decoding"))
+    options = parser.parse_args()
+    print(table(draw(options.work, options.out)))
 
 
-def plot(folder: Path, path: str | Path, recipe: DigitRecipe | None = None) -> dict[str, Any]:
-    """Write the sheet as PNG, two of each digit by teacher and student; the judge's numbers."""
-    report = distilled(recipe or DigitRecipe(), folder)
-    sheet(
-        [
-            (name.replace(", ", "\n"), np.load(folder / "digits" / f"drawn-{number}.npy")[:20])
-            for number, name in enumerate(report)
-        ],
-        path,
-    )
-    return report
+if __name__ == "__main__":
+    main()
