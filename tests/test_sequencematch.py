@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from arra import cli
 from arra.errors import InputError
 from arra.experiments.digits import digits, train_judge
+from arra.generators.backspace_batches import BackspaceBatches, noised
 from arra.generators.backspacing import Writing
 from arra.generators.base import DATA, MODEL, NOISE
+from arra.jobs.imitation import tune
 from arra.labels import read_png
 from arra.networks.part import weights_fingerprint
 from arra.orders.backspaces import written
@@ -22,7 +24,6 @@ from arra.samplers.backtracking import standing
 from arra.settings import BatchConfig, SamplingConfig
 from arra.systems.sequencematch.additions import FIGURES, WRITTEN, additions, corrupted
 from arra.systems.sequencematch.arms import train_additions, train_pictures, writer
-from arra.systems.sequencematch.batches import BackspaceBatches, noised
 from arra.systems.sequencematch.claim import judged
 from arra.systems.sequencematch.recipe import (
     ARMS,
@@ -31,9 +32,8 @@ from arra.systems.sequencematch.recipe import (
     MATCH,
     tiny,
 )
-from arra.systems.sequencematch.replay import Replay, ReplayConfig
-from arra.systems.sequencematch.tuning import tune
 from arra.text_to_image import TextToImage
+from arra.training.replay import Replay, ReplayConfig
 
 WRITING = Writing((1,), (), tuple(range(2, 7)), 7, 8, 0, 4)
 
@@ -115,7 +115,7 @@ def task(folder, steps, seed=0):
     tuning = recipe.additions.of(MATCH)
     config = replace(tuning.train, steps=steps, schedule="constant", checkpoint_every=3)
     writing = Writing.of_text(generator, WRITTEN, FIGURES)
-    tune(generator, store, writing, replace(tuning, train=config), folder, seed)
+    tune(generator, store, writing, replace(tuning, train=config).seeded(seed), folder)
     return weights_fingerprint(generator)
 
 

@@ -21,9 +21,9 @@ from arra.generators.grid import GridConfig, GridGenerator
 from arra.generators.students import StudentOptions, student_of
 from arra.jobs import pairs as pairs_module
 from arra.jobs.pairs import PairOptions, Pairs, make_pairs
+from arra.labels import read_png
 from arra.objectives.laws import own_objectives
 from arra.registry import generators
-from arra.labels import read_png
 from arra.samplers.flow import FlowSampler, NoiseSampler, TokenFlow, picture_noise
 from arra.samplers.helped import Help, HelpedSampler
 from arra.serving.requests import Request

@@ -82,7 +82,7 @@ class Task:
     student: StudentOptions
     batch: BatchConfig
     helped: tuple[int, int]
-    """First unit that the teacher draws itself between two steps, and the first that it does not."""
+    """Between two steps: the first unit that the teacher draws, and the first that it does not."""
 
 
 def _grid() -> Task:

@@ -120,7 +120,5 @@ def _scales(recipe: DigitRecipe, known: Digits) -> tuple[Teacher, MemoryStore]:
     def asked(model: Any) -> Any:
         return Words(model) if model is generator else StudentWords(model)
 
-    teacher = Teacher(
-        generator, vectors, word_ids(), asked, lambda drawn: decode(drawn, pyramid)
-    )
+    teacher = Teacher(generator, vectors, word_ids(), asked, lambda drawn: decode(drawn, pyramid))
     return teacher, store_of(known, encode(known.pictures, pyramid))
