@@ -80,7 +80,7 @@ def tune(
         due = [_Due(one, config.validate_every, config.steps) for one in validators]
         watching = [Writer(replay, store, writing), *due]
         # the loop is to come by whenever somebody is due
-        often = math.gcd(tuning.replay.every, config.validate_every)
+        often = math.gcd(tuning.replay.every, config.validate_every or 0)
         config = replace(config, validate_every=often)
     batches = BackspaceBatches(
         store,
@@ -137,11 +137,12 @@ class _Due:
     often."""
 
     validator: Validator
-    every: int
+    every: int | None
+    """None: at the end alone."""
     last: int
 
     def __call__(self, generator: Generator, step: int, folder: Path) -> dict[str, float]:
-        if step != self.last and (self.every == 0 or step % self.every):
+        if step != self.last and (not self.every or step % self.every):
             return {}
         return self.validator(generator, step, folder)
 

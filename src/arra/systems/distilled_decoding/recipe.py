@@ -133,19 +133,19 @@ class DigitRecipe:
 
 def tiny_digits() -> DigitRecipe:
     """To see that it runs."""
-    tasks = {
-        f"{name}_task": replace(
-            task, teacher=training(2), training=training(2), batch=replace(BATCHES, size=8)
-        )
-        for name, task in (("grid", _grid()), ("scale", _scales()))
-    }
+
+    def short(task: Task) -> Task:
+        batch = replace(BATCHES, size=8)
+        return replace(task, teacher=training(2), training=training(2), batch=batch)
+
     return DigitRecipe(
         codes=8,
         grid=tiny().size,
         scales=ScaleSize(width=16, depth=1, heads=2, feed_forward=16),
+        grid_task=short(_grid()),
+        scale_task=short(_scales()),
         pairs=40,
         flow_steps=10,
         drawn=40,
         timed=1,
-        **tasks,
     )
