@@ -12,15 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from arra.experiments.plotting import COLOURS, GRID, INK, PALE, canvas, save, sheet
+from arra.experiments.plotting import COLOURS, INK, PALE, canvas, save, sheet
+from arra.experiments.plotting import GRID as GRID_LINES
 from arra.experiments.speed.tables import markdown_table
-from arra.systems.distilled_decoding.recipe import KINDS, DigitRecipe
-from arra.systems.distilled_decoding.steps import FILE, INDEPENDENT, measure, write
+from arra.systems.distilled_decoding.recipe import GRID, KINDS, SCALES, DigitRecipe
+from arra.systems.distilled_decoding.steps import (
+    FILE,
+    HELPED,
+    INDEPENDENT,
+    SAME_NOISE,
+    measure,
+    write,
+)
 
 PLOT, SHEET = "steps.png", "digits.png"
-LABELS = {"grid": "16 squares in turn", "scales": "103 pixels in 5 scales"}
-MARKS = {"teacher": "s", "student": "o", "helped": "D", INDEPENDENT: "x"}
+LABELS = {GRID: "16 squares in turn", SCALES: "103 pixels in 5 scales"}
+_MARKS = {"teacher": "s", "student": "o", HELPED: "D"}
 """Of points in the plot."""
+QUALITY = "class frechet"
 
 
 def table(result: dict[str, Any]) -> str:
@@ -29,74 +38,81 @@ def table(result: dict[str, Any]) -> str:
                "ms, alone", "ms, of 100"]  # fmt: skip
     rows = []
     for kind in KINDS:
-        for name, way in result["kinds"][kind].items():
-            free = name == INDEPENDENT
-            rows.append(
-                [
-                    f"{LABELS[kind]}: {name}",
-                    "–" if free else str(way["passes"]),
-                    f"{way['frechet']:.2f}",
-                    f"{way['class frechet']:.2f}",
-                    f"{100 * way['accuracy']:.1f}",
-                    "–" if name.startswith("teacher") else f"{100 * way['teachers_codes']:.1f}",
-                    "–" if free else f"{1e3 * way['alone']:.2f}",
-                    "–" if free else f"{1e3 * way['together']:.3f}",
-                ]
-            )
+        real = result["kinds"][kind]["real"]
+        found = [f"**{LABELS[kind]}**: real digits", "", f"{real['frechet']:.2f}", "",
+                 f"{100 * real['accuracy']:.1f}", "", "", ""]  # fmt: skip
+        rows.append(found)
+        rows += [_row(name, way) for name, way in result["kinds"][kind]["ways"].items()]
     return markdown_table(columns, rows)
 
 
+def _row(name: str, way: dict[str, float]) -> list[str]:
+    told = name != "teacher"  # whose noise is another
+    cost = [f"{1e3 * way['alone']:.1f}", f"{1e3 * way['together']:.2f}"]
+    return [
+        name,
+        f"{way['passes']}" if way["passes"] else "",
+        f"{way['frechet']:.2f}",
+        f"{way['class frechet']:.2f}",
+        f"{100 * way['accuracy']:.1f}",
+        f"{100 * way['teachers_codes']:.1f}" if told else "",
+        *(cost if way["passes"] else ("", "")),
+    ]
+
+
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Fréchet distance against passes, and against the time of a picture drawn alone."""
-    figure, axes = canvas(8.4, 3.4, (1, 2))
-    for kind, colour in zip(KINDS, COLOURS[1:], strict=False):
-        ways = result["kinds"][kind]
-        for side, read in ((0, lambda w: w["passes"]), (1, lambda w: 1e3 * w["alone"])):
-            students = [w for name, w in ways.items() if _role(name) == "student"]
-            line = [(read(w), w["frechet"]) for w in students]
-            axes[side].plot(*zip(*line, strict=True), color=colour, lw=1, alpha=0.6)
-            for name, way in ways.items():
-                role = _role(name)
-                if role == INDEPENDENT:
-                    axes[side].axhline(way["frechet"], color=colour, lw=0.8, ls=":")
-                    continue
-                axes[side].plot(
-                    read(way), way["frechet"], MARKS[role], color=colour, ms=6, mfc="white", mew=1.4
-                )
-        axes[0].plot([], [], color=colour, label=LABELS[kind])
-    for role, label in (
-        ("teacher", "teacher"),
-        ("student", "student, 1, 2 and 4 steps"),
-        ("helped", "student, its teacher between two steps"),
-    ):
-        axes[0].plot([], [], MARKS[role], color=INK, mfc="white", mew=1.4, label=label)
-    axes[0].plot([], [], color=PALE, lw=0.8, ls=":", label="codes drawn independently")
-    axes[0].plot([], [], color=INK, lw=0.8, ls="--", label="real digits")
-    for side, label in ((0, "passes of a network for a picture"), (1, "ms, one picture alone")):
-        axes[side].axhline(result["real"]["frechet"], color=INK, lw=0.8, ls="--")
-        axes[side].set_xscale("log", base=2)
-        axes[side].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes[side].set_yscale("log")
-        axes[side].set_xlabel(label)
-        axes[side].grid(color=GRID, lw=0.6)
-    axes[0].set_ylabel("Fréchet distance")
-    figure.legend(fontsize=7.5, loc="outside lower center", ncols=3, frameon=False)
+    """Fréchet distances of single digits against passes, and against time, for both teachers."""
+    figure, axes = canvas(8.4, 3.6, (1, 2))
+    sides = (("passes of a network for a picture", "passes", 1.0), ("ms of a picture drawn alone",
+             "alone", 1e3))  # fmt: skip
+    for place, (label, cost, scale) in zip(axes, sides, strict=True):
+        for kind, colour in zip(KINDS, COLOURS[1:], strict=False):
+            ways = result["kinds"][kind]["ways"]
+            points = {n: (scale * w[cost], w[QUALITY]) for n, w in ways.items() if n != SAME_NOISE}
+            place.axhline(points.pop(INDEPENDENT)[1], color=colour, lw=0.9, ls=":")
+            line = [point for name, point in points.items() if _role(name) == "student"]
+            place.plot(*zip(*line, strict=True), color=colour, lw=1, alpha=0.6)
+            for name, point in points.items():
+                place.plot(*point, _MARKS[_role(name)], color=colour, ms=6, mfc="white", mew=1.4)
+        place.set_xscale("log", base=2)
+        place.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        place.set_ylim(0, None)
+        place.set_xlabel(label)
+        place.grid(color=GRID_LINES, lw=0.6)
+    axes[0].set_ylabel("Fréchet distance, mean of the digits'")
+    _legend(figure, axes[0])
     save(figure, path)
 
 
+def _legend(figure: Any, axes: Any) -> None:
+    """What colours, marks and lines mean."""
+    for kind, colour in zip(KINDS, COLOURS[1:], strict=False):
+        axes.plot([], [], color=colour, label=LABELS[kind])
+    for role, label in (
+        ("teacher", "teacher"),
+        ("student", "student, 1, 2 and 4 steps"),
+        (HELPED, "student, its teacher between two steps"),
+    ):
+        axes.plot([], [], _MARKS[role], color=INK, mfc="white", mew=1.4, label=label)
+    axes.plot([], [], color=PALE, lw=0.9, ls=":", label="codes drawn independently")
+    figure.legend(fontsize=7.5, loc="outside lower center", ncols=3, frameon=False)
+
+
 def _role(name: str) -> str:
-    """What kind of way it is: a key of `MARKS`."""
-    return "helped" if "teacher draws" in name else name.split(",")[0]
+    """A key of `_MARKS`."""
+    return name if name == HELPED else name.split(",")[0]
 
 
 def picture(result: dict[str, Any], folder: Path, path: Path) -> None:
-    """Two of each digit by every way that `measure` drew in `folder`, from the same noise."""
+    """A digit of each by the ways that share their noise, which `measure` drew in `folder`."""
     rows: list[tuple[str, np.ndarray]] = []
     for kind in KINDS:
-        drawn = np.load(folder / kind / "drawn.npy")
-        for name, pictures in zip(result["kinds"][kind], drawn, strict=True):
-            rows.append((f"{kind}\n{name}".replace(", teacher", ",\nteacher"), pictures))
-    sheet(rows, path)
+        drawn = dict(
+            zip(result["kinds"][kind]["ways"], np.load(folder / f"{kind}.npy"), strict=True)
+        )
+        del drawn["teacher"]
+        rows += [(f"{kind}: {name}", pictures) for name, pictures in drawn.items()]
+    sheet(rows, path, width=5.6)
 
 
 def draw(folder: Path, out: Path, recipe: DigitRecipe | None = None) -> dict[str, Any]:

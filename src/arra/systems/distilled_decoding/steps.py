@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from arra.environment import machine_class, machine_info, versions
-from arra.experiments.digits import MemoryStore, digits, floors, in_turn, judged, train_judge
+from arra.experiments.digits import Judge, MemoryStore, digits, floors, in_turn, judged, train_judge
 from arra.experiments.once import once
 from arra.files import to_plain, write_json
+from arra.generators.base import CodeGenerator
 from arra.generators.student_batches import NOISE
 from arra.generators.students import Student, student_of
 from arra.objectives.laws import own_objectives
@@ -29,14 +31,15 @@ from arra.registry import samplers
 from arra.samplers.flow import FlowSampler, NoiseSampler, TokenFlow, picture_noise
 from arra.samplers.helped import Help, HelpedSampler
 from arra.settings import SamplingConfig
-from arra.systems.distilled_decoding.recipe import KINDS, DigitRecipe
-from arra.systems.distilled_decoding.teachers import Teacher, trained
+from arra.systems.distilled_decoding.recipe import KINDS, DigitRecipe, Task
+from arra.systems.distilled_decoding.teachers import CROP, Teacher, untrained
+from arra.text_to_image import load_generator
 from arra.training.loop import train
 
 FORMAT, FILE = 1, "steps.json"
 SAMPLING = SamplingConfig(guidance=1.5)
-INDEPENDENT = "independent"
-_TOGETHER, _SHOWN = 100, 20
+SAME_NOISE, HELPED, INDEPENDENT = "teacher, from noise", "student, helped", "independent"
+_TOGETHER, _SHOWN = 100, 10
 Draw = Callable[[Sequence[str], Sequence[int]], Tensor]
 
 
@@ -64,10 +67,24 @@ class Pairs:
     @classmethod
     def of(cls, teacher: Teacher, count: int, flow: TokenFlow) -> Pairs:
         """Digits in turn, by a teacher from noise that no picture of the page has."""
-        words, seeds = in_turn(count), [(1 << 40) + number for number in range(count)]
+        words, seeds = in_turn(count), _seeds(count)
         codes = _from_noise(teacher, flow, words, seeds)
         noise = picture_noise(seeds, codes.shape[1], teacher.vectors.shape[1])
         return cls(words, noise, codes)
+
+    @classmethod
+    def load(cls, path: Path, dimensions: int) -> Pairs:
+        """Those whose codes `save` wrote."""
+        codes = load_file(str(path))["codes"].long()
+        return cls(
+            in_turn(len(codes)),
+            picture_noise(_seeds(len(codes)), codes.shape[1], dimensions),
+            codes,
+        )
+
+    def save(self, path: Path) -> None:
+        """Codes alone; words and noise are functions of a pair's number."""
+        save_file({"codes": self.codes.int()}, str(path))
 
     def independent(self, words: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """(B, L) every code as often as it stands there in pictures of the word, whatever the
@@ -79,15 +96,25 @@ class Pairs:
         return self.codes[torch.from_numpy(chosen), torch.arange(length)]
 
 
-def measure(recipe: DigitRecipe, folder: Path) -> dict[str, Any]:
-    """Train both teachers and their students, draw in all ways; what came out, as plain values.
+def _seeds(count: int) -> list[int]:
+    return [(1 << 40) + number for number in range(count)]
 
-    Digits drawn are in `folder`/KIND/drawn.npy, one row of 20 for each way.
-    """
-    known, held_out = digits()
-    judge = train_judge(known, held_out, 1)
-    began = time.perf_counter()
-    found = {kind: _measured(recipe, kind, judge, folder / kind) for kind in KINDS}
+
+def measure(recipe: DigitRecipe, folder: Path) -> dict[str, Any]:
+    """Train both teachers and their students unless `folder` has them, and draw in all ways; what
+    came out, as plain values. Digits drawn are in `folder`/KIND.npy, a row for each way."""
+    began, (known, held_out) = time.perf_counter(), digits()
+    judge = train_judge(known, held_out, CROP)
+    kinds = {}
+    for kind in KINDS:
+        teacher, student, pairs = taught(recipe, kind, folder / kind)
+        real = known.cropped(teacher.crop), held_out.cropped(teacher.crop)
+        mine = judge.against(real[1])
+        ways = _ways(recipe, kind, teacher, student, pairs)
+        kinds[kind] = {
+            "real": floors(mine, *real, recipe.drawn),
+            "ways": _measured(recipe, ways, teacher, mine, folder / f"{kind}.npy"),
+        }
     return {
         "format": FORMAT,
         "date": datetime.now(UTC).date().isoformat(),
@@ -97,35 +124,61 @@ def measure(recipe: DigitRecipe, folder: Path) -> dict[str, Any]:
         "versions": versions(),
         "seconds": round(time.perf_counter() - began, 1),
         "settings": to_plain({"recipe": recipe, "sampling": SAMPLING}),
-        "real": floors(judge, known, held_out, recipe.drawn),
-        "kinds": found,
+        "kinds": kinds,
     }
 
 
-def _measured(recipe: DigitRecipe, kind: str, judge: Any, folder: Path) -> dict[str, Any]:
-    def make(target: Path) -> dict[str, Any]:
-        teacher = trained(recipe, kind, digits()[0], target / "teacher")
-        flow = TokenFlow(recipe.flow_steps)
-        pairs = Pairs.of(teacher, recipe.pairs, flow)
-        student = _taught(recipe, kind, teacher, pairs, target / "student")
-        words, seeds = in_turn(recipe.drawn), list(range(recipe.drawn))
-        truth = _from_noise(teacher, flow, words, seeds)
-        ways = _ways(recipe, kind, teacher, student, pairs)
-        drawn = {way.name: way.draw(words, seeds) for way in ways}
-        pictures = {name: teacher.painted(codes) for name, codes in drawn.items()}
-        np.save(target / "drawn.npy", np.stack([p[:_SHOWN] for p in pictures.values()]))
-        times = _timed(ways, recipe.timed)
-        return {
-            way.name: {
-                "passes": way.passes,
-                **judged(judge, pictures[way.name]),
-                "teachers_codes": float((drawn[way.name] == truth).float().mean()),
-                **times[way.name],
-            }
-            for way in ways
-        }
+def taught(recipe: DigitRecipe, kind: str, folder: Path) -> tuple[Teacher, Student, Pairs]:
+    """A teacher, its student and the pairs between them; trained once."""
+    teacher, store = untrained(recipe, kind, digits()[0])
+    task, pairs_file = recipe.tasks[kind], "pairs.safetensors"
 
-    return once(folder, [recipe, kind, SAMPLING], make)
+    def make(target: Path) -> dict[str, Any]:
+        batches = teacher.generator.batches(store, replace(task.batch, drop_caption=0.1))
+        objectives = own_objectives(teacher.generator)
+        train(teacher.generator, objectives, batches, task.teacher, target / "teacher")
+        pairs = Pairs.of(teacher, recipe.pairs, TokenFlow(recipe.flow_steps))
+        pairs.save(target / pairs_file)
+        _train_student(task, teacher, pairs, target / "student")
+        return {}
+
+    once(folder, [recipe, kind, SAMPLING], make)
+    generator, student = (
+        load_generator(folder / n / "model").eval() for n in ("teacher", "student")
+    )
+    assert isinstance(generator, CodeGenerator)
+    assert isinstance(student, Student)
+    pairs = Pairs.load(folder / pairs_file, teacher.vectors.shape[1])
+    return replace(teacher, generator=generator), student, pairs
+
+
+def _train_student(task: Task, teacher: Teacher, pairs: Pairs, folder: Path) -> None:
+    student = student_of(teacher.generator, teacher.vectors, SAMPLING, task.student, seed=0)
+    ids = [teacher.ids[word] for word in pairs.words]
+    shaped = pairs.codes.view(-1, *student.codes_shape)
+    store = MemoryStore(ids, shaped, {NOISE: pairs.noise})
+    batches = student.batches(store, task.batch)
+    train(student, own_objectives(student), batches, task.training, folder)
+
+
+def _measured(
+    recipe: DigitRecipe, ways: Sequence[Way], teacher: Teacher, judge: Judge, path: Path
+) -> dict[str, Any]:
+    """By way: what it is worth and what it costs; pictures go to `path`."""
+    words, seeds = in_turn(recipe.drawn), list(range(recipe.drawn))
+    drawn = {way.name: way.draw(words, seeds) for way in ways}
+    pictures = {name: teacher.painted(codes) for name, codes in drawn.items()}
+    np.save(path, np.stack([p[:_SHOWN] for p in pictures.values()]))
+    times = _timed(ways, recipe.timed)
+    return {
+        way.name: {
+            "passes": way.passes,
+            **judged(judge, pictures[way.name]),
+            "teachers_codes": float((drawn[way.name] == drawn[SAME_NOISE]).float().mean()),
+            **times[way.name],
+        }
+        for way in ways
+    }
 
 
 def _from_noise(
@@ -136,24 +189,11 @@ def _from_noise(
     return sampler(teacher.asked(teacher.generator), words, seeds, batch=500)
 
 
-def _taught(
-    recipe: DigitRecipe, kind: str, teacher: Teacher, pairs: Pairs, folder: Path
-) -> Student:
-    task = recipe.tasks[kind]
-    student = student_of(teacher.generator, teacher.vectors, SAMPLING, task.student, seed=0)
-    ids = [teacher.ids[word] for word in pairs.words]
-    shaped = pairs.codes.view(-1, *student.codes_shape)
-    store = MemoryStore(ids, shaped, {NOISE: pairs.noise})
-    batches = student.batches(store, task.batch)
-    train(student, own_objectives(student), batches, task.training, folder)
-    return student
-
-
 def _ways(
     recipe: DigitRecipe, kind: str, teacher: Teacher, student: Student, pairs: Pairs
 ) -> list[Way]:
-    """The teacher as it always draws; its student in growing steps, then with help; and no
-    dependence at all."""
+    """The teacher as it always draws, and from noise; its student from the same noise in growing
+    steps, then with help; and no dependence at all."""
     units, task = teacher.generator.units, recipe.tasks[kind]
     first, until = task.helped
     ancestral = samplers[teacher.generator.sampler](SAMPLING)
@@ -161,13 +201,16 @@ def _ways(
     def drawn(sampler: Any, model: Any) -> Draw:
         return partial(_drawn, sampler, teacher.asked(model))
 
-    ways = [Way(f"teacher, {units} steps", units, drawn(ancestral, teacher.generator))]
+    flow = TokenFlow(recipe.flow_steps)
+    ways = [
+        Way("teacher", units, drawn(ancestral, teacher.generator)),
+        Way(SAME_NOISE, units, partial(_from_noise, teacher, flow)),
+    ]
     for steps in recipe.steps:
         name = f"student, {steps} step{'s' if steps > 1 else ''}"
         ways.append(Way(name, steps, drawn(NoiseSampler(), student.paced(steps=steps))))
-    help = Help(teacher.asked(teacher.generator), first, until, TokenFlow(recipe.flow_steps))
-    name = f"student, teacher draws units {first + 1} to {until}"
-    ways.append(Way(name, help.passes(units), drawn(HelpedSampler(help), student)))
+    help = Help(teacher.asked(teacher.generator), first, until, flow)
+    ways.append(Way(HELPED, help.passes(units), drawn(HelpedSampler(help), student)))
     return [*ways, Way(INDEPENDENT, 0, pairs.independent)]
 
 

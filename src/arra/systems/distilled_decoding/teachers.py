@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,13 +27,12 @@ from arra.experiments.digit_grids import LabelStepper
 from arra.experiments.digits import WORDS, Digits, MemoryStore
 from arra.generators.base import CodeGenerator
 from arra.generators.grid import GridConfig, GridGenerator
-from arra.objectives.laws import own_objectives
+from arra.generators.scales import ScaleGenerator
 from arra.orders.pyramid import Pyramid
 from arra.settings import GridOptions
 from arra.systems.distilled_decoding.recipe import GRID, DigitRecipe
-from arra.training.loop import train
 
-PATCH = 2
+PATCH, CROP = 2, 1
 SQUARES = (SIDE // PATCH, SIDE // PATCH)
 
 
@@ -51,6 +49,8 @@ class Teacher:
     """The teacher, or a student of it, asked for digits by their words."""
     painted: Callable[[Tensor], np.ndarray]
     """(N, 8, 8, 3) uint8 of codes (N, L)."""
+    crop: int
+    """Pixels by which the digits that it learns are moved."""
 
 
 class StudentWords(Words):
@@ -83,14 +83,9 @@ def codebook(known: Digits, count: int) -> Tensor:
     return torch.from_numpy(found.cluster_centers_).float()
 
 
-def trained(recipe: DigitRecipe, kind: str, known: Digits, folder: Path) -> Teacher:
-    """The teacher of a kind, trained on these digits."""
-    make = _squares if kind == GRID else _scales
-    teacher, store = make(recipe, known)
-    task = recipe.tasks[kind]
-    batches = teacher.generator.batches(store, replace(task.batch, drop_caption=0.1))
-    train(teacher.generator, own_objectives(teacher.generator), batches, task.teacher, folder)
-    return teacher
+def untrained(recipe: DigitRecipe, kind: str, known: Digits) -> tuple[Teacher, MemoryStore]:
+    """The teacher of a kind, and these digits as its codes."""
+    return (_squares if kind == GRID else _scales)(recipe, known)
 
 
 def _squares(recipe: DigitRecipe, known: Digits) -> tuple[Teacher, MemoryStore]:
@@ -98,7 +93,7 @@ def _squares(recipe: DigitRecipe, known: Digits) -> tuple[Teacher, MemoryStore]:
     vectors = codebook(known, recipe.codes)
     options = GridOptions(condition="class")
     config = GridConfig(SQUARES, recipe.codes, text=len(WORDS), size=recipe.grid, options=options)
-    cropped = known.cropped(1)  # a pixel to each side: squares of it are other codes
+    cropped = known.cropped(CROP)  # squares of what is moved are other codes
     codes = torch.cdist(patches(cropped.pictures), vectors[None]).argmin(dim=-1)
     ids = {word: [number] for number, word in enumerate(WORDS)}
     teacher = Teacher(
@@ -107,6 +102,7 @@ def _squares(recipe: DigitRecipe, known: Digits) -> tuple[Teacher, MemoryStore]:
         ids,
         LabelStepper,
         lambda drawn: painted(drawn, vectors),
+        CROP,
     )
     return teacher, store_of(cropped, codes.view(-1, *SQUARES), ids)
 
@@ -118,7 +114,10 @@ def _scales(recipe: DigitRecipe, known: Digits) -> tuple[Teacher, MemoryStore]:
     generator = scale_generator(recipe.scales, 0, pyramid)
 
     def asked(model: Any) -> Any:
-        return Words(model) if model is generator else StudentWords(model)
+        return Words(model) if isinstance(model, ScaleGenerator) else StudentWords(model)
 
-    teacher = Teacher(generator, vectors, word_ids(), asked, lambda drawn: decode(drawn, pyramid))
+    def drawn_as(codes: Tensor) -> np.ndarray:
+        return decode(codes, pyramid)
+
+    teacher = Teacher(generator, vectors, word_ids(), asked, drawn_as, crop=0)
     return teacher, store_of(known, encode(known.pictures, pyramid))
