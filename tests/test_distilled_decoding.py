@@ -7,12 +7,21 @@ import pytest
 import torch
 
 from arra.experiments.digits import digits
+from arra.files import read_json, to_plain
 from arra.samplers.ancestral import AncestralSampler
 from arra.settings import SamplingConfig
 from arra.systems.distilled_decoding.arms import grids_of, make_student, mapped, noise_of, train_arm
 from arra.systems.distilled_decoding.claim import _measures, judged
-from arra.systems.distilled_decoding.pictures import codebook, painted, patches
-from arra.systems.distilled_decoding.recipe import ARMS, DISTILLED, SHUFFLED, tiny
+from arra.systems.distilled_decoding.pictures import draw, table
+from arra.systems.distilled_decoding.recipe import (
+    ARMS,
+    DISTILLED,
+    GRID,
+    KINDS,
+    SHUFFLED,
+    tiny,
+    tiny_digits,
+)
 from arra.systems.distilled_decoding.rule import (
     CELLS,
     RuleStepper,
@@ -22,6 +31,8 @@ from arra.systems.distilled_decoding.rule import (
     independent,
     true_tables,
 )
+from arra.systems.distilled_decoding.steps import HELPED, INDEPENDENT, SAME_NOISE, Pairs, taught
+from arra.systems.distilled_decoding.teachers import codebook, painted, patches
 
 
 def test_true_tables_are_those_of_the_rule():
@@ -67,6 +78,35 @@ def test_squares_of_digits_come_back():
     codes = torch.cdist(squares, own[None]).argmin(dim=-1)
     assert np.array_equal(painted(codes, own), known.pictures[:50])
     assert codebook(type(known)(known.pictures[:50], known.labels[:50]), 8).shape == (8, 4)
+
+
+def test_independent_codes_are_those_of_the_word_place_by_place():
+    codes = torch.arange(24).view(8, 3)
+    words = ["one", "two"] * 4
+    drawn = Pairs(words, torch.zeros(8, 3, 1), codes).independent(["two"] * 300, range(300))
+    for place in range(3):
+        assert set(drawn[:, place].tolist()) == set(codes[1::2, place].tolist())
+    assert len(drawn.unique(dim=0)) > 30  # of 4 ** 3 combinations, where pairs have 4
+
+
+def test_students_of_digits_are_measured_beside_their_teachers(tmp_path):
+    result = draw(tmp_path / "work", tmp_path / "out", tiny_digits())
+    assert read_json(tmp_path / "out" / "steps.json") == to_plain(result)
+    for kind, units in zip(KINDS, (16, 5), strict=True):
+        ways = result["kinds"][kind]["ways"]
+        assert ways[SAME_NOISE]["teachers_codes"] == 1.0
+        passes = {name: way["passes"] for name, way in ways.items()}
+        assert passes["teacher"] == units
+        assert [passes[f"student, {n} step{'s' * (n > 1)}"] for n in (1, 2, 4)] == [1, 2, 4]
+        assert passes[HELPED] == (11 if kind == GRID else 5)
+        assert passes[INDEPENDENT] == 0
+        assert ways[HELPED]["teachers_codes"] > ways["student, 1 step"]["teachers_codes"]
+    assert table(result).count("\n") == 2 * 8 + 1
+    for name in ("steps", "digits"):
+        assert (tmp_path / "out" / f"{name}.png").is_file()
+    _, student, pairs = taught(tiny_digits(), GRID, tmp_path / "work" / GRID)  # not again
+    assert student.known == (0, 5, 9, 13)
+    assert len(pairs.codes) == tiny_digits().pairs
 
 
 def results(one=0.1, independent=0.69, sampled=0.68, teacher=0.02):

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from arra import cli
 from arra.errors import InputError
 from arra.experiments.digits import digits, train_judge
+from arra.generators.backspace_batches import BackspaceBatches, noised
 from arra.generators.backspacing import Writing
 from arra.generators.base import DATA, MODEL, NOISE
+from arra.jobs.imitation import tune
 from arra.labels import read_png
 from arra.networks.part import weights_fingerprint
 from arra.orders.backspaces import written
 from arra.samplers.backtracking import standing
 from arra.settings import BatchConfig, SamplingConfig
+from arra.systems.base import get_system, result_of
 from arra.systems.sequencematch.additions import FIGURES, WRITTEN, additions, corrupted
 from arra.systems.sequencematch.arms import train_additions, train_pictures, writer
-from arra.systems.sequencematch.batches import BackspaceBatches, noised
 from arra.systems.sequencematch.claim import judged
+from arra.systems.sequencematch.pictures import ERASE, Written, picture, plot, plot_texts, tokens
+from arra.systems.sequencematch.pictures import written as written_rows
 from arra.systems.sequencematch.recipe import (
     ARMS,
     BACKSPACE,
@@ -31,11 +37,15 @@ from arra.systems.sequencematch.recipe import (
     MATCH,
     tiny,
 )
-from arra.systems.sequencematch.replay import Replay, ReplayConfig
-from arra.systems.sequencematch.tuning import tune
 from arra.text_to_image import TextToImage
+from arra.training.replay import Replay, ReplayConfig
 
 WRITING = Writing((1,), (), tuple(range(2, 7)), 7, 8, 0, 4)
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return train_judge(*digits(), crop=0)
 
 
 @given(st.lists(st.integers(0, 4), max_size=4), st.floats(0, 1), st.integers(0, 9))
@@ -115,7 +125,7 @@ def task(folder, steps, seed=0):
     tuning = recipe.additions.of(MATCH)
     config = replace(tuning.train, steps=steps, schedule="constant", checkpoint_every=3)
     writing = Writing.of_text(generator, WRITTEN, FIGURES)
-    tune(generator, store, writing, replace(tuning, train=config), folder, seed)
+    tune(generator, store, writing, replace(tuning, train=config).seeded(seed), folder)
     return weights_fingerprint(generator)
 
 
@@ -162,8 +172,7 @@ def test_an_arm_is_trained_once(arm, tmp_path):
     assert arm != LIKELIHOOD or first["backspaces"] == 0
 
 
-def test_pictures_are_drawn_again_from_the_folder(tmp_path):
-    judge = train_judge(*digits(), crop=0)
+def test_pictures_are_drawn_again_from_the_folder(judge, tmp_path):
     found = train_pictures(tiny(), judge, MATCH, 0, tmp_path, True)
     assert 0 <= found["recovery"] <= 1
     model = TextToImage.from_pretrained(tmp_path / f"pictures-{MATCH}-0" / "model", "cpu")
@@ -212,3 +221,36 @@ def test_the_rule_of_the_verdict(changes, verdict):
 
 def test_one_seed_is_not_enough():
     assert judged({arm: found[:1] for arm, found in results().items()})[0] == "inconclusive"
+
+
+def test_what_is_taken_back_is_struck_out():
+    """3 (given), 7 (given, wrong), taken back with the 5 behind it, then 6, and the end."""
+    end = len(FIGURES)
+    row = Written("1 + 2 =", MATCH, 2, (3, 7, 5, end + 1, end + 1, 6, end), True)
+    shown = tokens(row)
+    assert [label for label, _, _ in shown] == ["3", "7", "5", ERASE, ERASE, "6"]
+    assert [struck for _, _, struck in shown] == [False, True, True, False, False, False]
+    assert len({colour for _, colour, _ in shown[:3]}) == 3
+
+
+def test_pictures_of_the_page(judge, tmp_path):
+    """All arms go on after the same beginnings; every picture is written."""
+    recipe = tiny()
+    for arm in ARMS:
+        train_additions(recipe, arm, 1, tmp_path, True)
+        train_pictures(recipe, judge, arm, 1, tmp_path, True)
+    rows = written_rows(tmp_path, 1, recipe)
+    end = len(FIGURES)
+    for sum_, here in groupby(rows, lambda row: row.prompt):
+        one, *others = here
+        assert [one.arm, *(other.arm for other in others)] == list(ARMS), sum_
+        assert all(o.actions[: o.given] == one.actions[: one.given] for o in others)
+        assert end + 1 not in others[-1].actions  # who has never seen a backspace
+    plot_texts(rows, tmp_path / "texts.png")
+    picture(tmp_path, 1, tmp_path / "digits.png")
+    result = result_of(get_system("sequencematch"))
+    assert result is not None
+    plot(result, tmp_path / "arms.png")
+    assert result.seeds == (1, 2, 3)
+    for name in ("texts", "digits", "arms"):
+        assert Image.open(tmp_path / f"{name}.png").size[0] > 400

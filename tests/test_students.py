@@ -16,14 +16,16 @@ from arra import cli
 from arra.codecs import VQCodec
 from arra.codecs.multiscale import MultiScaleCodec
 from arra.data.subset import Subset
-from arra.errors import InputError
+from arra.errors import InputError, ProvenanceError
 from arra.generators.grid import GridConfig, GridGenerator
 from arra.generators.students import StudentOptions, student_of
 from arra.jobs import pairs as pairs_module
 from arra.jobs.pairs import PairOptions, Pairs, make_pairs
+from arra.labels import read_png
 from arra.objectives.laws import own_objectives
 from arra.registry import generators
 from arra.samplers.flow import FlowSampler, NoiseSampler, TokenFlow, picture_noise
+from arra.samplers.helped import Help, HelpedSampler
 from arra.serving.requests import Request
 from arra.serving.service import Service, ServiceConfig, Workshop
 from arra.settings import AdapterConfig, BatchConfig, GridOptions, SamplingConfig
@@ -183,24 +185,69 @@ def test_known_codes_are_kept_and_matter(student):
         assert not torch.allclose(mine, student.said(cache, known))
 
 
-def test_a_perfect_student_draws_what_its_teacher_draws(student, monkeypatch):
-    """From any start, and one code after the other."""
-    teacher = student.teacher.tiny().eval()
-    sampler = FlowSampler(student.vectors, SamplingConfig(guidance=1.0), TokenFlow(25))
+def perfect(student, teacher, sampler, monkeypatch):
+    """Put the teacher itself in the place of the student's network."""
     noise = noise_of(student)
-    truth = sampler.follow(teacher, CAPTIONS, noise)
 
-    def perfect(prompts, x, known, layers=()):
+    def predicted(prompts, x, known, layers=()):
         given = torch.cdist(x, student.vectors[None]).argmin(dim=-1)[:, : int(known[0].sum())]
         codes = sampler.follow(teacher, CAPTIONS, noise, given=given)
         return torch.nn.functional.one_hot(codes, student.codes).float(), x, {}
 
-    monkeypatch.setattr(student, "_predicted", perfect)
+    monkeypatch.setattr(student, "_predicted", predicted)
+
+
+def test_a_perfect_student_draws_what_its_teacher_draws(student, monkeypatch):
+    """From any start, and one code after the other."""
+    teacher = student.teacher.tiny().eval()
+    sampler = FlowSampler(student.vectors, SamplingConfig(guidance=1.0), TokenFlow(25))
+    truth = sampler.follow(teacher, CAPTIONS, noise_of(student))
+    perfect(student, teacher, sampler, monkeypatch)
     for starts in ([0], student.known, student.bounds[:-1]):
         cache = begun(student)
         for known in starts:
             student.go_on(cache, known)
         assert torch.equal(student.drawn(cache), truth)
+
+
+def test_a_perfect_student_with_help_draws_what_its_teacher_draws(student, monkeypatch):
+    """Whichever units the teacher draws between its two steps; guidance is part of the law."""
+    teacher, flow = student.teacher.tiny().eval(), TokenFlow(25)
+    sampler = FlowSampler(student.vectors, student.sampling, flow)
+    truth = sampler(teacher, CAPTIONS, SEEDS)
+    perfect(student, teacher, sampler, monkeypatch)
+    units = teacher.units
+    for first, until in ((0, 1), (1, 2), (0, units), (1, units)):
+        helped = HelpedSampler(Help(teacher, first, until, flow))
+        assert torch.equal(helped(student, CAPTIONS, SEEDS, batch=3), truth)
+
+
+def test_help_is_what_the_teacher_makes_of_what_its_student_began(student):
+    """Before it stand the student's codes, after it what the student says of all of these."""
+    teacher, flow, told = student.teacher.tiny().eval(), TokenFlow(25), []
+    help = Help(teacher, 1, 2, flow)
+    found = HelpedSampler(help)(student, CAPTIONS, SEEDS, on_unit=told.append)
+    first, until = student.bounds[1], student.bounds[2]
+    with torch.no_grad():
+        cache = begun(student)
+        student.go_on(cache, 0)
+        begin = student.drawn(cache)[:, :first]
+        sampler = FlowSampler(student.vectors, student.sampling, flow)
+        codes = sampler.follow(teacher, CAPTIONS, noise_of(student), given=begin, units=2)
+        student.take(cache, codes)
+        student.go_on(cache, until)
+    assert torch.equal(found[:, :first], begin)
+    assert torch.equal(found[:, :until], codes)
+    assert torch.equal(found, student.drawn(cache))
+    one_by_one = HelpedSampler(help, student.sampling)(student, CAPTIONS, SEEDS, batch=1)
+    assert torch.equal(one_by_one, found)
+    assert told == [3] * student.units
+    assert help.passes(teacher.units) == 4
+    with pytest.raises(InputError, match=r"guidance 2\.0 and not 3"):
+        HelpedSampler(help, SamplingConfig(guidance=3.0))(student, CAPTIONS, SEEDS)
+    for wrong in ((1, 1), (-1, 2), (0, teacher.units + 1)):
+        with pytest.raises(InputError, match="growing pair"):
+            Help(teacher, *wrong)
 
 
 def test_codes_may_be_read_from_vectors(student):
@@ -334,6 +381,24 @@ def test_arra_distill_makes_a_checkpoint_like_any_other(name, tmp_path, capsys):
     wrong = run("generate", tmp_path / "parts", "a 3", "--guidance", 4, "--out", tmp_path / "no")
     assert wrong == 2
     assert "guidance 2.0 and not 4.0" in capsys.readouterr().err
+
+    help = ("--teacher", tmp_path / "teacher", "--teacher-units")
+    asked = ("generate", tmp_path / "straight", "a red 3", "--out", tmp_path / "helped", *help)
+    assert run(*asked, 1, 2) == 0
+    teacher = TextToImage.from_pretrained(tmp_path / "teacher", "cpu")
+    helped = one.helped(teacher, 1, 2)
+    (file,) = (tmp_path / "helped").glob("a-red*.png")
+    assert np.array_equal(read_png(file), helped.draw(["a red 3"], [0])[0])
+    assert run(*asked, 0, 2) == 3  # the folder holds pictures that were drawn otherwise
+    assert run(*asked[:-1], "--overwrite") == 2
+    assert run(*asked, 1, 2, "--steps", 1) == 2
+    capsys.readouterr()
+    assert run(*asked[:-3], *help, 0, 1) == 2
+    assert "goes on from 2, " in capsys.readouterr().err
+    with pytest.raises(InputError, match="no student"):
+        teacher.helped(teacher, 1, 2)
+    with pytest.raises(ProvenanceError, match="distilled from"):
+        one.helped(one, 1, 2)
 
     service = Service(one, ServiceConfig(slots=4))
     workshop = Workshop([service]).start()

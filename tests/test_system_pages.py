@@ -1,4 +1,4 @@
-"""Pages of systems whose codes are vectors: their code runs as it stands, only smaller."""
+"""Pages of systems: their code runs as it stands, only smaller."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from corpus_kit import write_fashion
 from page_kit import SMALLER, blocks, run_bash, run_python
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = ("mar", "flowar", "e-car", "xar", "acdit", "arflow", "orthus", "mmar", "cspd")
+PAGES = ("mar", "flowar", "e-car", "xar", "acdit", "arflow", "orthus", "mmar", "cspd",
+         "sequencematch", "distilled-decoding")  # fmt: skip
 
 _CHANGES = {
     **SMALLER,
@@ -29,8 +30,17 @@ _CHANGES = {
         "--batch.size": "16",
         "--warmup": "0",
     },
-}
-_PYTHON = ((r"moving_digits\(\d+", "moving_digits(24"),)
+    "imitate": {"--steps": "4", "--begin": "2", "--every": "2", "--texts": "4", "--own": "2",
+                "--batch.size": "4", "--samples": "2", "--precision": "fp32"},
+    "distill": {"--steps": "2", "--pairs": "24", "--flow-steps": "5", "--batch.size": "4",
+                "--samples": "2", "--precision": "fp32"},
+}  # fmt: skip
+_PYTHON = (
+    (r"moving_digits\(\d+", "moving_digits(24"),
+    (r"start=500, every=50, texts=128, batch=16", "start=2, every=2, texts=4, batch=2"),
+    (r"steps=1000, learning_rate", "steps=4, learning_rate"),
+    (r"begin=500", "begin=2"),
+)
 
 
 def _made(page: str, folder: Path) -> dict[str, object]:
@@ -39,6 +49,8 @@ def _made(page: str, folder: Path) -> dict[str, object]:
         for arm in ARMS:
             for seed in range(3):
                 train_arm(tiny(), arm, seed, folder / "runs" / "acdit", True)
+    if page == "sequencematch":
+        (folder / "questions.tsv").write_text("a red 3\tabove a blue 5\na blue 5\n" * 5)
     if page == "orthus":
         host = RasterGenerator.tiny()
         codebook = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))

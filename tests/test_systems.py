@@ -94,6 +94,12 @@ def test_reproduce_stamps_the_result_and_records_only_measurements(fake, tmp_pat
     assert len(full.date) == len("2025-01-31")
 
 
+def test_seeds_begin_at_the_first_that_chose_no_settings(fake, tmp_path):
+    text = (fake / "__init__.py").read_text()
+    (fake / "__init__.py").write_text(text.replace("seeds=2,", "seeds=2, first_seed=4,"))
+    assert base.reproduce("fake-x", folder=tmp_path, budget="tiny", quiet=True).seeds == (4, 5)
+
+
 def test_reproduce_records_nothing_outside_of_a_source_tree(fake, tmp_path, monkeypatch):
     monkeypatch.setattr(base, "source_tree", lambda: None)
     base.reproduce("fake-x", folder=tmp_path, quiet=True)

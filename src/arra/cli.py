@@ -23,8 +23,8 @@ from arra.errors import ArraError, InputError
 
 # The order in which help lists commands: as one works with them. A name needs no place here.
 _ORDER = (
-    *("demo", "prepare", "tune", "train", "distill", "draft", "generate", "describe", "serve"),
-    *("evaluate", "export"),
+    *("demo", "prepare", "tune", "train", "distill", "draft", "imitate", "generate", "describe"),
+    *("serve", "evaluate", "export"),
     *("info", "systems", "reproduce", "ablate", "corpus", "bench"),
 )
 _DESCRIPTION = """Train language models to draw: autoregressive generation with representation \

@@ -24,13 +24,15 @@ from arra.data.tokenizer import tokenizer_fingerprint
 from arra.errors import InputError, ProvenanceError
 from arra.files import atomic_folder, read_json, sha256_of_json
 from arra.generators.backspacing import BackspaceStepper
-from arra.generators.base import Generator
+from arra.generators.base import CodeGenerator, Generator
 from arra.generators.fast import decoding
 from arra.generators.language_vectors import LanguageVectorGenerator
 from arra.generators.raster import SIDE_FILE
+from arra.generators.students import Student
 from arra.orders.schedules import fitted
 from arra.pixels import to_uint8, to_unit
 from arra.registry import generators, samplers
+from arra.samplers.helped import Help, HelpedSampler
 from arra.samplers.speculative import Speculation, SpeculativeSampler, SpeculativeVectorSampler
 from arra.settings import Decoder, Precision, Sampler, SamplingConfig
 
@@ -66,6 +68,8 @@ class TextToImage:
         self.generator, self.codec = generator.eval(), codec.eval()
         self.chosen: dict[str, Any] = {}
         """How it draws where that is not as in training, by the names that labels have for it."""
+        self.help: Help | None = None
+        """Whose units stand between two steps of a student."""
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Self:
@@ -116,6 +120,35 @@ class TextToImage:
         given: dict[str, Any] = {"steps": steps, "rounds": rounds, "solver": solver}
         other = type(self)(self.generator.paced(**given), self.codec)
         other.chosen = {name: value for name, value in given.items() if value is not None}
+        return other
+
+    def helped(self, teacher: TextToImage, first: int, until: int) -> Self:
+        """The same student drawing in two steps, between which its teacher draws the units `first`
+        (from 0) up to `until` itself; the student says those before and after them.
+
+        Raises `InputError` for a model that is no student, or has not learnt to go on from `until`,
+        `ProvenanceError` for a teacher of another kind than it learnt from.
+        """
+        student = self.generator
+        if not isinstance(student, Student):
+            raise InputError(
+                f"teacher: a {student.registered_name} generator is no student; `arra distill` "
+                "makes one"
+            )
+        if teacher.generator.config != student.config.teacher:
+            raise ProvenanceError(
+                "teacher: another kind of generator, or of another codec, than the one that this "
+                "student was distilled from; name that one"
+            )
+        if until not in (known := (*student.config.starts[1:], teacher.generator.units)):
+            raise InputError(
+                f"teacher's units: {first} to {until}, but this student goes on from "
+                f"{', '.join(map(str, known))} (`arra distill --starts`)"
+            )
+        other = type(self)(student, self.codec)
+        assert isinstance(teacher.generator, CodeGenerator)
+        other.help = Help(teacher.generator, first, until)
+        other.chosen = {"teacher": teacher.fingerprint(), "teacher_units": [first, until]}
         return other
 
     def fingerprint(self) -> str:
@@ -212,7 +245,8 @@ class TextToImage:
             return codes.view(len(codes), *self.generator.codes_shape)
         longest = max((len(self.generator.prompt_ids(text)) for text in set(texts)), default=0)
         if sampler == "auto":
-            draw: Any = samplers[self.generator.sampler](sampling)
+            own = samplers[self.generator.sampler]
+            draw: Any = own(sampling) if self.help is None else HelpedSampler(self.help, sampling)
         else:
             draw = speculation or SpeculativeSampler(sampling)
             if reason := self.generator.undraftable(longest + draw.budget.nodes):

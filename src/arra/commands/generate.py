@@ -34,6 +34,8 @@ def command(
     steps: int | None = None,
     rounds: int | None = None,
     solver: Literal["own", "dpm++", "unipc"] | None = None,
+    teacher: Annotated[Path | None, arg(metavar="CHECKPOINT")] = None,
+    teacher_units: Annotated[tuple[int, int] | None, arg(metavar="FIRST UNTIL")] = None,
     overwrite: bool = False,
     json: bool = False,
     sampling: Annotated[SamplingConfig, arg(name="")] = _SAMPLINGCONFIG,
@@ -76,6 +78,11 @@ def command(
         rounds: Of generators that draw hidden cells (masked-vectors): passes that draw a picture.
         solver: Of generators of vectors: our own steps (DDIM, Euler), or a solver of second order
             of diffusers, which needs fewer of them.
+        teacher: Of students (`arra distill`): the checkpoint that it learnt from, which draws some
+            units itself, between two steps of the student. Slower, and nearer to the teacher.
+        teacher_units: Which ones (cells, or scales, from 0), such as 4 12: the student says the
+            first 4, its teacher draws up to the 12th, and from there on, which is one of --starts,
+            the student says the rest.
         overwrite: Replace pictures in DIR that were drawn with other settings.
         json: Print a JSON list of the pictures for programs.
         sampling: How pictures are drawn.
@@ -88,6 +95,10 @@ def command(
 
     if grid is not None and not schedule:
         raise InputError("grid: another size needs the scales that lead to it, --schedule")
+    if (teacher is None) != (teacher_units is None):
+        raise InputError("teacher, teacher_units: who draws, and what; give both or neither")
+    if teacher is not None and (layout != "plain" or steps is not None or sampler != "auto"):
+        raise InputError("teacher: goes without --layout, --steps, --sampler")
     if layout != "plain":
         from arra.jobs.benchmarks import SAMPLES, Benchmark, draw_benchmark
 
@@ -115,6 +126,9 @@ def command(
         model = model.scheduled(schedule, grid)
     if (steps, rounds, solver) != (None, None, None):
         model = model.paced(steps, rounds, solver)
+    if teacher is not None and teacher_units is not None:
+        other = TextToImage.from_pretrained(teacher, choose_device(device))
+        model = model.helped(other, *teacher_units)
     speculation = None
     if sampler == "speculative":
         from arra.jobs.drafting import speculative_sampler

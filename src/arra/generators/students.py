@@ -335,6 +335,10 @@ class Student(Generator):
             said[:, first:] = most_similar(vectors[:, first:], self.vectors, bias)
         cache.codes = torch.where(given, cache.codes, said)
 
+    def take(self, cache: MapCache, codes: Tensor) -> None:
+        """Put codes (B, n), somebody else's, in the place of the first n."""
+        cache.codes = torch.cat((codes.to(cache.codes), cache.codes[:, codes.shape[1] :]), dim=1)
+
     def said(self, cache: MapCache, known: int) -> Tensor:
         """Logits (B, L, V) of all codes, when the first `known` ones are."""
         return self._read(cache, self._given(cache, known))[0]

@@ -15,7 +15,7 @@ from arra.metrics.likelihood import held_out_law
 from arra.pixels import strips
 from arra.report import Pictures
 from arra.report.grid import draw_grid
-from arra.settings import BatchConfig, SamplingConfig
+from arra.settings import BatchConfig, Sampler, SamplingConfig
 from arra.text_to_image import TextToImage
 
 Rows = PreparedStore | Subset
@@ -44,14 +44,22 @@ class HeldOut:
 class Samples:
     """A validator: pictures of the same captions and seeds each time, in `samples/`."""
 
-    def __init__(self, rows: Rows, store: PreparedStore, count: int, sampling: SamplingConfig):
+    def __init__(
+        self,
+        rows: Rows,
+        store: PreparedStore,
+        count: int,
+        sampling: SamplingConfig,
+        sampler: Sampler = "auto",
+    ):
         self.captions, places = distinct_captions(rows, count)
-        self.codec, self.sampling = store.codec(), sampling
+        self.codec, self.sampling, self.sampler = store.codec(), sampling, sampler
         self.codes = rows.rows(places).codes
 
     def __call__(self, generator: Generator, step: int, folder: Path) -> dict[str, float]:
         model = TextToImage(generator, self.codec.to(generator.device))
-        drawn = model.draw(self.captions, range(len(self.captions)), self.sampling)
+        seeds = range(len(self.captions))
+        drawn = model.draw(self.captions, seeds, self.sampling, sampler=self.sampler)
         real = model.paint(self.codes)
         rows = {"real, through the codec": real, f"step {step}": drawn}
         write_grid(folder / "samples" / f"step-{step:08d}.png", self.captions, rows)

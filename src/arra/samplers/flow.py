@@ -178,22 +178,24 @@ class NoiseSampler:
     ) -> Tensor:
         """Codes (B, L) int64, one picture per caption and seed. Raises `InputError` for other
         settings than those of the map, which are part of it."""
-        if self.config is not None and self.config != stepper.sampling:
-            raise InputError(_differing(self.config, stepper.sampling))
+        check_settings(self.config, stepper.sampling)
         plain = VectorSampler(SamplingConfig(guidance=1.0))
         drawn = plain(stepper, captions, seeds, batch=batch, on_unit=on_unit)
         return drawn.to(torch.int64)
 
 
-def _differing(asked: SamplingConfig, learnt: SamplingConfig) -> str:
-    """Which settings are not those of the map."""
+def check_settings(asked: SamplingConfig | None, learnt: SamplingConfig) -> None:
+    """`InputError` where other settings are asked for (None: whatever) than a map was learnt with,
+    of which they are part."""
+    if asked is None or asked == learnt:
+        return
     other = asdict(asked)
     found = [
         f"{name} {value!r} and not {other[name]!r}"
         for name, value in asdict(learnt).items()
         if value != other[name]
     ]
-    return (
+    raise InputError(
         "SamplingConfig: the settings of a distilled generator are those with which its teacher "
         f"drew, {', '.join(found)}; ask for these"
     )

@@ -59,6 +59,8 @@ class System:
     """Runs the experiment. Give `deferred("package.module:function")`: then listing stays cheap."""
     seeds: int = 5
     """How many seeds a result that is to be recorded needs."""
+    first_seed: int = 0
+    """The first of them; those before it served to choose settings."""
 
     @property
     def module(self) -> str:
@@ -118,9 +120,9 @@ def reproduce(
 ) -> ClaimResult:
     """Run the claim of a system and write `result.json` into `folder` (default runs/<slug>).
 
-    `seeds` is their number, from 0 on (default: as many as the system asks for). The committed
-    result is replaced too if arra runs from its source tree, the budget is "full" and there are no
-    fewer seeds than the system asks for: a quick try never overwrites a measurement.
+    `seeds` is their number, from the system's first on (default: as many as it asks for). The
+    committed result is replaced too if arra runs from its source tree, the budget is "full" and
+    there are no fewer seeds than the system asks for: a quick try never overwrites a measurement.
     """
     system = get_system(slug)
     count = system.seeds if seeds is None else seeds
@@ -130,7 +132,8 @@ def reproduce(
         raise InputError(f"budget: {budget!r}, expected one of {', '.join(get_args(Budget))}")
     target = Path(folder) if folder is not None else Path("runs") / slug
     target.mkdir(parents=True, exist_ok=True)
-    run = ClaimRun(tuple(range(count)), target, budget, quiet)
+    first = system.first_seed
+    run = ClaimRun(tuple(range(first, first + count)), target, budget, quiet)
 
     start = time.perf_counter()
     found = system.claim(run)

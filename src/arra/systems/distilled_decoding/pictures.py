@@ -1,118 +1,138 @@
-"""The picture of the page: digits by a teacher, and by its student from the same noise.
+"""The pictures and the table of the page: digits by teachers and by their students.
 
-Digits are 4 x 4 codes, squares of 2 x 2 pixels that k-means found: their vectors are the pixels.
+`python -m arra.systems.distilled_decoding.pictures docs/distilled-decoding` measures them, in some
+minutes, and writes steps.json, steps.png and digits.png there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from arra.experiments.digit_codes import LEVELS, SIDE, greys, pictures_of
-from arra.experiments.digit_grids import LabelStepper
-from arra.experiments.digits import WORDS, Digits, MemoryStore, digits, in_turn, judged, train_judge
-from arra.experiments.once import once
-from arra.experiments.plotting import sheet
-from arra.generators.grid import GridConfig, GridGenerator
-from arra.generators.student_batches import NOISE
-from arra.generators.students import student_of
-from arra.objectives.laws import NextToken, own_objectives
-from arra.samplers.flow import FlowSampler, NoiseSampler, picture_noise
-from arra.settings import GridOptions, SamplingConfig
-from arra.systems.distilled_decoding.recipe import DigitRecipe
-from arra.training.loop import train
+from arra.experiments.plotting import COLOURS, INK, PALE, canvas, save, sheet
+from arra.experiments.plotting import GRID as GRID_LINES
+from arra.experiments.speed.tables import markdown_table
+from arra.systems.distilled_decoding.recipe import GRID, KINDS, SCALES, DigitRecipe
+from arra.systems.distilled_decoding.steps import (
+    FILE,
+    HELPED,
+    INDEPENDENT,
+    SAME_NOISE,
+    measure,
+    write,
+)
 
-PATCH = 2
-GRID = (SIDE // PATCH, SIDE // PATCH)
-SAMPLING = SamplingConfig(guidance=1.5)
-
-
-def patches(pictures: np.ndarray) -> Tensor:
-    """(N, 16, 4) in [-1, 1]: squares of pixels of digits (N, 8, 8, 3) uint8, in raster order."""
-    grey = greys(pictures).float() * (2.0 / (LEVELS - 1)) - 1.0
-    squares = grey.unflatten(2, (-1, PATCH)).unflatten(1, (-1, PATCH)).transpose(2, 3)
-    return squares.flatten(3).flatten(1, 2)
+PLOT, SHEET = "steps.png", "digits.png"
+LABELS = {GRID: "16 squares in turn", SCALES: "103 pixels in 5 scales"}
+_MARKS = {"teacher": "s", "student": "o", HELPED: "D"}
+"""Of points in the plot."""
+QUALITY = "class frechet"
 
 
-def painted(codes: Tensor, vectors: Tensor) -> np.ndarray:
-    """(N, 8, 8, 3) uint8 of codes (N, 16)."""
-    squares = vectors[codes].unflatten(1, GRID).unflatten(-1, (PATCH, PATCH)).transpose(2, 3)
-    grey = squares.flatten(3).flatten(1, 2)
-    return pictures_of(((grey + 1.0) * ((LEVELS - 1) / 2)).round().clamp(0, LEVELS - 1).long())
+def table(result: dict[str, Any]) -> str:
+    """Markdown: quality and cost of every way, for both teachers."""
+    columns = ["", "passes", "Fréchet", "of each digit", "digit right (%)", "teacher's codes (%)",
+               "ms, alone", "ms, of 100"]  # fmt: skip
+    rows = []
+    for kind in KINDS:
+        real = result["kinds"][kind]["real"]
+        found = [f"**{LABELS[kind]}**: real digits", "", f"{real['frechet']:.2f}", "",
+                 f"{100 * real['accuracy']:.1f}", "", "", ""]  # fmt: skip
+        rows.append(found)
+        rows += [_row(name, way) for name, way in result["kinds"][kind]["ways"].items()]
+    return markdown_table(columns, rows)
 
 
-def codebook(known: Digits, count: int) -> Tensor:
-    """(count, 4) float32 the means that k-means finds of all squares."""
-    from sklearn.cluster import KMeans
-
-    found = KMeans(count, n_init=1, random_state=0).fit(patches(known.pictures).flatten(0, 1))
-    return torch.from_numpy(found.cluster_centers_).float()
-
-
-def _codes(pictures: np.ndarray, vectors: Tensor) -> Tensor:
-    """(N, 16) int64."""
-    return torch.cdist(patches(pictures), vectors[None]).argmin(dim=-1)
-
-
-def _drawn(model: Any, sampler: Any, words: Sequence[str], seeds: Sequence[int]) -> Tensor:
-    return sampler(LabelStepper(model), words, seeds, batch=500).flatten(1)
+def _row(name: str, way: dict[str, float]) -> list[str]:
+    told = name != "teacher"  # whose noise is another
+    cost = [f"{1e3 * way['alone']:.1f}", f"{1e3 * way['together']:.2f}"]
+    return [
+        name,
+        f"{way['passes']}" if way["passes"] else "",
+        f"{way['frechet']:.2f}",
+        f"{way['class frechet']:.2f}",
+        f"{100 * way['accuracy']:.1f}",
+        f"{100 * way['teachers_codes']:.1f}" if told else "",
+        *(cost if way["passes"] else ("", "")),
+    ]
 
 
-def distilled(recipe: DigitRecipe, folder: Path) -> dict[str, Any]:
-    """Train teacher and student, draw by both; a judge's numbers, and pictures beside it."""
-
-    def make(target: Path) -> dict[str, Any]:
-        known, held_out = digits()
-        vectors = codebook(known, recipe.codes)
-        options = GridOptions(condition="class")
-        config = GridConfig(GRID, recipe.codes, text=len(WORDS), size=recipe.size, options=options)
-        teacher, cropped = GridGenerator.seeded(config, 0), known.cropped(1)
-        labels = [[int(label)] for label in cropped.labels]
-        store = MemoryStore(labels, _codes(cropped.pictures, vectors).view(-1, *GRID))
-        batches = teacher.batches(store, replace(recipe.batch, drop_caption=0.1))
-        train(teacher, [NextToken()], batches, recipe.teacher, target / "teacher")
-        flow = FlowSampler(vectors, SAMPLING)
-        words, seeds = in_turn(recipe.pairs), [(1 << 40) + n for n in range(recipe.pairs)]
-        noise = picture_noise(seeds, GRID[0] * GRID[1], vectors.shape[1])
-        codes = _drawn(teacher, flow, words, seeds).view(-1, *GRID)
-        pairs = MemoryStore([[WORDS.index(word)] for word in words], codes, {NOISE: noise})
-        student = student_of(teacher, vectors, SAMPLING, recipe.options, seed=0)
-        tries = student.batches(pairs, recipe.batch)
-        train(student, own_objectives(student), tries, recipe.student, target / "student")
-        words, seeds = in_turn(recipe.drawn), list(range(recipe.drawn))
-        found = {"teacher, 16 steps": _drawn(teacher, flow, words, seeds)}
-        for steps in (1, 2):
-            name = f"student, {steps} step{'s' if steps > 1 else ''}"
-            found[name] = _drawn(student.paced(steps=steps), NoiseSampler(), words, seeds)
-        pictures = {name: painted(codes, vectors) for name, codes in found.items()}
-        for number, drawn in enumerate(pictures.values()):
-            np.save(target / f"drawn-{number}.npy", drawn)
-        judge, truth = train_judge(known, held_out, 1), found["teacher, 16 steps"]
-        return {
-            name: {
-                **judged(judge, pictures[name]),
-                "teacher's codes": float((codes == truth).float().mean()),
-            }
-            for name, codes in found.items()
-        }
-
-    return once(folder / "digits", [recipe, "digits"], make)
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Fréchet distances of single digits against passes, and against time, for both teachers."""
+    figure, axes = canvas(8.4, 3.6, (1, 2))
+    sides = (("passes of a network for a picture", "passes", 1.0), ("ms of a picture drawn alone",
+             "alone", 1e3))  # fmt: skip
+    for place, (label, cost, scale) in zip(axes, sides, strict=True):
+        for kind, colour in zip(KINDS, COLOURS[1:], strict=False):
+            ways = result["kinds"][kind]["ways"]
+            points = {n: (scale * w[cost], w[QUALITY]) for n, w in ways.items() if n != SAME_NOISE}
+            place.axhline(points.pop(INDEPENDENT)[1], color=colour, lw=0.9, ls=":")
+            line = [point for name, point in points.items() if _role(name) == "student"]
+            place.plot(*zip(*line, strict=True), color=colour, lw=1, alpha=0.6)
+            for name, point in points.items():
+                place.plot(*point, _MARKS[_role(name)], color=colour, ms=6, mfc="white", mew=1.4)
+        place.set_xscale("log", base=2)
+        place.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        place.set_ylim(0, None)
+        place.set_xlabel(label)
+        place.grid(color=GRID_LINES, lw=0.6)
+    axes[0].set_ylabel("Fréchet distance, mean of the digits'")
+    _legend(figure, axes[0])
+    save(figure, path)
 
 
-def plot(folder: Path, path: str | Path, recipe: DigitRecipe | None = None) -> dict[str, Any]:
-    """Write the sheet as PNG, two of each digit by teacher and student; the judge's numbers."""
-    report = distilled(recipe or DigitRecipe(), folder)
-    sheet(
-        [
-            (name.replace(", ", "\n"), np.load(folder / "digits" / f"drawn-{number}.npy")[:20])
-            for number, name in enumerate(report)
-        ],
-        path,
-    )
-    return report
+def _legend(figure: Any, axes: Any) -> None:
+    """What colours, marks and lines mean."""
+    for kind, colour in zip(KINDS, COLOURS[1:], strict=False):
+        axes.plot([], [], color=colour, label=LABELS[kind])
+    for role, label in (
+        ("teacher", "teacher"),
+        ("student", "student, 1, 2 and 4 steps"),
+        (HELPED, "student, its teacher between two steps"),
+    ):
+        axes.plot([], [], _MARKS[role], color=INK, mfc="white", mew=1.4, label=label)
+    axes.plot([], [], color=PALE, lw=0.9, ls=":", label="codes drawn independently")
+    figure.legend(fontsize=7.5, loc="outside lower center", ncols=3, frameon=False)
+
+
+def _role(name: str) -> str:
+    """A key of `_MARKS`."""
+    return name if name == HELPED else name.split(",")[0]
+
+
+def picture(result: dict[str, Any], folder: Path, path: Path) -> None:
+    """A digit of each by the ways that share their noise, which `measure` drew in `folder`."""
+    rows: list[tuple[str, np.ndarray]] = []
+    for kind in KINDS:
+        drawn = dict(
+            zip(result["kinds"][kind]["ways"], np.load(folder / f"{kind}.npy"), strict=True)
+        )
+        del drawn["teacher"]
+        rows += [(f"{kind}: {name}", pictures) for name, pictures in drawn.items()]
+    sheet(rows, path, width=5.6)
+
+
+def draw(folder: Path, out: Path, recipe: DigitRecipe | None = None) -> dict[str, Any]:
+    """Measure, going on in `folder`, and write everything to `out`; the result."""
+    result = measure(recipe or DigitRecipe(), folder)
+    out.mkdir(parents=True, exist_ok=True)
+    write(result, out / FILE)
+    plot(result, out / PLOT)
+    picture(result, folder, out / SHEET)
+    return result
+
+
+def main() -> None:
+    """Measure and draw; print the table."""
+    parser = argparse.ArgumentParser(description="Draw the pictures of the page.")
+    parser.add_argument("out", type=Path, help="where they go")
+    parser.add_argument("--work", type=Path, default=Path("runs/distilled-decoding"))
+    options = parser.parse_args()
+    print(table(draw(options.work, options.out)))
+
+
+if __name__ == "__main__":
+    main()

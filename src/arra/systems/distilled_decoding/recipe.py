@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from arra.experiments.digit_codes import training as scale_training
 from arra.generators.students import StudentOptions
-from arra.settings import BatchConfig, LlamaSize
+from arra.settings import BatchConfig, LlamaSize, ScaleSize
 from arra.training.config import TrainConfig
 
 DISTILLED, SHUFFLED = "distilled", "shuffled noise"
@@ -66,33 +67,85 @@ def tiny() -> Recipe:
 RECIPES = {"full": Recipe, "tiny": tiny}
 
 
+GRID, SCALES = "grid", "scales"
+KINDS = (GRID, SCALES)
+"""Teachers of the pictures: square after square, and next-scale."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a teacher of digits and its student are trained."""
+
+    teacher: TrainConfig
+    training: TrainConfig
+    """Of the student."""
+    student: StudentOptions
+    batch: BatchConfig
+    helped: tuple[int, int]
+    """Between two steps: the first unit that the teacher draws, and the first that it does not."""
+
+
+def _grid() -> Task:
+    starts = StudentOptions((0, 5, 9, 13))
+    return Task(training(1000), training(1500), starts, BATCHES, helped=(2, 9))
+
+
+def _scales() -> Task:
+    starts = StudentOptions((0, 2, 3, 4))
+    batch = replace(BATCHES, size=32)
+    return Task(scale_training(500), training(1000), starts, batch, helped=(1, 3))
+
+
 @dataclass(frozen=True)
 class DigitRecipe:
-    """Handwritten digits as 4 x 4 codes, a teacher of them and its student."""
+    """Handwritten digits as 16 squares in turn and as pixels in scales, and students of both."""
 
     codes: int = 32
-    size: LlamaSize = field(
+    """Of squares of 2 x 2 pixels."""
+    sides: tuple[int, ...] = (1, 2, 3, 5, 8)
+    """Of the scales."""
+    grid: LlamaSize = field(
         default_factory=lambda: LlamaSize(
-            width=96, depth=4, heads=4, feed_forward=256, rope_theta=100.0
+            width=64, depth=4, heads=4, feed_forward=192, rope_theta=100.0
         )
     )
-    batch: BatchConfig = BATCHES
-    teacher: TrainConfig = field(default_factory=lambda: training(1500))
-    student: TrainConfig = field(default_factory=lambda: training(1500))
-    options: StudentOptions = field(default_factory=lambda: StudentOptions((0, 5), 2))
+    scales: ScaleSize = field(
+        default_factory=lambda: ScaleSize(
+            width=64, depth=3, heads=4, feed_forward=256, gate=1e-2, inputs=10.0
+        )
+    )
+    grid_task: Task = field(default_factory=_grid)
+    scale_task: Task = field(default_factory=_scales)
+    steps: tuple[int, ...] = (1, 2, 4)
+    """Of the students."""
     pairs: int = 20_000
+    flow_steps: int = 60
+    """Of Euler's method for each code."""
     drawn: int = 2_000
+    timed: int = 9
+    """How often drawing is timed."""
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """By kind."""
+        return {GRID: self.grid_task, SCALES: self.scale_task}
 
 
 def tiny_digits() -> DigitRecipe:
     """To see that it runs."""
-    return replace(
-        DigitRecipe(),
+
+    def short(task: Task) -> Task:
+        batch = replace(BATCHES, size=8)
+        return replace(task, teacher=training(2), training=training(2), batch=batch)
+
+    return DigitRecipe(
         codes=8,
-        size=tiny().size,
-        batch=tiny().batch,
-        teacher=training(2),
-        student=training(2),
-        pairs=20,
+        grid=tiny().size,
+        scales=ScaleSize(width=16, depth=1, heads=2, feed_forward=16),
+        grid_task=short(_grid()),
+        scale_task=short(_scales()),
+        pairs=40,
+        flow_steps=10,
         drawn=40,
+        timed=1,
     )

@@ -15,4 +15,5 @@ SYSTEM = System(
     ),
     claim=deferred("arra.systems.sequencematch.claim:claim"),
     seeds=3,
+    first_seed=1,
 )

@@ -13,16 +13,15 @@ from arra.codecs.patches import PatchCodec
 from arra.data.tokenizer import train_text_tokenizer
 from arra.experiments.digits import WORDS, Judge, MemoryStore, digits, encoded, in_turn, seeds_of
 from arra.experiments.once import once
+from arra.generators.backspace_batches import BackspaceBatches
 from arra.generators.backspacing import BackspaceStepper, Writing, with_backspace
 from arra.generators.raster import RasterGenerator
-from arra.objectives.imitation import Cloning
+from arra.jobs.imitation import nats, tune
 from arra.pixels import to_uint8
 from arra.samplers.backtracking import BacktrackingSampler, Limits, standing
 from arra.settings import BatchConfig, LlamaSize, SamplingConfig
 from arra.systems.sequencematch.additions import FIGURES, WRITTEN, additions, corrupted
-from arra.systems.sequencematch.batches import BackspaceBatches
 from arra.systems.sequencematch.recipe import LIKELIHOOD, Recipe
-from arra.systems.sequencematch.tuning import tune
 from arra.text_to_image import TextToImage
 from arra.training.loop import TrainReport
 
@@ -83,15 +82,10 @@ def undone(actions: list[list[int]], given: list[list[int]], end: int) -> float:
     return float(np.mean([row[len(first)] == end + 1 for row, first in pairs]))
 
 
-@torch.no_grad()
-def nats(generator: RasterGenerator, store: MemoryStore, writing: Writing) -> float:
-    """Mean negative log-likelihood of an action of held-out data without mistakes."""
+def held_out_nats(generator: RasterGenerator, store: MemoryStore, writing: Writing) -> float:
+    """Nats of an action of held-out data without mistakes."""
     batches = BackspaceBatches(store, writing, BatchConfig(1), pad=generator.config.vocabulary.pad)
-    loss, total, count = Cloning(), 0.0, 0
-    for batch in batches.in_order(250):
-        here = loss.count(batch)
-        total, count = total + here * float(loss(generator(batch), batch)), count + here
-    return total / count
+    return nats(generator, batches.in_order(250))
 
 
 def _facts(generator: RasterGenerator, report: TrainReport) -> dict[str, float]:
@@ -106,8 +100,8 @@ def train_additions(recipe: Recipe, arm: str, seed: int, folder: Path, quiet: bo
         known, held_out = additions(recipe.sums, recipe.asked, seed)
         writing = Writing.of_text(generator, WRITTEN, FIGURES)
         store = known.store([generator.caption_ids(text) for text in known.prompts])
-        tuning = recipe.additions.of(arm)
-        report = tune(generator, store, writing, tuning, target / "training", seed)
+        tuning = recipe.additions.of(arm).seeded(seed)
+        report = tune(generator, store, writing, tuning, target / "training")
         asked = [generator.caption_ids(text) for text in held_out.prompts]
         end, answers = len(FIGURES), held_out.answers
 
@@ -120,7 +114,7 @@ def train_additions(recipe: Recipe, arm: str, seed: int, folder: Path, quiet: bo
             **_facts(generator, report),
             "accuracy": right(free),
             "backspaces": counted(free, end),
-            "nats": nats(generator, held_out.store(asked), writing),
+            "nats": held_out_nats(generator, held_out.store(asked), writing),
         }
         for name, more in (("recovery", 0), ("late recovery", 1)):
             given = corrupted(answers, seed, more)
@@ -145,8 +139,8 @@ def train_pictures(
         generator = painter(codec, recipe.pictures.size, seed)
         writing = Writing.of_pictures(generator)
         store = _store(generator, known.captions, encoded(codec, known.pictures))
-        tuning = recipe.pictures.of(arm)
-        report = tune(generator, store, writing, tuning, target / "training", seed)
+        tuning = recipe.pictures.of(arm).seeded(seed)
+        report = tune(generator, store, writing, tuning, target / "training")
         end, middle = codec.vocabulary, generator.units // 2
 
         def judged(actions: list[list[int]], labels: np.ndarray) -> tuple[float, float]:
@@ -169,7 +163,7 @@ def train_pictures(
             "accuracy": accuracy,
             "frechet": distance,
             "backspaces": counted(free, end),
-            "nats": nats(generator, _store(generator, held_out.captions, _all(codec)), writing),
+            "nats": held_out_nats(generator, _unseen(generator, codec), writing),
             "recovery": judged(begun, labels)[0],
             "undone": undone(begun, given, end),
         }
@@ -177,8 +171,10 @@ def train_pictures(
     return once(folder / f"pictures-{arm}-{seed}", [recipe, arm, seed], make)
 
 
-def _all(codec: PatchCodec) -> Tensor:
-    return encoded(codec, digits()[1].pictures)
+def _unseen(generator: RasterGenerator, codec: PatchCodec) -> MemoryStore:
+    """All held-out digits."""
+    held_out = digits()[1]
+    return _store(generator, held_out.captions, encoded(codec, held_out.pictures))
 
 
 def _store(generator: RasterGenerator, captions: list[str], codes: Tensor) -> MemoryStore:

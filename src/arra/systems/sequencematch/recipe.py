@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from arra.codecs.patches import PatchConfig
 from arra.experiments.digit_vectors import training
-from arra.objectives.imitation import ImitationConfig
+from arra.jobs.imitation import Tuning
+from arra.objectives.imitation import ImitationConfig, Ramp
 from arra.settings import BatchConfig, LlamaSize
-from arra.systems.sequencematch.replay import ReplayConfig
-from arra.systems.sequencematch.tuning import Tuning, blending, data_alone
+from arra.training.replay import ReplayConfig
 
 MATCH, BACKSPACE, LIKELIHOOD = "match", "backspace", "likelihood"
 ARMS = (MATCH, BACKSPACE, LIKELIHOOD)
@@ -32,8 +32,14 @@ class Task:
     def of(self, arm: str) -> Tuning:
         """How this arm learns."""
         if arm == MATCH:
-            return blending(self.tuning, self.begin, self.rise)
-        return data_alone(self.tuning, self.tuning.noise if arm == BACKSPACE else 0.0)
+            return self.tuning.blended(self.begin, self.rise)
+        return _data_alone(self.tuning, self.tuning.noise if arm == BACKSPACE else 0.0)
+
+
+def _data_alone(tuning: Tuning, noise: float) -> Tuning:
+    """The same for likelihood alone, all along, with so many mistakes."""
+    ramp = Ramp(most=0.0)
+    return replace(tuning, imitation=replace(tuning.imitation, ramp=ramp), replay=None, noise=noise)
 
 
 SIZE = LlamaSize(width=64, depth=2, heads=4, feed_forward=192, positions=64, rope_theta=100.0)

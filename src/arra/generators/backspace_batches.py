@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from arra.errors import InputError
 from arra.generators.backspacing import Writing
 from arra.generators.base import DATA, MODEL, NOISE, Batch
 from arra.generators.batches import Sample, Store, StoreBatches
 from arra.settings import BatchConfig
-from arra.systems.sequencematch.replay import Replay
+
+Text = tuple[list[int], list[int]]
+"""A prompt's ids, without what stands around them, and the actions after it by number."""
+
+
+class OwnTexts(Protocol):
+    """What the model itself wrote some steps ago."""
+
+    def sample(self, step: int, rng: np.random.Generator) -> list[Text]:
+        """Some of the texts that `step` learns from; none before there are any."""
 
 
 def noised(
@@ -37,8 +48,9 @@ def noised(
 
 
 class BackspaceBatches(StoreBatches):
-    """Batches of a store whose codes are numbers of tokens: `batch(step, part, parts)` depends on
-    nothing else but, where there is a `replay`, on the files that it holds for the step."""
+    """Batches of a store whose codes are numbers of tokens, -1 where a text has ended:
+    `batch(step, part, parts)` depends on nothing else but, where there is a `replay`, on what it
+    holds for the step."""
 
     def __init__(
         self,
@@ -48,7 +60,7 @@ class BackspaceBatches(StoreBatches):
         *,
         pad: int = 0,
         rate: float = 0.0,
-        replay: Replay | None = None,
+        replay: OwnTexts | None = None,
     ):
         super().__init__(store, config, ())
         if not 0 <= rate <= 1:
@@ -58,6 +70,9 @@ class BackspaceBatches(StoreBatches):
     def _sample(self, text: Sequence[int], codes: Sequence[int]) -> Sample:
         actions = [*codes, len(self.writing.ids)]
         return self.writing.sample(text, actions, [DATA] * len(actions))
+
+    def _listed(self, codes: Tensor) -> Sequence[Sequence[int]]:
+        return [[code for code in row if code >= 0] for row in codes.flatten(1).tolist()]
 
     def _mistaken(
         self, text: Sequence[int], codes: Sequence[int], rng: np.random.Generator

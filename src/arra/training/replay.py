@@ -19,15 +19,7 @@ from torch import Tensor
 
 from arra.errors import InputError
 from arra.files import atomic_file, sha256_of_json
-from arra.generators.backspacing import BackspaceStepper, Writing
-from arra.generators.base import Generator
-from arra.generators.batches import Store
-from arra.generators.raster import RasterGenerator
-from arra.samplers.backtracking import BacktrackingSampler, Limits
-from arra.settings import SamplingConfig
-
-Text = tuple[list[int], list[int]]
-"""A prompt's ids, without what stands around them, and the actions after it by number."""
+from arra.generators.backspace_batches import Text
 
 
 @dataclass(frozen=True)
@@ -114,7 +106,7 @@ class Replay:
         except (OSError, SafetensorError) as error:
             raise InputError(
                 f"{file}: the texts after step {done} cannot be read ({error}); does the run "
-                f"validate with Writer, every {self.config.every} steps?"
+                f"write them, every {self.config.every} steps?"
             ) from error
         if identity != self._identity:
             raise InputError(f"{file}: was written with other settings; use another folder")
@@ -127,32 +119,3 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     length = max(1, *map(len, rows))
     filled = [[*row, *[-1] * (length - len(row))] for row in rows]
     return torch.tensor(filled, dtype=torch.int32)
-
-
-class Writer:
-    """Writes into a replay while the model learns; a validator of the training loop, which calls it
-    with the weights of the step and random numbers of its own."""
-
-    def __init__(
-        self, replay: Replay, store: Store, writing: Writing, limits: Limits | None = None
-    ):
-        self.replay, self.store, self.writing = replay, store, writing
-        self.sampler = BacktrackingSampler(SamplingConfig(guidance=1.0), limits)
-
-    def __call__(self, generator: Generator, step: int, folder: Path) -> dict[str, float]:
-        """Texts to prompts of the store at temperature 1, where they are due; tells how often a
-        token was taken back in one of them."""
-        if not self.replay.is_due(step):
-            return {}
-        assert isinstance(generator, RasterGenerator)
-        count = self.replay.config.texts
-        rng = np.random.default_rng([self.replay.seed, 8, step])
-        rows = self.store.rows(rng.integers(len(self.store), size=count).tolist(), ())
-        prompts = [list(text) for text in rows.text_ids]
-        seeds = rng.integers(1 << 62, size=count).tolist()
-        stepper = BackspaceStepper(generator, self.writing)
-        asked = [self.writing.prompt(text) for text in prompts]
-        actions = self.sampler.actions(stepper, asked, seeds, batch=count)
-        self.replay.write(step, list(zip(prompts, actions, strict=True)))
-        back = stepper.tokens + 1
-        return {"backspaces": sum(row.count(back) for row in actions) / count}
