@@ -11,10 +11,11 @@ import torch
 from arra.codecs.patches import PatchCodec, PatchConfig
 from arra.experiments.digits import digits
 from arra.pixels import to_unit
+from arra.samplers.speculative.observed import Observed
 from arra.samplers.speculative.rules import Match, Relaxed, Strict, nearest, output_law
 from arra.samplers.speculative.rules import without_replacement as drawn
 from arra.samplers.speculative.tapes import enumerated
-from arra.systems.lantern.arms import Observed, flat_store, lenders, rule_of
+from arra.systems.lantern.arms import flat_store, lenders, rule_of
 from arra.systems.lantern.claim import judged
 from arra.systems.lantern.recipe import NEAREST, PLAIN, RANDOM, RECIPES, STRICT, Arm, Recipe
 from page_kit import SMALLER, blocks, run_bash, run_python

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from arra.samplers.logits import SamplingConfig
@@ -15,10 +15,11 @@ from arra.samplers.speculative.tapes import Tape
 class Observed(Rule):
     """Decides as another rule does; of every so many decisions the laws are kept."""
 
-    def __init__(self, rule: Rule, every: int = 1):
-        self.rule, self.every, self.decisions = rule, every, 0
-        self.laws: list[tuple[Tensor, Tensor | None]] = []
-        """The target's, and the drafter's; None where nothing was guessed, or guesses are given."""
+    def __init__(self, rule: Rule, every: int, drawn: bool):
+        """`drawn`: whether guesses are drawn, one at a node, or given."""
+        self.rule, self.every, self.drawn, self.decisions = rule, every, drawn, 0
+        self.kept: list[tuple[Tensor, Tensor | None, list[int]]] = []
+        """The target's law, the drafter's, and what was guessed."""
 
     def judged(self, config: SamplingConfig) -> SamplingConfig:
         return self.rule.judged(config)
@@ -27,18 +28,17 @@ class Observed(Rule):
         self, p: Tensor, q: Tensor | None, guesses: Sequence[int], tape: Tape, unit: int
     ) -> tuple[int, int]:
         if self.decisions % self.every == 0:
-            self.laws.append((p, q if guesses else None))
+            self.kept.append((p.double(), None if q is None else q.double(), list(guesses)))
         self.decisions += 1
         return self.rule.decide(p, q, guesses, tape, unit)
 
     def variation(self) -> float:
         """Mean over the kept decisions of the total variation between the law of the unit that is
-        decided, where one guess is drawn of the drafter's law, and the target's, exactly; 0 where
-        nothing was guessed."""
-        apart = [
-            0.0
-            if q is None
-            else float(output_law(self.rule, p.double(), q.double()).sub(p).abs().sum()) / 2
-            for p, q in self.laws
-        ]
-        return float(torch.tensor(apart).mean()) if apart else 0.0
+        decided and the target's, exactly; 0 where nothing was guessed."""
+        apart = [0.0 if not guesses else self._apart(p, q, guesses) for p, q, guesses in self.kept]
+        return float(np.mean(apart)) if apart else 0.0
+
+    def _apart(self, p: Tensor, q: Tensor | None, guesses: list[int]) -> float:
+        # over all guesses that might have been drawn, or of these
+        decided = output_law(self.rule, p, q, len(guesses) if self.drawn else guesses)
+        return 0.5 * float((decided - p).abs().sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +33,9 @@ from arra.samplers.ancestral import AncestralSampler
 from arra.samplers.speculative.drafts import Budget
 from arra.samplers.speculative.feature_trees import DynamicFeatureDrafter, StaticFeatureDrafter
 from arra.samplers.speculative.features import FeatureDrafter
-from arra.samplers.speculative.rules import Relaxed, Rule, Strict, nearest, output_law
+from arra.samplers.speculative.observed import Observed
+from arra.samplers.speculative.rules import Relaxed, Rule, Strict, nearest
 from arra.samplers.speculative.sampler import SpeculativeSampler
-from arra.samplers.speculative.tapes import Tape
 from arra.samplers.speculative.trees import TreeShape
 from arra.settings import SamplingConfig
 from arra.systems.lantern.recipe import PLAIN, RANDOM, Arm, Recipe
@@ -118,34 +117,6 @@ def rule_of(recipe: Recipe, arm: Arm, codec: PatchCodec, seed: int) -> Rule:
     if arm.lenders is None:
         return Strict()
     return Relaxed(lenders(recipe, arm, codec, seed), arm.delta, arm.ratio)
-
-
-class Observed(Rule):
-    """A rule that is looked at: of every so many decisions the laws are kept."""
-
-    def __init__(self, rule: Rule, every: int, drawn: bool):
-        """`drawn`: whether guesses are drawn, one at a node, or given."""
-        self.rule, self.every, self.drawn, self.decisions = rule, every, drawn, 0
-        self.kept: list[tuple[Tensor, Tensor | None, list[int]]] = []
-
-    def decide(
-        self, p: Tensor, q: Tensor | None, guesses: Sequence[int], tape: Tape, unit: int
-    ) -> tuple[int, int]:
-        if self.decisions % self.every == 0:
-            self.kept.append((p.double(), None if q is None else q.double(), list(guesses)))
-        self.decisions += 1
-        return self.rule.decide(p, q, guesses, tape, unit)
-
-    def variation(self) -> float:
-        """Mean over the kept decisions of the total variation between the law of the unit that is
-        decided and the target's, exactly; 0 where nothing was guessed."""
-        apart = [0.0 if not guesses else self._apart(p, q, guesses) for p, q, guesses in self.kept]
-        return float(np.mean(apart))
-
-    def _apart(self, p: Tensor, q: Tensor | None, guesses: list[int]) -> float:
-        # over all guesses that might have been drawn, or of these
-        decided = output_law(self.rule, p, q, len(guesses) if self.drawn else guesses)
-        return 0.5 * float((decided - p).abs().sum())
 
 
 class Drawing:

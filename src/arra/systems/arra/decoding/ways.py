@@ -168,7 +168,7 @@ def _guessed(
     )
     lossless, observed = sampler.rule.lossless, None
     if not lossless:
-        sampler.rule = observed = Observed(sampler.rule, _EVERY)
+        sampler.rule = observed = Observed(sampler.rule, _EVERY, sampler.drafter.draws)
     size = _size(models.target) + more
     return Way(name, models.target, size, sampler.config, lossless, sampler, observed)
 
