@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from arra.files import atomic_file
 
 Block = Callable[[str, Path, str], str | None]
 """(name, folder of results, link from the page to it) -> what stands in the block, or None."""
+
+
+class Full(Protocol):
+    """What was measured, and how thoroughly."""
+
+    @property
+    def budget(self) -> str: ...
+
+    def write(self, path: Path) -> None: ...
+
+
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -25,6 +38,19 @@ def filled(page: str, block: Block, results: Path, link: str) -> str:
         return f"{match[1]}{'Not measured yet.' if text is None else text}\n{match[3]}"
 
     return _BLOCK.sub(replaced, page)
+
+
+def take_full(
+    result: Full, runs: Path, results: Path, file: str, plot: Callable[[Path], None], pictures: str
+) -> None:
+    """Keep a result of the budget "full" in `results`, as `file`, with its plot made anew and the
+    `pictures` that lie in `runs`; another one is left alone."""
+    if result.budget != "full":
+        return
+    result.write(results / file)
+    plot(results)
+    with atomic_file(results / pictures) as temporary:
+        shutil.copyfile(runs / pictures, temporary)
 
 
 def fill_page(what: str, block: Block, record: Callable[[Path, Path], object]) -> None:

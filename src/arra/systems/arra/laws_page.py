@@ -5,13 +5,11 @@ python -m arra.systems.arra.laws_page docs/heads.md --record runs/bench/heads
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from arra.experiments.pages import fill_page
+from arra.experiments.pages import fill_page, take_full
 from arra.experiments.plotting import COLOURS, GRID, INK, canvas, save
 from arra.experiments.speed.tables import markdown_table
-from arra.files import atomic_file
 from arra.systems.arra.laws import FILE, PICTURES, Drawing, LawsResult, read_laws
 
 PLOT = "heads.png"
@@ -91,11 +89,7 @@ def block(name: str, results: Path, link: str) -> str | None:
 def record(runs: Path, results: Path) -> None:
     """Take a full result into `results`, with its plot."""
     result = read_laws(runs / FILE)
-    if result.budget == "full":
-        result.write(results / FILE)
-        plot(result, results / PLOT)
-        with atomic_file(results / PICTURES) as temporary:
-            shutil.copyfile(runs / PICTURES, temporary)
+    take_full(result, runs, results, FILE, lambda to: plot(result, to / PLOT), PICTURES)
 
 
 if __name__ == "__main__":

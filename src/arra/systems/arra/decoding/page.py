@@ -5,15 +5,13 @@ python -m arra.systems.arra.decoding.page docs/decoding.md --record runs/bench/d
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from arra.experiments.pages import fill_page
+from arra.experiments.pages import fill_page, take_full
 from arra.experiments.plotting import COLOURS, GRID, INK, canvas, save
 from arra.experiments.scene_judging import Worth
 from arra.experiments.speed.tables import markdown_table
-from arra.files import atomic_file
 from arra.systems.arra.decoding.costs import PassCost
 from arra.systems.arra.decoding.running import (
     FILE,
@@ -156,11 +154,7 @@ def block(name: str, results: Path, link: str) -> str | None:
 def record(runs: Path, results: Path) -> None:
     """Take a full result into `results`, with its plot and pictures."""
     result = read_decoding(runs / FILE)
-    if result.budget == "full":
-        result.write(results / FILE)
-        plot(result, results / PLOT)
-        with atomic_file(results / PICTURES) as temporary:
-            shutil.copyfile(runs / PICTURES, temporary)
+    take_full(result, runs, results, FILE, lambda to: plot(result, to / PLOT), PICTURES)
 
 
 if __name__ == "__main__":
