@@ -7,12 +7,13 @@ features guess for it, tri-grams of its training codes do, and a student of it d
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from arra.data.scenes import DigitScenes, Scene
@@ -28,6 +29,7 @@ from arra.jobs.distilling import Distillation, run_distillation
 from arra.jobs.pairs import PairOptions
 from arra.networks.feature_predictor import FeaturePredictor
 from arra.objectives.features import feature_objectives
+from arra.randomness import seeded
 from arra.samplers.speculative.rules import nearest
 from arra.samplers.speculative.trigrams import Trigrams
 from arra.settings import BatchConfig, LlamaSize, Sizes, VectorOptions
@@ -40,6 +42,8 @@ from arra.training.loop import train
 
 STEPS = 800
 TARGET = LlamaSize(256, 6, 4, 704, 128, 100.0, tied=True)
+DEPTH = 32
+"""Blocks of the deepened target."""
 SMALL = LlamaSize(96, 2, 3, 256, 128, 100.0, tied=True)
 VECTOR_SIZES = {
     "vectors": LlamaSize(128, 2, 4, 352, 128, 100.0),
@@ -59,6 +63,8 @@ class Models:
     bench: Bench
     setting: SceneSetting
     target: TextToImage
+    deep: TextToImage
+    """The same model with more blocks, which add nothing: of the cost of a larger one."""
     small: TextToImage
     trigrams: Trigrams
     features: FeaturePredictor
@@ -99,6 +105,7 @@ def build(config: ScenesConfig, folder: Path, budget: str, quiet: bool = False) 
         bench,
         plain,
         target,
+        TextToImage(deepened(target.generator, DEPTH), target.codec),
         TextToImage.from_pretrained(models["small"], "cpu"),
         Trigrams.counted(_codes(bench), target.generator.codes),
         _features(bench, plain, target.generator, folder / "work" / "features", budget),
@@ -106,6 +113,23 @@ def build(config: ScenesConfig, folder: Path, budget: str, quiet: bool = False) 
         student,
         *(TextToImage.from_pretrained(models[name], "cpu") for name in VECTOR_SIZES),
     )
+
+
+def deepened(generator: RasterGenerator, depth: int) -> RasterGenerator:
+    """The same law from more blocks of the same size: what those behind the old ones add to the
+    residual stream is zero."""
+    config = replace(
+        generator.config,
+        language_model={**generator.config.language_model, "num_hidden_layers": depth},
+    )
+    with seeded(0):
+        made = RasterGenerator(config, tokenizer=generator.tokenizer)
+    with torch.no_grad():
+        for block in made.decoder_blocks():
+            block.self_attn.o_proj.weight.zero_()
+            block.mlp.down_proj.weight.zero_()
+    made.load_state_dict({**made.state_dict(), **generator.state_dict()})
+    return made.eval()
 
 
 def _vectors(size: LlamaSize) -> dict[str, Any]:

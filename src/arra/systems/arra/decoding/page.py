@@ -20,7 +20,7 @@ from arra.systems.arra.decoding.running import (
     DecodingResult,
     read_decoding,
 )
-from arra.systems.arra.decoding.ways import PLAIN, VECTORS
+from arra.systems.arra.decoding.ways import DEEP, PLAIN, VECTORS
 
 PLOT = "decoding.png"
 Table = tuple[list[str], list[list[str]]]
@@ -34,7 +34,7 @@ def table(result: DecodingResult) -> Table:
     columns += [*times, "MiB", "right (%)", "Fréchet"]
     rows = []
     for one in result.decoded:
-        if one.way in (PLAIN, VECTORS):
+        if one.way in (PLAIN, DEEP, VECTORS):
             plain = one
         rows.append(
             [

@@ -25,7 +25,7 @@ from arra.files import read_json, to_plain, write_json
 from arra.progress import track
 from arra.systems.arra.decoding.costs import PassCost, measured_models, pass_costs
 from arra.systems.arra.decoding.models import build
-from arra.systems.arra.decoding.ways import Way, ways
+from arra.systems.arra.decoding.ways import DEEP, Way, ways
 from arra.systems.arra.scenes_config import ScenesConfig
 
 FORMAT, FILE, PICTURES = 1, "decoding.json", "decoding-pictures.png"
@@ -110,7 +110,8 @@ def run_decoding(
             pictures = way.model.paint(codes)
             judged = worth(models.bench, pictures, scenes)
             decoded.append(_measured(way, judged, captions, config, folder, budget))
-            shown[way.name] = pictures[:_SHOWN]
+            if not way.name.startswith(DEEP):  # the same pictures again
+                shown[way.name] = pictures[:_SHOWN]
             task.advance(note=f"{way.name}: {decoded[-1].codes_per_pass:.2f} codes a pass")
     sheet(list(shown.items()), folder / PICTURES, [fill(text, 18) for text in captions[:_SHOWN]])
     costs: list[PassCost] = []

@@ -3,7 +3,7 @@ and students that draw everything at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,12 @@ from arra.samplers.speculative.sampler import SpeculativeSampler
 from arra.samplers.speculative.trees import TreeShape
 from arra.samplers.speculative.vectors import PathConfig, SpeculativeVectorSampler
 from arra.settings import SamplingConfig
-from arra.systems.arra.decoding.models import Models
+from arra.systems.arra.decoding.models import DEPTH, Models
 from arra.text_to_image import TextToImage
 
-PLAIN, VECTORS = "plain", "vectors"
-"""Of codes, and of vectors, nothing guessed: what the ways after each are compared with."""
+PLAIN, DEEP, VECTORS = "plain", f"{DEPTH} blocks", "vectors"
+"""Of codes, of the deepened model, and of vectors, nothing guessed: what the ways after each are
+compared with."""
 NODES = 16
 """Guesses that a pass judges at most."""
 CHAIN = 4
@@ -93,28 +94,31 @@ class Way:
 
 
 def ways(models: Models) -> Iterator[Way]:
-    """All of them, the plain one first."""
-    yield Way(PLAIN, models.target, _size(models.target), models.setting.judge.sampling)
-    yield _guessed(models, "tri-grams (ADED)", lambda: NgramDrafter(models.trigrams))
-    yield _guessed(
-        models,
-        "tri-grams, a chain",
-        lambda: NgramDrafter(models.trigrams, NgramConfig(method="chain")),
-        Budget(CHAIN, CHAIN),
-    )
-    small = decoding(models.small.generator, models.small.generator.units, decoder="fast").stepper
-    yield _guessed(
-        models,
-        "small model, strict",
-        lambda: ModelDrafter(small),
-        Budget(CHAIN, CHAIN),
-        more=_size(models.small),
-    )
-    yield from _featured(models)
+    """All of them; those that are compared with a plain one behind it."""
+    shallow, deep = (_Drafting(models, model) for model in (models.target, models.deep))
+    yield shallow.plain(PLAIN)
+    yield shallow.by("tri-grams (ADED)", NgramDrafter(models.trigrams), NODES)
+    chain = NgramDrafter(models.trigrams, NgramConfig(method="chain"))
+    yield shallow.by("tri-grams, a chain", chain, CHAIN)
+    yield shallow.small("small model, strict")
+    yield shallow.features("features, a chain, strict", TreeShape.chain(CHAIN))
+    yield shallow.features("features, a tree, strict", TreeShape.likely(NODES, 5))
+    yield shallow.features("features, dynamic tree", None)
+    for delta in DELTAS:
+        rule = Relaxed(models.neighbours, delta)
+        yield shallow.features(f"LANTERN, a chain, δ = {delta}", TreeShape.chain(CHAIN), rule)
+    rule = Relaxed(models.neighbours, ratio=RATIO)
+    yield shallow.features(f"LANTERN++, a tree, λ = {RATIO}", TreeShape.likely(NODES, 5), rule)
     for steps in STEPS:
         name = f"distilled, {steps} step{'s' if steps > 1 else ''}"
         student = models.student.paced(steps=steps)
         yield Way(name, student, _size(student), models.setting.judge.sampling, lossless=False)
+    yield deep.plain(DEEP)
+    yield deep.small(f"{DEEP}, small model, strict")
+    yield deep.features(f"{DEEP}, features, a chain, strict", TreeShape.chain(CHAIN))
+    rule = Relaxed(models.neighbours, DELTAS[-1])
+    name = f"{DEEP}, LANTERN, a chain, δ = {DELTAS[-1]}"
+    yield deep.features(name, TreeShape.chain(CHAIN), rule)
     yield from _vectors(models)
 
 
@@ -129,48 +133,42 @@ def _vectors(models: Models) -> Iterator[Way]:
     yield Way(f"{VECTORS}, drafted (CSpD)", large, size, sampling, speculation=sampler)
 
 
-def _featured(models: Models) -> Iterator[Way]:
-    """With a drafter of features: rules that keep the law, and those of LANTERN."""
-    assert isinstance(models.target.generator, RasterGenerator)
-    tables, near = CodeTables(models.target.generator), models.neighbours
-    more = sum(p.numel() for p in models.features.parameters())
-    chain, tree = Budget(CHAIN, CHAIN), Budget(NODES, NODES)
+class _Drafting:
+    """Ways of drawing with one model."""
 
-    def static(shape: TreeShape) -> Callable[[], Drafter]:
-        return lambda: StaticFeatureDrafter(models.features, tables, shape)
+    def __init__(self, models: Models, target: TextToImage):
+        self.models, self.target = models, target
+        self.sampling = models.setting.judge.sampling
 
-    def dynamic() -> Drafter:
-        return DynamicFeatureDrafter(models.features, tables)
+    def plain(self, name: str) -> Way:
+        """Nothing is guessed."""
+        return Way(name, self.target, _size(self.target), self.sampling)
 
-    one, broad = TreeShape.chain(CHAIN), TreeShape.likely(NODES, 5)
-    yield _guessed(models, "features, a chain, strict", static(one), chain, more=more)
-    yield _guessed(models, "features, a tree, strict", static(broad), tree, more=more)
-    yield _guessed(models, "features, dynamic tree", dynamic, tree, more=more)
-    for delta in DELTAS:
-        rule = Relaxed(near, delta)
-        name = f"LANTERN, a chain, δ = {delta}"
-        yield _guessed(models, name, static(one), chain, rule, more)
-    rule = Relaxed(near, ratio=RATIO)
-    yield _guessed(models, f"LANTERN++, a tree, λ = {RATIO}", static(broad), tree, rule, more)
+    def by(
+        self, name: str, drafter: Drafter, nodes: int, rule: Rule | None = None, more: int = 0
+    ) -> Way:
+        """With guesses of a drafter of so many parameters, `nodes` for a pass."""
+        sampler = SpeculativeSampler(self.sampling, drafter, rule, Budget(nodes, nodes))
+        lossless, observed = sampler.rule.lossless, None
+        if not lossless:
+            sampler.rule = observed = Observed(sampler.rule, _EVERY, drafter.draws)
+        size = _size(self.target) + more
+        return Way(name, self.target, size, self.sampling, lossless, sampler, observed)
 
+    def small(self, name: str) -> Way:
+        """With chains of the small model."""
+        model = self.models.small
+        stepper = decoding(model.generator, model.generator.units, decoder="fast").stepper
+        return self.by(name, ModelDrafter(stepper), CHAIN, more=_size(model))
 
-def _guessed(
-    models: Models,
-    name: str,
-    drafter: Callable[[], Drafter],
-    budget: Budget | None = None,
-    rule: Rule | None = None,
-    more: int = 0,
-) -> Way:
-    """The target, helped by a drafter of so many parameters."""
-    sampler = SpeculativeSampler(
-        models.setting.judge.sampling, drafter(), rule, budget or Budget(NODES, NODES)
-    )
-    lossless, observed = sampler.rule.lossless, None
-    if not lossless:
-        sampler.rule = observed = Observed(sampler.rule, _EVERY, sampler.drafter.draws)
-    size = _size(models.target) + more
-    return Way(name, models.target, size, sampler.config, lossless, sampler, observed)
+    def features(self, name: str, shape: TreeShape | None, rule: Rule | None = None) -> Way:
+        """With the drafter of features, in trees of one shape, or of none: dynamic ones."""
+        generator, network = self.target.generator, self.models.features
+        assert isinstance(generator, RasterGenerator)
+        more, tables = sum(p.numel() for p in network.parameters()), CodeTables(generator)
+        if shape is None:
+            return self.by(name, DynamicFeatureDrafter(network, tables), NODES, rule, more)
+        return self.by(name, StaticFeatureDrafter(network, tables, shape), len(shape), rule, more)
 
 
 def _size(model: TextToImage) -> int:
