@@ -73,11 +73,13 @@ def drawn_digits(recipe: DigitRecipe, folder: Path) -> dict[str, Any]:
         known, held_out = digits()
         cropped = known.cropped(recipe.crop)
         store = store_of(cropped, PIXELS.of(cropped.pictures))
-        shape = tuple(PIXELS.of(known.pictures[:1]).shape[1:])
+        rows, columns, channels = PIXELS.of(known.pictures[:1]).shape[1:]
         made = []
         for number, size in enumerate((recipe.target, recipe.draft)):
             options = replace(recipe.options, inner=recipe.inner[number])
-            model = word_generator(MaskedVectorGenerator, shape, size, options, number)
+            model = word_generator(
+                MaskedVectorGenerator, (rows, columns, channels), size, options, number
+            )
             learn(model, store, recipe.batch, recipe.train, number, target / f"training-{number}")
             made.append(model)
         judge = train_judge(known, held_out, recipe.crop)
