@@ -106,11 +106,17 @@ def _points(law: RingLaw) -> Tensor:
     return torch.stack((angle.cos(), angle.sin()), dim=1)
 
 
+def nearest(parts: Tensor, law: RingLaw) -> tuple[Tensor, Tensor]:
+    """Distance of parts (..., 2) from the point of a ring that is nearest, and which that is."""
+    distance, at = (parts[..., None, :] - _points(law)).norm(dim=-1).min(dim=-1)
+    return distance, at
+
+
 def judged(drawn: Tensor, law: RingLaw) -> dict[str, float]:
     """Shares of what was drawn (N, L, 2 rings): of sequences all of which is at points, each next
     one a neighbour; and of parts (a ring of a token) that are so."""
     parts = drawn.unflatten(2, (-1, 2))
-    distance, at = (parts[..., None, :] - _points(law)).norm(dim=-1).min(dim=-1)
+    distance, at = nearest(parts, law)
     step = (at[:, 1:] - at[:, :-1]) % law.modes
     good = distance < law.near
     good[:, 1:] &= (step == 1) | (step == law.modes - 1)

@@ -21,36 +21,47 @@ from arra.experiments.digit_vectors import Greys, learn, word_generator
 from arra.experiments.digits import digits, in_turn, judged, seeds_of, train_judge
 from arra.experiments.once import RECORD, once
 from arra.experiments.plotting import COLOURS, canvas, save, sheet
+from arra.experiments.rings import nearest
 from arra.files import read_json
 from arra.generators.masked_vectors import MaskedVectorGenerator
 from arra.samplers.speculative.drafts import Budget
 from arra.samplers.speculative.vectors import PathConfig, SpeculativeVectorSampler
 from arra.settings import SamplingConfig
 from arra.systems.cspd.arms import ALONE, DRAWN
-from arra.systems.cspd.recipe import ALIGNED, DIFFUSION, EXACT, INDEPENDENT, RELEASED, DigitRecipe
+from arra.systems.cspd.recipe import (
+    ALIGNED,
+    DIFFUSION,
+    EXACT,
+    INDEPENDENT,
+    RECIPES,
+    RELEASED,
+    DigitRecipe,
+)
 
 PIXELS = Greys(2)
-_SHOWN = 1500
 
 
 def plot_claim(folder: Path, path: str | Path, seed: int = 0) -> None:
-    """Write what stays by every rule, and the last tokens that are drawn, as PNG."""
+    """Write what stays by every rule, and how far tokens are from the ring's points, as PNG."""
     place = folder / f"{DIFFUSION}-{seed}"
     report, drawn = read_json(place / RECORD)["report"], load_file(str(place / DRAWN))
-    figure, axes = canvas(10.0, 2.6, (1, 4))
-    ways = {ALIGNED: "shared", EXACT: "shared, S = 1", INDEPENDENT: "independent", RELEASED: "42"}
+    figure, (left, right) = canvas(9.0, 2.8, (1, 2))
+    ways = {ALIGNED: "shared noise", EXACT: "the same, S = 1"}
+    ways |= {INDEPENDENT: "independent noise", RELEASED: "temperature 42"}
+    colours = dict(zip(ways, COLOURS[1:], strict=False))
     shares = [report[way]["acceptance"] for way in ways]
-    axes[0].barh(range(len(ways)), shares, color=COLOURS[: len(ways)])
-    axes[0].set_yticks(range(len(ways)), list(ways.values()))
-    axes[0].invert_yaxis()
-    axes[0].set_xlim(0.0, 1.0)
-    axes[0].set_title("tested tokens that stay", fontsize=9)
-    titles = (ALONE, "target alone"), (ALIGNED, "shared noise"), (RELEASED, "temperature 42")
-    for axis, (way, title) in zip(axes[1:], titles, strict=True):
-        last = drawn[way][:_SHOWN, -1]
-        axis.plot(last[:, 0], last[:, 1], ".", markersize=1.5, alpha=0.5, color=COLOURS[1])
-        axis.set(aspect="equal", xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), xticks=[], yticks=[])
-        axis.set_title(title, fontsize=9)
+    left.barh(range(len(ways)), shares, color=list(colours.values()))
+    left.set_yticks(range(len(ways)), list(ways.values()))
+    left.invert_yaxis()
+    left.set_xlim(0.0, 1.0)
+    left.set_title("tested tokens that stay", fontsize=9)
+    for way in (ALONE, ALIGNED, RELEASED):
+        name, colour = ways.get(way, "target alone"), colours.get(way, COLOURS[0])
+        far = nearest(drawn[way], RECIPES["full"]().law)[0].flatten().numpy()
+        right.hist(far, 60, (0.0, 0.7), histtype="step", label=name, color=colour)
+    right.set_yscale("log")
+    right.set_title("distance from the nearest point", fontsize=9)
+    right.legend(frameon=False, fontsize=7)
     save(figure, path)
 
 
@@ -62,11 +73,13 @@ def drawn_digits(recipe: DigitRecipe, folder: Path) -> dict[str, Any]:
         known, held_out = digits()
         cropped = known.cropped(recipe.crop)
         store = store_of(cropped, PIXELS.of(cropped.pictures))
-        shape = tuple(PIXELS.of(known.pictures[:1]).shape[1:])
+        rows, columns, channels = PIXELS.of(known.pictures[:1]).shape[1:]
         made = []
         for number, size in enumerate((recipe.target, recipe.draft)):
             options = replace(recipe.options, inner=recipe.inner[number])
-            model = word_generator(MaskedVectorGenerator, shape, size, options, number)
+            model = word_generator(
+                MaskedVectorGenerator, (rows, columns, channels), size, options, number
+            )
             learn(model, store, recipe.batch, recipe.train, number, target / f"training-{number}")
             made.append(model)
         judge = train_judge(known, held_out, recipe.crop)

@@ -125,9 +125,9 @@ def deepened(generator: RasterGenerator, depth: int) -> RasterGenerator:
     with seeded(0):
         made = RasterGenerator(config, tokenizer=generator.tokenizer)
     with torch.no_grad():
-        for block in made.decoder_blocks():
-            block.self_attn.o_proj.weight.zero_()
-            block.mlp.down_proj.weight.zero_()
+        for name, weight in made.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.zero_()
     made.load_state_dict({**made.state_dict(), **generator.state_dict()})
     return made.eval()
 
