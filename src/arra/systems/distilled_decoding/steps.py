@@ -5,7 +5,6 @@ One seed, teachers and students of minutes; who judges is a perceptron over pixe
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -219,7 +218,8 @@ def _drawn(sampler: Any, stepper: Any, words: Sequence[str], seeds: Sequence[int
 
 
 def _timed(ways: Sequence[Way], repeats: int) -> dict[str, dict[str, float]]:
-    """Median seconds of a picture drawn alone, and of one among `_TOGETHER`; ways take turns."""
+    """Seconds of a picture drawn alone, and of one among `_TOGETHER`: the least of all repeats, as
+    whatever else a machine does only adds to them. Ways take turns."""
     found: dict[str, dict[str, list[float]]] = {
         way.name: {"alone": [], "together": []} for way in ways
     }
@@ -232,8 +232,7 @@ def _timed(ways: Sequence[Way], repeats: int) -> dict[str, dict[str, float]]:
                 if repeat:
                     found[way.name][name].append((time.perf_counter() - began) / count)
     return {
-        way: {name: statistics.median(seconds) for name, seconds in times.items()}
-        for way, times in found.items()
+        way: {name: min(seconds) for name, seconds in times.items()} for way, times in found.items()
     }
 
 
