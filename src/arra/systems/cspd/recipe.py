@@ -88,12 +88,12 @@ class DigitRecipe:
     """Handwritten digits as 4 x 4 squares of pixels, drawn in rounds by `masked-vectors`."""
 
     target: LlamaSize = field(
-        default_factory=lambda: LlamaSize(width=64, depth=2, heads=4, feed_forward=256)
+        default_factory=lambda: LlamaSize(width=96, depth=2, heads=4, feed_forward=256)
     )
     draft: LlamaSize = field(
         default_factory=lambda: LlamaSize(width=32, depth=1, heads=2, feed_forward=64)
     )
-    inner: tuple[int, int] = (64, 32)
+    inner: tuple[int, int] = (128, 32)
     """Widths of the heads' networks."""
     options: VectorOptions = field(
         default_factory=lambda: VectorOptions(
@@ -103,8 +103,8 @@ class DigitRecipe:
     batch: BatchConfig = field(
         default_factory=lambda: BatchConfig(size=64, drop_caption=0.1, multiple=1)
     )
-    train: TrainConfig = field(default_factory=lambda: training(800, 3e-3))
-    lasts: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    train: TrainConfig = field(default_factory=lambda: training(2000, 3e-3))
+    lasts: tuple[float, ...] = (0.05, 0.2)
     """Deviations of the last step; greys lie between -1 and 1."""
     ahead: int = 4
     """Rounds drafted for a pass."""
