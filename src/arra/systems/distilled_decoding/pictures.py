@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from arra.experiments.plotting import COLOURS, INK, PALE, canvas, save, sheet
 from arra.experiments.plotting import GRID as GRID_LINES
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="where they go")
     parser.add_argument("--work", type=Path, default=Path("runs/distilled-decoding"))
     options = parser.parse_args()
+    torch.set_num_threads(1)  # of which times are told
     print(table(draw(options.work, options.out)))
 
 

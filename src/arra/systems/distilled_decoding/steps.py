@@ -5,6 +5,7 @@ One seed, teachers and students of minutes; who judges is a perceptron over pixe
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -218,8 +219,9 @@ def _drawn(sampler: Any, stepper: Any, words: Sequence[str], seeds: Sequence[int
 
 
 def _timed(ways: Sequence[Way], repeats: int) -> dict[str, dict[str, float]]:
-    """Seconds of a picture drawn alone, and of one among `_TOGETHER`: the least of all repeats, as
-    whatever else a machine does only adds to them. Ways take turns."""
+    """Processor seconds of a picture drawn alone, and of one among `_TOGETHER`: medians, ways
+    taking turns. With one thread these are a clock's where nothing else runs, and what does run
+    hardly changes them."""
     found: dict[str, dict[str, list[float]]] = {
         way.name: {"alone": [], "together": []} for way in ways
     }
@@ -227,12 +229,13 @@ def _timed(ways: Sequence[Way], repeats: int) -> dict[str, dict[str, float]]:
         for way in ways:
             for name, count in (("alone", 1), ("together", _TOGETHER)):
                 words, seeds = in_turn(count), list(range(count))
-                began = time.perf_counter()
+                began = time.process_time()
                 way.draw(words, seeds)
                 if repeat:
-                    found[way.name][name].append((time.perf_counter() - began) / count)
+                    found[way.name][name].append((time.process_time() - began) / count)
     return {
-        way: {name: min(seconds) for name, seconds in times.items()} for way, times in found.items()
+        way: {name: statistics.median(seconds) for name, seconds in times.items()}
+        for way, times in found.items()
     }
 
 
