@@ -10,6 +10,7 @@ import pytest
 from arra import cli
 from arra.errors import InputError
 from arra.generators.backspacing import with_backspace
+from arra.jobs.evaluation_parts import find_ground
 from arra.jobs.imitating import ERASE, spelt
 from arra.jobs.imitation_options import ImitationOptions
 from arra.jobs.texts import read_lines, texts_of
@@ -74,6 +75,9 @@ def test_a_checkpoint_is_tuned_whatever_interrupts_it(kind, work, tmp_path, caps
     suffix = "png" if kind == "pictures" else "txt"
     shown = sorted((tmp_path / "straight" / "samples").iterdir())
     assert [file.name for file in shown] == [f"step-0000000{n}.{suffix}" for n in (3, 6)]
+
+    ground = find_ground(tmp_path / "straight", None, one)
+    assert (ground.store is None) == (kind == "texts")  # what `arra evaluate` compares with
 
     out = tmp_path / "drawn"
     asked = ("--sampler", "backtracking", "--guidance", 1, "--out", out)

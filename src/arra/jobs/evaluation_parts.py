@@ -60,8 +60,8 @@ def find_ground(checkpoint: Path, store: Path | None, model: TextToImage) -> Gro
     trained_on = False
     if run is not None:
         facts = read_json(run / RUN)
-        source = Path(facts["store"])
-        if (source / "store.json").is_file():
+        source = facts["store"]  # None of a run on texts
+        if source is not None and (Path(source) / "store.json").is_file():
             whole = PreparedStore.open(source)
             kept, out = split_rows(len(whole), float(facts["held_out_share"]))
             training = Subset(whole, kept)
