@@ -191,7 +191,7 @@ def test_an_unknown_bench_is_named():
 def test_the_command_lists_the_benches(capsys):
     assert arra(["bench", "--json"]) == 0
     listed = [row["bench"] for row in json.loads(capsys.readouterr().out)]
-    assert listed == [*(bench.name for bench in list_benches()), "serve", "heads"]
+    assert listed == [*(bench.name for bench in list_benches()), "serve", "heads", "decoding"]
 
 
 @pytest.mark.parametrize("bench", list_benches(), ids=lambda bench: bench.name)

@@ -135,7 +135,7 @@ class TextToImage:
                 f"teacher: a {student.registered_name} generator is no student; `arra distill` "
                 "makes one"
             )
-        if teacher.generator.config != student.config.teacher:
+        if not student.learnt_from(teacher.generator):
             raise ProvenanceError(
                 "teacher: another kind of generator, or of another codec, than the one that this "
                 "student was distilled from; name that one"

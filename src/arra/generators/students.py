@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from arra.codecs.base import Codec
 from arra.codecs.quantized import most_similar
 from arra.errors import InputError
+from arra.files import to_plain
 from arra.generators.base import Batch, CodeGenerator, Generator, Output
 from arra.generators.batches import Store
 from arra.generators.student_batches import NOISE, StudentBatches
@@ -265,6 +266,11 @@ class Student(Generator):
             other = type(self)(replace(self.config, steps=steps), self.tokenizer)
         other.load_state_dict(self.state_dict(), assign=True)
         return other.to(self.device).train(self.training)
+
+    def learnt_from(self, teacher: Generator) -> bool:
+        """Whether a generator has the kind, the size and the codec of this student's teacher."""
+        same = to_plain(teacher._settings()) == to_plain(self.body._settings())
+        return type(teacher) is self.teacher and same
 
     # ---- training ------------------------------------------------------------------------------
 
