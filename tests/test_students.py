@@ -274,6 +274,16 @@ def test_a_student_draws_with_its_teachers_settings(student):
         student.paced(steps=3)
 
 
+def test_a_student_does_not_remember_where_its_teacher_lay(tmp_path):
+    """Of a language model: runs that read it from another folder are the same run."""
+    made = []
+    for name in ("here", "there"):
+        generators["raster"].tiny().save_pretrained(tmp_path / name)
+        teacher = generators["raster"].from_pretrained(tmp_path / name)
+        made.append(student_of(teacher, torch.randn(16, 4), SamplingConfig(), seed=0).config)
+    assert made[0] == made[1]
+
+
 def test_who_can_have_no_student():
     vectors = torch.randn(16, 4)
     with pytest.raises(InputError, match="students of grid, raster, scales"):

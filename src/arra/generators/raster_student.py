@@ -7,7 +7,7 @@ the language model's blocks, norms and head stay what they are, whatever its arc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -18,7 +18,7 @@ from arra.generators.base import CodeGenerator
 from arra.generators.raster import RasterConfig, RasterGenerator
 from arra.generators.students import Student, StudentConfig, StudentOptions, linear_fit
 from arra.generators.vectors import Prompts
-from arra.networks.language_model import hidden_states, mask_for
+from arra.networks.language_model import hidden_states, mask_for, model_settings
 from arra.registry import generators
 from arra.settings import SamplingConfig
 
@@ -59,6 +59,10 @@ class RasterStudent(Student):
                 "a raster generator of streams, or whose rows end with a token: there is no "
                 "student of it"
             )
+
+    @classmethod
+    def _teacher_config(cls, teacher: RasterGenerator) -> RasterConfig:
+        return replace(teacher.config, language_model=model_settings(teacher.lm))
 
     def _begin_as(self, teacher: RasterGenerator) -> None:
         """The best linear map of code vectors to the teacher's embeddings of the codes."""

@@ -188,7 +188,7 @@ class Student(Generator):
         options = options or StudentOptions()
         starts = options.starts or tuple(sorted({0, round(teacher.units / 3)}))
         config = cls.Config(
-            teacher=teacher.config,
+            teacher=cls._teacher_config(teacher),
             dimensions=vectors.shape[1],
             starts=starts,
             steps=options.steps,
@@ -207,6 +207,11 @@ class Student(Generator):
     @classmethod
     def _check_teacher(cls, teacher: CodeGenerator) -> None:
         """`InputError` for a teacher whose codes or conditions a student does not know."""
+
+    @classmethod
+    def _teacher_config(cls, teacher: Any) -> Any:
+        """What a student remembers of its teacher's configuration: not where that lay."""
+        return teacher.config
 
     @abstractmethod
     def _begin_as(self, teacher: Any) -> None:
