@@ -7,8 +7,10 @@ pay.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -16,21 +18,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from arra.data.scenes import Scene
 from arra.environment import machine_class, machine_info, versions
 from arra.errors import InputError
+from arra.experiments.once import once
 from arra.experiments.plotting import sheet
 from arra.experiments.scene_judging import Worth, floor, median_seconds, worth
 from arra.experiments.speed.counted import added_memory
 from arra.files import read_json, to_plain, write_json
 from arra.progress import track
+from arra.settings import Precision
 from arra.systems.arra.decoding.costs import PassCost, measured_models, pass_costs
-from arra.systems.arra.decoding.models import build
+from arra.systems.arra.decoding.models import Models, build
 from arra.systems.arra.decoding.ways import DEEP, Way, ways
 from arra.systems.arra.scenes_config import ScenesConfig
 
 FORMAT, FILE, PICTURES = 1, "decoding.json", "decoding-pictures.png"
 BATCHES = (1, 8, 32)
-_SHOWN = 8
+DRAWN = "pictures.npy"
+_SHOWN, _REPEATS = 8, 3
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,7 @@ def read_decoding(path: Path) -> DecodingResult:
     if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
         raise InputError(f"{path}: expected the result of `arra bench decoding`, format {FORMAT}")
     try:
-        decoded = [{**one, "worth": Worth(**one["worth"])} for one in value["decoded"]]
-        value["decoded"] = tuple(Decoded(**one) for one in decoded)
+        value["decoded"] = tuple(_decoded(one) for one in value["decoded"])
         value["costs"] = tuple(PassCost(**one) for one in value["costs"])
         return DecodingResult(**value)
     except (KeyError, TypeError) as error:
@@ -101,23 +106,27 @@ def run_decoding(
     models = build(config, folder, budget, quiet)
     prompts = config.prompts if budget == "full" else 8
     _, scenes = models.scenes(prompts)
-    captions, seeds = [scene.caption for scene in scenes], list(range(prompts))
+    captions = [scene.caption for scene in scenes]
     chosen = list(ways(models))
     decoded, shown = [], {}
     with track("draw", len(chosen), quiet) as task:
-        for way in chosen:
-            codes = way.draw(captions, seeds, BATCHES[-1])
-            pictures = way.model.paint(codes)
-            judged = worth(models.bench, pictures, scenes)
-            decoded.append(_measured(way, judged, captions, config, folder, budget))
+        for number, way in enumerate(chosen):
+            place = folder / "work" / "ways" / f"{number:02}"
+            asked = [way.name, budget, prompts, way.model.fingerprint(), to_plain(way.sampling)]
+            make = partial(_judged, models, way, scenes, config, folder, budget)
+            decoded.append(_decoded(once(place, asked, make)))
             if not way.name.startswith(DEEP):  # the same pictures again
-                shown[way.name] = pictures[:_SHOWN]
+                shown[way.name] = np.load(place / DRAWN)
             task.advance(note=f"{way.name}: {decoded[-1].codes_per_pass:.2f} codes a pass")
     sheet(list(shown.items()), folder / PICTURES, [fill(text, 18) for text in captions[:_SHOWN]])
     costs: list[PassCost] = []
     with track("passes", len(measured_models(budget)), quiet) as task:
         for name, precision in measured_models(budget):
-            costs += pass_costs(name, precision, budget)
+            place = folder / "work" / "passes" / f"{name} {precision}".replace(" ", "-")
+            make = partial(_passes, name, precision, budget)
+            costs += [
+                PassCost(**one) for one in once(place, [name, precision, budget], make)["costs"]
+            ]
             task.advance(note=f"{name}, {precision}")
     machine = machine_info()
     result = DecodingResult(
@@ -136,6 +145,33 @@ def run_decoding(
     )
     result.write(folder / FILE)
     return result
+
+
+def _judged(
+    models: Models,
+    way: Way,
+    scenes: Sequence[Scene],
+    config: ScenesConfig,
+    folder: Path,
+    budget: str,
+    target: Path,
+) -> dict[str, Any]:
+    """Draw all prompts in one way, and see what it costs; some pictures go to `target`."""
+    captions = [scene.caption for scene in scenes]
+    codes = way.draw(captions, range(len(captions)), BATCHES[-1])
+    pictures = way.model.paint(codes)
+    np.save(target / DRAWN, pictures[:_SHOWN])
+    judged = worth(models.bench, pictures, scenes)
+    return asdict(_measured(way, judged, captions, config, folder, budget))
+
+
+def _decoded(value: dict[str, Any]) -> Decoded:
+    """Of plain values."""
+    return Decoded(**{**value, "worth": Worth(**value["worth"])})
+
+
+def _passes(name: str, precision: Precision, budget: str, target: Path) -> dict[str, Any]:
+    return {"costs": [asdict(cost) for cost in pass_costs(name, precision, budget)]}
 
 
 def _measured(
@@ -157,7 +193,7 @@ def _measured(
         def draw(batch: int = batch, count: int = count) -> object:
             return way.draw(captions[:count], range(count), batch)
 
-        seconds[str(batch)] = median_seconds(draw) / count
+        seconds[str(batch)] = median_seconds(draw, _REPEATS) / count
     place = (str(folder.absolute()), budget, "" if config.cells is None else str(config.cells))
     memory = added_memory(drawing, *place, str(config.steps or 0), way.name)
     return Decoded(

@@ -108,7 +108,7 @@ def ways(models: Models) -> Iterator[Way]:
         rule = Relaxed(models.neighbours, delta)
         yield shallow.features(f"LANTERN, a chain, δ = {delta}", TreeShape.chain(CHAIN), rule)
     rule = Relaxed(models.neighbours, ratio=RATIO)
-    yield shallow.features(f"LANTERN++, a tree, λ = {RATIO}", TreeShape.likely(NODES, 5), rule)
+    yield shallow.features(f"LANTERN++, a chain, λ = {RATIO}", TreeShape.chain(CHAIN), rule)
     for steps in STEPS:
         name = f"distilled, {steps} step{'s' if steps > 1 else ''}"
         student = models.student.paced(steps=steps)
