@@ -192,3 +192,9 @@ def test_delta_bounds_the_bent_law_and_not_the_output():
 def test_settings_are_checked(field, value):
     with pytest.raises(InputError, match=field):
         Relaxed(torch.zeros(2, 1, dtype=torch.int64), **{field: value})
+
+
+def test_laws_of_too_many_orders_are_refused():
+    flat = torch.full((200,), 1 / 200, dtype=torch.float64)
+    with pytest.raises(InputError, match="orders of 3 guesses"):
+        output_law(Strict(), flat, flat, 3)

@@ -9,6 +9,7 @@ arXiv 2305.09781, with guesses drawn without replacement) tests p(x) / q(x). Bot
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -21,6 +22,7 @@ from arra.samplers.logits import SamplingConfig, untempered
 from arra.samplers.speculative.drafts import Drafter
 from arra.samplers.speculative.tapes import ScriptedTape, Tape, enumerated
 
+_MOST_ORDERS = 1 << 20
 Residual = Literal["paper", "static", "dynamic"]
 
 
@@ -188,8 +190,15 @@ def nearest(codebook: Tensor, count: int) -> Tensor:
 def output_law(rule: Rule, p: Tensor, q: Tensor | None, guesses: int | Sequence[int] = 1) -> Tensor:
     """(V,) the law of the unit that the rule decides, exactly, where so many guesses are drawn of
     `q` without replacement, or where these are given: how far from p it is says how far a rule is
-    from lossless."""
+    from lossless. `InputError` where there are too many orders of guesses to try them all."""
     found = torch.zeros_like(p)
+    if isinstance(guesses, int) and q is not None:
+        orders = math.perm(int((q > 0).sum()), guesses)
+        if orders > _MOST_ORDERS:
+            raise InputError(
+                f"output_law: {orders} orders of {guesses} guesses, expected at most "
+                f"{_MOST_ORDERS}; ask for fewer guesses"
+            )
 
     def run(tape: ScriptedTape) -> None:
         whole = _Undrawn(tape)
