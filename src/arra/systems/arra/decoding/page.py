@@ -100,25 +100,23 @@ def plot(result: DecodingResult, path: Path) -> None:
     """Left: pictures against their seconds. Right: what a pass costs, and what passes give."""
     figure, axes = canvas(9.6, 3.9, (1, 2))
     left, right = axes
-    for number, one in enumerate(result.decoded):
-        colour = COLOURS[number % len(COLOURS)]
-        marker = "o" if one.lossless else "s"
+    shallow = [one for one in result.decoded if not one.way.startswith((DEEP, VECTORS))]
+    for number, one in enumerate(shallow):
         times = [1e3 * seconds for seconds in one.seconds.values()]
-        left.plot(times, [one.worth.frechet] * len(times), f"{marker}-", ms=4, lw=1, color=colour,
-                  label=one.way)  # fmt: skip
+        left.plot(times, [one.worth.frechet] * len(times), "o-" if one.lossless else "s--", ms=4,
+                  lw=1, color=COLOURS[number % len(COLOURS)], label=one.way)  # fmt: skip
     left.set_xscale("log")
+    left.set_yscale("log")
     left.set_xlabel("ms of a picture: alone (right), of 8, of 32 (left)", color=INK)
     left.set_ylabel("Fréchet distance")
-    left.legend(frameon=False, fontsize=6.5)
+    left.legend(frameon=False, fontsize=6.5, loc="upper right")
     chosen: Callable[[PassCost], bool] = lambda cost: cost.precision == "fp32" and cost.batch != 8  # noqa: E731
     for number, key in enumerate(dict.fromkeys(_key(c) for c in result.costs if chosen(c))):
         mine = [cost for cost in result.costs if _key(cost) == key]
         right.plot([c.nodes for c in mine], [c.steps for c in mine], "o-" if key[2] == 1 else "s--",
                    ms=3.5, lw=1.2, color=COLOURS[number // 2 % len(COLOURS)],
                    label=f"{key[0]}, batch {key[2]}")  # fmt: skip
-    guessing = [
-        one for one in result.decoded if one.accepted is not None and VECTORS not in one.way
-    ]
+    guessing = [one for one in shallow if one.accepted is not None]
     for one in (min(guessing, key=_gain), max(guessing, key=_gain)) if guessing else ():
         right.axhline(one.codes_per_pass, color=GRID, lw=1.2)
         right.annotate(f"{one.way} gives", (2, one.codes_per_pass), fontsize=6.5, va="bottom")
