@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from arra.networks.adaln import Memory
 from arra.networks.cache import KVCache
 from arra.orders.trees import Trees
-
-if TYPE_CHECKING:
-    from arra.generators.grid import GridGenerator
 
 
 class _Layer:
@@ -72,7 +69,8 @@ class GridTreeCache(KVCache):
 class GridTreeStepper:
     """The units of a grid generator of one code a cell, which also reads trees of them."""
 
-    def __init__(self, generator: GridGenerator):
+    def __init__(self, generator: Any):
+        """`generator`: a `GridGenerator`, which makes such steppers and is not imported here."""
         self.generator = generator
         self.units, self.codes, self.end = generator.units, generator.config.codes, None
         self.prompt_ids = generator.prompt_ids
