@@ -71,7 +71,7 @@ def command(
     """
     from arra.data.store import PreparedStore
     from arra.generators.students import StudentOptions
-    from arra.jobs.console import choose_device, print_json
+    from arra.jobs.console import choose_device, print_run
     from arra.jobs.distilling import Distillation, run_distillation
     from arra.jobs.generation import read_prompts
     from arra.jobs.pairs import PairOptions
@@ -97,20 +97,11 @@ def command(
         samples=samples,
         device=choose_device(device),
     )
-    trained = run_distillation(job)
-    summary = trained.summary()
-    if json and trained.is_main:
-        print_json(summary)
-    elif trained.is_main:
-        print("\n".join(_lines(summary)))
+    print_run(run_distillation(job), json, _lines)
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
-    again = f" (from step {summary['resumed_from']})" if summary["resumed_from"] else ""
-    lines = [
-        f"{summary['steps']} steps{again} in {summary['seconds']:.0f} s, {summary['precision']}, "
-        f"{summary['parameters']:,} parameters"
-    ]
+    lines = []
     told = summary["validation"] or {}
     for name, value in told.items():
         if name.startswith("teachers_codes_"):

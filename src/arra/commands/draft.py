@@ -70,7 +70,7 @@ def command(
         training: The training loop. The seed is also that of the drafter's first weights.
         batch: How pictures become batches.
     """
-    from arra.jobs.console import choose_device, print_json
+    from arra.jobs.console import choose_device, print_run
     from arra.jobs.draft_training import DraftNetwork, DraftTraining, run_draft_training
 
     job = DraftTraining(
@@ -85,20 +85,11 @@ def command(
         held_out_share=held_out_share,
         device=choose_device(device),
     )
-    trained = run_draft_training(job)
-    summary = trained.summary()
-    if json and trained.is_main:
-        print_json(summary)
-    elif trained.is_main:
-        print("\n".join(_lines(summary, checkpoint)))
+    print_run(run_draft_training(job), json, lambda told: _lines(told, checkpoint))
 
 
 def _lines(summary: dict[str, Any], checkpoint: Path) -> list[str]:
-    again = f" (from step {summary['resumed_from']})" if summary["resumed_from"] else ""
-    lines = [
-        f"{summary['steps']} steps{again} in {summary['seconds']:.0f} s, {summary['precision']}, "
-        f"{summary['parameters']:,} parameters"
-    ]
+    lines = []
     if told := summary["validation"]:
         lines.append(
             f"held out: {told['accepted']:.1%} of single guesses would stay, the likeliest code is "

@@ -59,7 +59,7 @@ def command(
             without caption (--batch.drop-caption 0.1).
         sampling: How the samples are drawn.
     """
-    from arra.jobs.console import print_json
+    from arra.jobs.console import print_run
     from arra.jobs.imitating import Imitation, run_imitation
 
     job = Imitation(
@@ -75,20 +75,11 @@ def command(
         samples=samples,
         sampling=sampling,
     )
-    trained = run_imitation(job)
-    summary = trained.summary()
-    if json and trained.is_main:
-        print_json(summary)
-    elif trained.is_main:
-        print("\n".join(_lines(summary, drawn=store is not None)))
+    print_run(run_imitation(job), json, lambda told: _lines(told, drawn=store is not None))
 
 
 def _lines(summary: dict[str, Any], drawn: bool) -> list[str]:
-    again = f" (from step {summary['resumed_from']})" if summary["resumed_from"] else ""
-    lines = [
-        f"{summary['steps']} steps{again} in {summary['seconds']:.0f} s, {summary['precision']}, "
-        f"{summary['parameters']:,} parameters"
-    ]
+    lines = []
     told = summary["validation"] or {}
     if (loss := told.get("held_out_nats")) is not None:
         lines.append(f"held-out data: {loss:.3f} nats for each token")

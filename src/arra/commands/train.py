@@ -118,7 +118,7 @@ def command(
     """
     from dataclasses import replace
 
-    from arra.jobs.console import print_json
+    from arra.jobs.console import print_run
     from arra.jobs.model import StartingPoint
     from arra.jobs.options import further_alignment
     from arra.jobs.training import Training, run_training
@@ -145,20 +145,11 @@ def command(
         text=text,
         replay=replay_text,
     )
-    trained = run_training(job)
-    summary = trained.summary()
-    if json and trained.is_main:
-        print_json(summary)
-    elif trained.is_main:
-        print("\n".join(_lines(summary)))
+    print_run(run_training(job), json, _lines)
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
-    again = f" (from step {summary['resumed_from']})" if summary["resumed_from"] else ""
-    lines = [
-        f"{summary['steps']} steps{again} in {summary['seconds']:.0f} s, {summary['precision']}, "
-        f"{summary['parameters']:,} parameters"
-    ]
+    lines = []
     shown = ("cross_entropy", "vectors", "alignment")
     losses = {k: v for k, v in summary["last"].items() if k.startswith(shown)}
     if losses:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from arra.errors import InputError
 from arra.files import to_plain
@@ -27,6 +27,32 @@ def choose_device(asked: str) -> str:
 def print_json(values: Any) -> None:
     """Values as JSON on the standard output; numbers that are not finite become null."""
     print(json.dumps(finite(to_plain(values)), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+class Ran(Protocol):
+    """A training run that has ended, in one of its processes."""
+
+    @property
+    def is_main(self) -> bool: ...
+
+    def summary(self) -> dict[str, Any]: ...
+
+
+def print_run(trained: Ran, json: bool, lines: Callable[[dict[str, Any]], Sequence[str]]) -> None:
+    """How a training run ended, by the process that speaks: its summary as JSON, or a line on the
+    training and then what `lines` makes of it."""
+    if not trained.is_main:
+        return
+    summary = trained.summary()
+    if json:
+        print_json(summary)
+        return
+    again = f" (from step {summary['resumed_from']})" if summary["resumed_from"] else ""
+    print(
+        f"{summary['steps']} steps{again} in {summary['seconds']:.0f} s, {summary['precision']}, "
+        f"{summary['parameters']:,} parameters"
+    )
+    print("\n".join(lines(summary)))
 
 
 def finite(value: Any) -> Any:
