@@ -6,6 +6,7 @@ is that of a plain language model (`AutoModelForCausalLM` and `AutoTokenizer` lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -316,8 +317,9 @@ def paint(codec: Codec, codes: torch.Tensor) -> np.ndarray:
     same bytes in any company.
     """
     height, width = codec.size_of(codes)
-    threads = torch.get_num_threads()
-    together = min(_TOGETHER, _PIXELS // (height * width)) // threads * threads or 1
+    together = max(1, min(_TOGETHER, _PIXELS // (height * width)))
+    if together > 1 and codec.device.type == "cpu":  # one picture is always parted alike
+        together = math.ceil(together / torch.get_num_threads()) * torch.get_num_threads()
     pictures = np.empty((len(codes), height, width, codec.channels), dtype=np.uint8)
     for start in range(0, len(codes), together):
         part = codes[start : start + together].to(codec.device)

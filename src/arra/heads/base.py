@@ -88,7 +88,7 @@ class Head(nn.Module, ABC):
         temperature: float,
         last: float | None,
     ) -> DenoisingPath:
-        raise NotImplementedError
+        raise InputError(f"path: a {type(self).__name__} says none")
 
 
 def guided(
